@@ -1,0 +1,64 @@
+"""The protocol on disk: everything two processes must agree on, in any language.
+
+A pool is a directory::
+
+    slot-N            one empty file per slot, N = 0, 1, 2, … without leading zeros
+    mutex             locked while a process looks at slots and queue together
+    queue/TICKET      one file per waiter, named NUMBER-CAP, 20 digits and 1 to 9 digits
+    holders/slot-N    who holds slot N (a record)
+    bells/slot-N      FIFO; the holder of slot N keeps it open
+    bells/TICKET      FIFO; the owner of the ticket keeps it open
+    pools/NAME        a named pool: a directory like this one (in the default pool only)
+
+**Locks.** Every lock is an exclusive, non-blocking, advisory `flock(2)` of the whole file (on
+Windows, `LockFileEx` of the byte at offset 0). It belongs to the open file description, so it
+is gone when the last descriptor is closed, however the process ended, and an explicit unlock
+frees it whoever else still has a copy. A lock counts only if, after it was won, the file still
+has its name (`fstat` and `stat` agree): a cache cleaner may have removed it. If not, open the
+name again. Slot files are created when missing and never removed, truncated or written.
+
+**Holding** slot N is holding the lock of `slot-N`. Nothing else counts: a program that knows
+none of this and runs `flock slot-0 make` is a holder like any other.
+
+**The mutex** is held for a fraction of a millisecond while a process looks and acts. It makes
+the order of arrival exact, and hides the momentary locks by which processes look. It is *not*
+what bounds the pool: see "Taking". Therefore a process that cannot get it for a second (its
+owner is stopped in the middle, say) removes the file and goes on with a new one.
+
+**Looking** at a lock without wanting it is taking it shared and dropping it at once.
+
+**Arriving**, under the mutex: if no live ticket is in the queue, try to take a slot. Otherwise,
+or when none can be had, join: create `queue/TICKET` exclusively, lock it, make its bell, write a
+record into it. NUMBER is the wall clock in microseconds, or one more than the largest number in
+the queue if that is larger; CAP is the waiter's K. Live means locked. A ticket that is not
+locked belongs to nobody; whoever finds it, under the mutex, removes it and its bell.
+
+**Taking**, under the mutex: lock the lowest slot that can be locked; *then* count the slots that
+others hold. If they are K or more, let go again. Of two processes that take at the same moment
+the one that counts last sees the other's lock, so no more than K ever start, whatever became of
+the mutex. An overflow build takes the lowest slot that can be locked from number K up and does
+not count.
+
+**Waiting.** The head of the queue (no live ticket before its own) tries to take whenever a bell of
+a held slot rings. Everybody else listens to the bell of the live ticket before its own.
+
+**A bell** is a FIFO that its owner opened for reading and writing and made anew (removed and
+created) for this one holding or wait. It has rung when it has no writer any more (the owner
+let go or died: end of file for a reader, POLLHUP) or, at a slot, when a byte lies in it (the
+owner let go while some other process still has a copy of the descriptor). A bell may be missing,
+may ring a little before the lock is gone, and may ring for nothing. Only the lock tells. While
+the lock of a held slot has no bell that works, the head looks again every 50 ms.
+
+**Sleepers.** A byte in the bell of a *ticket* is a knock: its owner reads it away and looks. A
+waiter that has seen a slot lie free for a second, which all those before it could have taken by
+the CAPs in their names, who all got a knock and left it unread all that time, takes it.
+
+**Letting go** of a slot: blank the record, unlock, write a byte into the bell, close.
+
+**Nesting.** The environment variable BUILD_SLOTS_HELD lists the slots that a command runs under,
+`N:NONCE` joined by commas. Such an entry is believed while slot N is locked, its record has
+that nonce, and its bell has not rung.
+
+The modules: `lock` (locks, the mutex), `bells`, `records`, `slots` (the directory, taking),
+`queue` (tickets), `wait` (the waiting itself, loaded only when one has to wait).
+"""

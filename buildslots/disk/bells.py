@@ -1,0 +1,142 @@
+"""Bells: FIFOs whose end of file tells that their owner let go, died or was killed.
+
+Relies on pipe(7) and fifo(7): the kernel closes the write end with the process, and poll(2) then
+reports POLLHUP. Everything here may fail without harm: who has no bell to listen to looks at the
+lock again after a while.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Poll(Protocol):
+        """What waiting needs of `select.poll`."""
+
+        def register(self, fd: int, eventmask: int, /) -> object:
+            """Listen to `fd`; POLLHUP and POLLERR are always listened to."""
+
+        def poll(self, timeout_ms: float, /) -> list[tuple[int, int]]:
+            """Sleep until something happens or milliseconds have passed; (fd, events) of what did."""
+
+
+POLLIN = 1
+"""The same number on every system that has poll(2); `select` is not imported to be told."""
+
+NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+"""How mkfifo(3) says that this file system or kernel has no FIFOs; a full disk speaks otherwise."""
+
+
+def hang(path: str) -> int | None:
+    """Make the bell at `path` anew and keep it open: its descriptor, or None where FIFOs do not exist.
+
+    Anew, because a daemon that an earlier build left behind may still have the old one open.
+    Opened for reading and writing, so that neither open(2) nor write(2) ever waits or fails for
+    want of a reader. Raises OSError if the directory cannot be written.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    if not hasattr(os, "mkfifo"):  # Windows
+        return None
+    try:
+        os.mkfifo(path, 0o600)
+    except OSError as error:
+        if error.errno in NO_FIFO_HERE:
+            return None
+        raise
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+
+def ring(fd: int | None) -> None:
+    """Ring the bell `fd` and close it. The byte is for listeners while a child has a copy of `fd`."""
+    if fd is None:
+        return
+    try:
+        os.write(fd, b"!")
+    except OSError:
+        pass  # full of earlier bytes: it has rung already
+    os.close(fd)
+
+
+def listen(path: str) -> tuple[int | None, bool]:
+    """Open the bell at `path` for poll(2): its descriptor or None, and whether a byte lies in it.
+
+    None when there is no bell, nobody keeps it open, or no descriptor is left to listen with.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None, False
+    if _has_byte(fd):
+        return fd, True
+    try:
+        # poll(2) does not report POLLHUP on a FIFO that had no writer since it was opened; read does.
+        if os.read(fd, 1) == b"":
+            os.close(fd)
+            return None, False
+    except BlockingIOError:
+        pass
+    return fd, False
+
+
+def knock(path: str) -> bool:
+    """Put a byte into the bell at `path`; False if there is no bell or nobody to hear it."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        os.write(fd, b"?")
+    except OSError:
+        pass  # full of earlier knocks, or its owner left this moment
+    finally:
+        os.close(fd)
+    return True
+
+
+def answered(path: str) -> bool:
+    """Whether the last knock at the bell `path` was heard: no byte lies in it, or it is gone."""
+    fd, pending = listen(path)
+    if fd is not None:
+        os.close(fd)
+    return not pending
+
+
+def hear(fd: int) -> None:
+    """Read all knocks from one's own bell `fd`."""
+    try:
+        while os.read(fd, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def poll() -> Poll:
+    """A `select.poll` object; where there is none (Windows), one to which nothing can be registered."""
+    import select  # noqa: PLC0415 - 0.3 ms that a build which need not wait saves
+
+    return select.poll() if hasattr(select, "poll") else _Sleep()
+
+
+class _Sleep:
+    """`select.poll` for a platform without bells: a sleep."""
+
+    def register(self, fd: int, eventmask: int) -> None:
+        raise NotImplementedError
+
+    def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+        time.sleep(timeout_ms / 1000)
+        return []
+
+
+def _has_byte(fd: int) -> bool:
+    listener = poll()
+    listener.register(fd, POLLIN)
+    return any(event & POLLIN for _, event in listener.poll(0))

@@ -1,0 +1,146 @@
+"""The lock primitive: one exclusive advisory lock per file, held by an open file description.
+
+Relies on flock(2): the lock goes with the last descriptor of the open file description, or with
+an explicit unlock through any of them. On Windows filelock's `lock_descriptor` takes the place of
+flock: one byte at offset 0, which filelock's and portalocker's own locks cover too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+MUTEX_PATIENCE_S = 1.0
+"""How long the mutex may resist before its owner counts as stopped (DESIGN, admission rule 4)."""
+
+if sys.platform == "win32":  # not measured by us: unit-tested through this seam only
+    from filelock import lock_descriptor, unlock_descriptor
+
+    def try_lock(fd: int) -> bool:
+        """Lock the file behind `fd` exclusively; False if somebody else has it locked."""
+        return lock_descriptor(fd, blocking=False)
+
+    def is_locked(fd: int) -> bool:
+        """Whether somebody else holds the lock of the file behind `fd`."""
+        if not lock_descriptor(fd, blocking=False):
+            return True
+        unlock_descriptor(fd)
+        return False
+
+    unlock = unlock_descriptor
+else:
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+
+    def try_lock(fd: int) -> bool:
+        """Lock the file behind `fd` exclusively; False if somebody else has it locked.
+
+        Raises OSError where the file system has no locks (ENOLCK, EOPNOTSUPP, …).
+        """
+        try:
+            flock(fd, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def is_locked(fd: int) -> bool:
+        """Whether somebody else holds the lock of the file behind `fd`.
+
+        Asks with a shared lock: two that look at once do not mistake each other for a holder, and
+        one that is stopped in between does not look like one.
+        """
+        try:
+            flock(fd, LOCK_SH | LOCK_NB)
+        except BlockingIOError:
+            return True
+        flock(fd, LOCK_UN)
+        return False
+
+    def unlock(fd: int) -> None:
+        """Unlock the open file description behind `fd`, also for those who inherited it."""
+        flock(fd, LOCK_UN)
+
+
+def has_name(fd: int, path: str) -> bool:
+    """Whether `path` still names the file behind `fd`: a lock on a nameless file excludes nobody."""
+    try:
+        named = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(fd), named)
+
+
+def lock_file(path: str, flags: int = os.O_CREAT) -> int | None:
+    """Open `path` and lock it: the locked descriptor (close-on-exec), or None if it is locked.
+
+    The lock is one on the file that has the name *now*. Raises OSError from open(2) or flock(2).
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | flags, 0o600)
+        try:
+            won = try_lock(fd)
+            if won and has_name(fd, path):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        if not won:
+            return None
+
+
+def locked(path: str) -> bool:
+    """Whether somebody holds the lock of the file at `path`; a missing file is held by nobody."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return is_locked(fd)
+    finally:
+        os.close(fd)
+
+
+class Mutex:
+    """The mutex of a pool: `with Mutex(path):`, each `with` on a descriptor of its own.
+
+    Not reentrant. It is a courtesy, not a fence (see the package docstring): who cannot have it
+    for MUTEX_PATIENCE_S removes the file, so that a process that was stopped while it had the
+    mutex costs the others one second, once.
+    """
+
+    __slots__ = ("_fd", "_path")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        # Trying and sleeping, because a blocking flock cannot be given a deadline without signals.
+        pause_s, give_up = 0.00005, 0.0
+        while (fd := lock_file(self._path)) is None:
+            now = time.monotonic()
+            if not give_up:
+                give_up = now + MUTEX_PATIENCE_S
+            elif now > give_up:
+                self._remove()
+                give_up = 0.0
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.005)
+        self._fd = fd
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Unlocked by name, not by closing: a child forked meanwhile by another thread has a copy.
+        unlock(self._fd)
+        os.close(self._fd)
+
+    def _remove(self) -> None:
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass  # another one was quicker

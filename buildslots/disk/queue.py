@@ -1,0 +1,161 @@
+"""The queue: numbered tickets, each locked by its waiter, in the order of arrival.
+
+All functions but `Ticket.leave` and the bells are for processes that have the pool's mutex. They
+stay right without it (a stopped owner loses it, see `disk.lock.Mutex`): a ticket whose file lost
+its name before it was locked is made again, and nobody removes a ticket that is locked.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from buildslots.disk import bells, records
+from buildslots.disk.lock import has_name, lock_file, locked, unlock
+
+NUMBER_DIGITS = 20
+LARGEST_CAP = 10**9 - 1
+"""What a ticket's name says of a larger K, so that names stay short."""
+
+
+def waiting(directory: str) -> list[str]:
+    """The names of all tickets in the pool `directory`, live or not, first come first."""
+    try:
+        names = os.listdir(f"{directory}/queue")
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in names if name[:NUMBER_DIGITS].isdecimal())
+
+
+def number_of(name: str) -> int:
+    """The number of the ticket `name`."""
+    return int(name[:NUMBER_DIGITS])
+
+
+def cap_of(name: str) -> int:
+    """K of the waiter that owns the ticket `name`; 1 if the name does not tell."""
+    cap = name[NUMBER_DIGITS + 1 :]
+    return int(cap) if cap.isdecimal() and cap.isascii() else 1
+
+
+def live(directory: str, name: str) -> bool:
+    """Whether somebody waits with the ticket `name`. A dead one is removed with its bell."""
+    path = f"{directory}/queue/{name}"
+    if locked(path):
+        return True
+    # Removed while locked: its owner may be between creating and locking it (if we lost the mutex).
+    fd = _lock_existing(path)
+    if fd is None:
+        return locked(path)
+    _remove(path)
+    _remove(f"{directory}/bells/{name}")
+    os.close(fd)
+    return False
+
+
+def anybody_waits(directory: str) -> bool:
+    """Whether a live ticket is in the queue; dead ones behind the last live one are removed."""
+    return any(live(directory, name) for name in reversed(waiting(directory)))
+
+
+class Ticket:
+    """A place in line; from `Ticket(...)` until `leave()`.
+
+    Attributes:
+        name: NUMBER-CAP, sorts by arrival.
+        bell: Descriptor of its bell, or None where there are no FIFOs.
+    """
+
+    __slots__ = ("_directory", "_fd", "_record", "bell", "name")
+
+    def __init__(self, directory: str, cap: int, record: bytes) -> None:
+        """Join the queue at its end. Raises OSError, and then nothing is left behind."""
+        self._directory = directory
+        self._record = record
+        self._fd = -1
+        self.bell: int | None = None
+        names = waiting(directory)
+        number = time.time_ns() // 1000
+        if names:
+            number = max(number, number_of(names[-1]) + 1)
+        self._take_place(number, min(cap, LARGEST_CAP))
+
+    def in_line(self) -> bool:
+        """Whether this ticket still has its name: somebody may have removed the pool directory."""
+        return has_name(self._fd, f"{self._directory}/queue/{self.name}")
+
+    def rejoin(self) -> None:
+        """Join again with the same number, after the pool directory was removed."""
+        self._close()
+        self._take_place(number_of(self.name), cap_of(self.name))
+
+    def ahead(self) -> list[str]:
+        """The tickets before this one, first come first; the last of them, if any, is live."""
+        names = [name for name in waiting(self._directory) if name < self.name]
+        while names and not live(self._directory, names[-1]):
+            names.pop()
+        return names
+
+    def leave(self) -> None:
+        """Leave the line and wake who comes next. Idempotent; raises nothing; needs no mutex."""
+        if self._fd < 0:
+            return
+        removed = self._remove_files()
+        self._close()
+        if not removed:  # Windows removes no open file
+            self._remove_files()
+
+    def abandon(self) -> None:
+        """Close the copies that a forked child has of its parent's ticket, or they would keep it alive."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            if self.bell is not None:
+                os.close(self.bell)
+            self._fd, self.bell = -1, None
+
+    def _take_place(self, number: int, cap: int) -> None:
+        while True:
+            self.name = f"{number:0{NUMBER_DIGITS}d}-{cap}"
+            try:
+                fd = lock_file(f"{self._directory}/queue/{self.name}", os.O_CREAT | os.O_EXCL)
+            except FileExistsError:
+                fd = None
+            if fd is not None:
+                break
+            number += 1
+        self._fd = fd
+        try:
+            self.bell = bells.hang(f"{self._directory}/bells/{self.name}")
+            records.write(fd, self._record)
+        except BaseException:
+            self.leave()
+            raise
+
+    def _remove_files(self) -> bool:
+        try:
+            _remove(f"{self._directory}/queue/{self.name}")
+            _remove(f"{self._directory}/bells/{self.name}")
+        except OSError:
+            return False  # whoever looks next will: nobody has it locked then
+        return True
+
+    def _close(self) -> None:
+        unlock(self._fd)
+        os.close(self._fd)
+        if self.bell is not None:
+            os.close(self.bell)
+        self._fd, self.bell = -1, None
+
+
+def _lock_existing(path: str) -> int | None:
+    try:
+        return lock_file(path, 0)
+    except FileNotFoundError:
+        return None
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,206 @@
+"""The pool directory: which slots are held, taking one, letting it go.
+
+Relies on `disk.lock` for the truth and `disk.queue` for the order. Every public method is one
+complete step under the mutex; the caller sees a `Hold`, a `Ticket` or nothing, and after an
+exception nothing is kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from buildslots.disk import bells, queue, records
+from buildslots.disk.lock import Mutex, lock_file, locked, unlock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+
+REMOVALS = 100
+"""How often one step makes the directories again that somebody removes, before it gives up."""
+
+
+class Hold:
+    """A held slot.
+
+    Attributes:
+        number: N of `slot-N`.
+        nonce: What marks this one holding in its record, for the nesting check.
+        lock: Descriptor of the locked slot file.
+        bell: Descriptor of its bell, or None.
+    """
+
+    __slots__ = ("_record", "bell", "lock", "nonce", "number")
+
+    def __init__(self, directory: str, number: int, lock: int, claim: Claim) -> None:
+        """Describe the slot whose locked descriptor is `lock`; lets go of it when that fails."""
+        self.number = number
+        self.lock = lock
+        self.nonce = claim.nonce
+        self.bell: int | None = None
+        self._record = -1
+        try:
+            self.bell = bells.hang(f"{directory}/bells/slot-{number}")
+            self._record = os.open(f"{directory}/holders/slot-{number}", os.O_WRONLY | os.O_CREAT, 0o600)
+            records.write(self._record, claim.record())
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let go of the slot, though a child may have copies of the descriptors; wake the head."""
+        if self._record >= 0:
+            try:
+                records.blank(self._record)
+            except OSError:
+                pass  # a hint only
+            os.close(self._record)
+        unlock(self.lock)
+        bells.ring(self.bell)
+        os.close(self.lock)
+
+    def abandon(self) -> None:
+        """Close this process's copies without unlocking: in a forked child that only inherited them."""
+        for fd in (self._record, self.lock, self.bell):
+            if fd is not None and fd >= 0:
+                os.close(fd)
+
+
+class Claim:
+    """Who wants a slot: what records say of it.
+
+    Attributes:
+        cap: K of this process.
+        command: The arguments of the build, its program first.
+        nonce: 128 random bits in hex.
+        waited_s: How long it has waited.
+    """
+
+    __slots__ = ("cap", "command", "nonce", "waited_s")
+
+    def __init__(self, cap: int, command: list[str]) -> None:
+        self.cap = cap
+        self.command = command
+        self.nonce = os.urandom(16).hex()
+        self.waited_s = 0.0
+
+    def record(self) -> bytes:
+        """The record of a holder."""
+        return records.record(self.command, cap=self.cap, nonce=self.nonce, waited_s=self.waited_s)
+
+
+class PoolDirectory:
+    """The directory `path` (absolute) of one pool. Holds no state but the path; made when first needed."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def try_take(self, claim: Claim) -> Hold | None:
+        """Take a slot if one is free and nobody is in line."""
+        return self.step(lambda: None if queue.anybody_waits(self.path) else self.take(claim, claim.cap))
+
+    def take_or_join(self, claim: Claim) -> Hold | queue.Ticket:
+        """Take a slot if one is free and nobody is in line; otherwise join the line."""
+
+        def arrive() -> Hold | queue.Ticket:
+            hold = None if queue.anybody_waits(self.path) else self.take(claim, claim.cap)
+            if hold is not None:
+                return hold
+            return queue.Ticket(
+                self.path, claim.cap, records.record(claim.command, cap=claim.cap, nonce=claim.nonce)
+            )
+
+        return self.step(arrive)
+
+    def take_overflow(self, claim: Claim) -> Hold:
+        """Take the lowest free slot numbered `claim.cap` or above."""
+
+        def overflow() -> Hold:
+            number = claim.cap
+            while (fd := lock_file(self._slot(number))) is None:
+                number += 1
+            return Hold(self.path, number, fd, claim)
+
+        return self.step(overflow)
+
+    def step(self, action: Callable[[], T]) -> T:
+        """Run `action` under the mutex, making the directories that are missing. Raises OSError."""
+        for _ in range(REMOVALS):
+            try:
+                with Mutex(f"{self.path}/mutex"):
+                    return action()
+            except FileNotFoundError:
+                # Never made, or removed under us; 0700, because records hold command lines.
+                for room in ("", "/queue", "/holders", "/bells"):
+                    os.makedirs(f"{self.path}{room}", mode=0o700, exist_ok=True)
+        raise FileNotFoundError(errno.ENOENT, "the pool directory does not stay", self.path)
+
+    def take(self, claim: Claim, limit: int) -> Hold | None:
+        """Take the lowest free slot if fewer than `limit` are held. Only under the mutex.
+
+        Takes first and counts then, so that two processes that do this at the same moment cannot
+        both pass (see the package docstring).
+        """
+        held = number = 0
+        while (fd := lock_file(self._slot(number))) is None:
+            # A refusal may also come from one who is just looking: not held, but not to be had.
+            held += locked(self._slot(number))
+            if held >= limit:
+                return None
+            number += 1
+        try:
+            held += sum(locked(self._slot(n)) for n in self.numbers() if n > number)
+        except BaseException:
+            os.close(fd)
+            raise
+        if held >= limit:
+            unlock(fd)
+            os.close(fd)
+            return None
+        return Hold(self.path, number, fd, claim)
+
+    def held(self) -> list[int]:
+        """The numbers of the held slots, ascending. Only under the mutex."""
+        return [n for n in self.numbers() if locked(self._slot(n))]
+
+    def numbers(self) -> list[int]:
+        """The numbers of all slot files, ascending."""
+        numbers = []
+        for name in os.listdir(self.path):
+            digits = name[5:]
+            if name.startswith("slot-") and digits.isdecimal() and digits == str(int(digits)):
+                numbers.append(int(digits))
+        numbers.sort()
+        return numbers
+
+    def is_ours(self, number: int, nonce: str) -> bool:
+        """Whether slot `number` is still held by the very holding that `nonce` marks.
+
+        It is when the slot is locked, the record has the nonce, and the bell, if there is one, has
+        not rung: after a crash the record remains, and a foreign program may have the lock.
+        """
+        record = records.read(f"{self.path}/holders/slot-{number}")
+        if record is None or record.get("nonce") != nonce:
+            return False
+        with Mutex(f"{self.path}/mutex"):
+            return locked(self._slot(number)) and self.has_owner(number) is not False
+
+    def has_owner(self, number: int) -> bool | None:
+        """Whether the last one of ours to hold slot `number`, or its child, lives; None without a bell."""
+        path = f"{self.path}/bells/slot-{number}"
+        if not os.path.exists(path):
+            return None
+        fd, rung = bells.listen(path)
+        if fd is not None:
+            os.close(fd)
+        return fd is not None and not rung
+
+    def _slot(self, number: int) -> str:
+        return f"{self.path}/slot-{number}"

@@ -1,0 +1,292 @@
+"""Waiting in line: asleep in poll(2) until a bell rings, at no cost that anyone could measure.
+
+The head of the line listens to the bells of the held slots and looks when one rings. Everyone else
+listens to the bell of the ticket before its own, so that one release wakes one process. Besides
+that, everyone glances now and then (`glance_period_s`) whether a slot has become free that nobody
+takes, because those before it may be stopped (admission rule 4), and whether the pool directory
+is still there. A glance is one poll(2) of bells that are open already: about 80 µs of CPU with
+the wake-up, most of it the kernel's and cold caches.
+
+Loaded only by who has to wait.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from buildslots.disk import bells, queue
+from buildslots.disk.lock import locked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from buildslots.disk.slots import Claim, Hold, PoolDirectory
+
+    class Notice(Protocol):
+        """What to say while waiting, and when."""
+
+        due: float
+        """`time.monotonic()` at which to call `tell` next; infinity for never."""
+
+        def tell(self, directory: PoolDirectory, ticket: queue.Ticket) -> None:
+            """Say where we are in line, and set `due` anew."""
+
+
+GLANCE_S = 0.5
+FOREIGN_POLL_S = 0.05
+"""How often the head looks while a slot is held that has no bell; DESIGN promises 100 ms."""
+FIRST_POLL_S = 0.0005
+"""The first such look, for a bell that rang before its lock was gone; each further one doubles it."""
+IDLE_S = 1.0
+"""How long a free slot has to lie before those who left it lying count as asleep."""
+IDLE_LOOKS = 4
+NEVER = float("inf")
+
+
+def glance_period_s(place: int) -> float:
+    """Seconds between two glances of the waiter at `place` (0 is the head).
+
+    The first ones glance twice a second; further back more and more rarely, so that 100 waiters
+    glance no more than 40 times a second together. (Only when everyone before it is asleep does
+    the glance of a waiter matter.)
+    """
+    return GLANCE_S * max(1.0, place / 4)
+
+
+def wait(
+    directory: PoolDirectory, ticket: queue.Ticket, claim: Claim, deadline: float, notice: Notice | None
+) -> Hold | None:
+    """Wait with `ticket` until a slot is taken or `time.monotonic()` has passed `deadline`.
+
+    Returns the held slot, or None at the deadline. In both cases, and when an exception ends the
+    wait, the ticket is still in line, and leaving is up to the caller. Raises OSError when
+    the directory fails.
+    """
+    _abandon_in_children()
+    _tickets.add(ticket)
+    try:
+        return _Wait(directory, ticket, claim, deadline, notice).run()
+    finally:
+        _tickets.discard(ticket)
+
+
+class _Wait:
+    """One wait: looks, and sleeps until there may be something new to see."""
+
+    def __init__(
+        self,
+        directory: PoolDirectory,
+        ticket: queue.Ticket,
+        claim: Claim,
+        deadline: float,
+        notice: Notice | None,
+    ) -> None:
+        self._directory = directory
+        self._ticket = ticket
+        self._claim = claim
+        self._deadline = deadline
+        self._notice = notice
+        self._began = time.monotonic()
+        self._sleepers = Sleepers()
+        self._poll_s = FIRST_POLL_S
+
+    def run(self) -> Hold | None:
+        over = False
+        while True:
+            seen = self._directory.step(self._look)
+            if not isinstance(seen, _Ears):
+                return seen
+            try:
+                # One look after the deadline: whoever was stopped for long may find a free slot.
+                if over:
+                    return None
+                over = self._sleep(seen)
+            finally:
+                seen.close()
+
+    def _look(self) -> Hold | _Ears:
+        """Take a slot if it is our turn, or begin to listen. Under the mutex."""
+        if not self._ticket.in_line():
+            self._ticket.rejoin()
+        self._claim.waited_s = time.monotonic() - self._began
+        while True:
+            ahead = self._ticket.ahead()
+            if not ahead and (hold := self._directory.take(self._claim, self._claim.cap)):
+                return hold
+            ears = _Ears(self._directory, self._ticket, ahead)
+            if not ahead and ears.held < self._claim.cap:
+                # Let go after our try and before we listened: nothing would wake us.
+                ears.close()
+                continue
+            limit = self._sleepers.overtake(self._directory.path, ahead, self._claim.cap, ears.held)
+            if limit and (hold := self._directory.take(self._claim, limit)):
+                ears.close()
+                return hold
+            return ears
+
+    def _sleep(self, ears: _Ears) -> bool:
+        """Sleep until something may have changed; whether the deadline has passed."""
+        while True:
+            now = time.monotonic()
+            if self._notice is not None and now >= self._notice.due:
+                self._notice.tell(self._directory, self._ticket)
+            until = min(self._deadline, self._sleepers.look_at, now + ears.period_s)
+            if self._notice is not None:
+                until = min(until, self._notice.due)
+            if ears.deaf_head:
+                until = min(until, now + self._poll_s)
+                self._poll_s = min(self._poll_s * 2, FOREIGN_POLL_S)
+            if ears.listen(until - now):
+                self._poll_s = FIRST_POLL_S
+                return False
+            now = time.monotonic()
+            if now >= self._deadline:
+                return True
+            if ears.deaf_head or now >= self._sleepers.look_at or not ears.nothing_new():
+                return False
+
+
+class _Ears:
+    """What one waiter listens to between two looks; open descriptors, to be given back by `close`.
+
+    Attributes:
+        held: How many slots are held.
+        deaf_head: Whether this is the head, and some held slot has no bell that works.
+        period_s: Seconds until the next glance.
+    """
+
+    def __init__(self, directory: PoolDirectory, ticket: queue.Ticket, ahead: list[str]) -> None:
+        self._directory = directory
+        self._ticket = ticket
+        self._open: list[int] = []
+        self._silent: list[str] = []  # locks whose end no bell will tell
+        self._bells = bells.poll()  # of the held slots
+        self._wake = bells.poll()  # what ends the sleep
+        if ticket.bell is not None:
+            self._wake.register(ticket.bell, bells.POLLIN)
+        self.period_s = glance_period_s(len(ahead))
+        try:
+            held = directory.held()
+            for number in held:
+                self._listen_to_slot(number, head=not ahead)
+            self.deaf_head = bool(self._silent) and not ahead
+            if ahead:
+                self._listen_to_ticket(ahead[-1], len(ahead))
+        except BaseException:
+            self.close()
+            raise
+        self.held = len(held)
+
+    def close(self) -> None:
+        """Close what was opened; the object is of no use after that. Idempotent."""
+        while self._open:
+            os.close(self._open.pop())
+
+    def listen(self, seconds: float) -> bool:
+        """Sleep until a bell rings, somebody knocks, or `seconds` have passed; whether it was a sound."""
+        # poll(2) takes whole milliseconds, and Python rounds up: it never wakes too early.
+        sounds = self._wake.poll(max(0.0, seconds * 1000))
+        if self._ticket.bell is not None and any(fd == self._ticket.bell for fd, _ in sounds):
+            bells.hear(self._ticket.bell)
+        return bool(sounds)
+
+    def nothing_new(self) -> bool:
+        """Glance: whether all slots that were held still are, and our ticket is still in line."""
+        if self._bells.poll(0) or not self._ticket.in_line():
+            return False
+        if self.period_s > GLANCE_S:  # the line before us may have become shorter
+            names = queue.waiting(self._directory.path)
+            self.period_s = glance_period_s(sum(name < self._ticket.name for name in names))
+        return not self._silent or self._directory.step(lambda: all(map(locked, self._silent)))
+
+    def _listen_to_slot(self, number: int, *, head: bool) -> None:
+        fd, rung = bells.listen(f"{self._directory.path}/bells/slot-{number}")
+        if fd is not None:
+            self._open.append(fd)
+        if fd is None or rung:
+            self._silent.append(f"{self._directory.path}/slot-{number}")
+            return
+        self._bells.register(fd, bells.POLLIN)
+        if head:
+            self._wake.register(fd, bells.POLLIN)
+
+    def _listen_to_ticket(self, name: str, place: int) -> None:
+        fd, _ = bells.listen(f"{self._directory.path}/bells/{name}")
+        if fd is not None:
+            self._open.append(fd)
+            self._wake.register(fd, 0)  # POLLHUP alone: a byte in it is a knock for its owner
+        else:
+            self._silent.append(f"{self._directory.path}/queue/{name}")
+            self.period_s = min(FOREIGN_POLL_S * place, GLANCE_S)
+
+
+class Sleepers:
+    """Admission rule 4: whether those ahead have left a slot lying because they are asleep.
+
+    Attributes:
+        look_at: `time.monotonic()` at which to look again; infinity while no free slot lies about.
+    """
+
+    look_at: float
+    _ahead: list[str]
+    _since: float
+    _knocked: list[str] | None
+    _patience_s: float
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def overtake(self, directory: str, ahead: list[str], cap: int, held: int) -> int:
+        """Look; once those `ahead` are asleep, below how many held slots we may take one (else 0).
+
+        A slot counts as free for us while fewer slots are held than the cap of anyone ahead, and
+        ours: then each of them could have taken it. First we knock at all of them, so that those
+        who are awake look for themselves; whoever has heard a knock at any later look is awake.
+        """
+        now = time.monotonic()
+        limit = min([cap, *map(queue.cap_of, ahead)])
+        if not ahead or held >= limit:
+            self._forget()
+        elif self._ahead != ahead:  # first seen, or somebody ahead took a slot: not all are asleep
+            self._forget()
+            self._ahead, self._since = ahead, now
+            self.look_at = now + 0.1  # nearly always the head is about to take it
+        elif self._knocked is None:
+            self._knocked = [bell for name in ahead if bells.knock(bell := f"{directory}/bells/{name}")]
+            if len(self._knocked) < len(ahead):
+                # No FIFOs: who is awake cannot be told, so let those ahead be quicker by their places.
+                self._patience_s += GLANCE_S * len(ahead)
+            self.look_at = now + IDLE_S / IDLE_LOOKS
+        elif any(map(bells.answered, self._knocked)):
+            self._ahead = []
+            self.look_at = now + GLANCE_S
+        elif now - self._since >= self._patience_s:
+            return limit
+        else:
+            self.look_at = min(now + IDLE_S / IDLE_LOOKS, self._since + self._patience_s)
+        return 0
+
+    def _forget(self) -> None:
+        self._ahead, self._since = [], 0.0
+        self._knocked, self._patience_s = None, IDLE_S
+        self.look_at = NEVER
+
+
+_tickets: set[queue.Ticket] = set()
+_hook_installed = False
+
+
+def _abandon_in_children() -> None:
+    """See to it that a child forked while somebody waits does not keep the ticket alive."""
+    global _hook_installed  # noqa: PLW0603 - hooks cannot be removed, so one serves all tickets
+    if not _hook_installed and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_abandon_all)
+        _hook_installed = True
+
+
+def _abandon_all() -> None:
+    for ticket in _tickets:
+        ticket.abandon()
+    _tickets.clear()

@@ -1,0 +1,131 @@
+"""The errors and the warning of buildslots.
+
+Each one subclasses a built-in, so that `except TimeoutError` works without knowing this package; carries what
+it speaks of as attributes, so that nobody has to parse a sentence; and survives pickling, so that it crosses
+from a worker process to its parent with everything it carries.
+"""
+
+from __future__ import annotations
+
+# mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+SHOWN = 60
+"""Characters of a bad value that a sentence shows; the attribute has all of it."""
+
+
+def _slot(number: int | None) -> str:
+    return "a slot" if number is None else f"slot {number}"
+
+
+class _Carrying:
+    """Pickles an exception by its own attributes.
+
+    The default rebuilds an exception from `args`, which here is the one finished sentence, and the
+    constructors want the values instead.
+    """
+
+    _values: ClassVar[tuple[str, ...]]
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...], dict[str, object]]:
+        # The third item is restored into __dict__: notes added with add_note() travel along.
+        return type(self), tuple(getattr(self, name) for name in self._values), self.__dict__
+
+
+class SettingError(_Carrying, ValueError):
+    """A setting has a value that it cannot have.
+
+    Attributes:
+        source: Where the value was found, such as "--slots", "MAX_CONCURRENT_BUILDS" or
+            "/home/me/.config/buildslots/config.toml, line 3, key slots".
+        value: The value as written.
+        problem: What is wrong with it, a phrase that follows the value: "is not a positive whole number".
+    """
+
+    _values = ("source", "value", "problem")
+
+    def __init__(self, source: str, value: str, problem: str) -> None:
+        self.source = source
+        self.value = value
+        self.problem = problem
+        shown = value if len(value) <= SHOWN else value[: SHOWN - 3] + "..."
+        # repr, not quotes: a value with a line end or a terminal escape in it stays one harmless line.
+        super().__init__(f"{source}: {shown!r} {problem}")
+
+
+class SlotTimeoutError(_Carrying, TimeoutError):
+    """No slot became free in time.
+
+    `errno` is None: no system call timed out.
+
+    Attributes:
+        pool: The name of the pool.
+        timeout_s: How long the caller was willing to wait, in seconds.
+        waited_s: How long it did wait, in seconds.
+    """
+
+    _values = ("pool", "timeout_s", "waited_s")
+
+    def __init__(self, pool: str, timeout_s: float, waited_s: float) -> None:
+        self.pool = pool
+        self.timeout_s = timeout_s
+        self.waited_s = waited_s
+        # Not :g, which writes a month as 2.592e+06.
+        seconds = f"{timeout_s:.3f}".rstrip("0").rstrip(".")
+        super().__init__(f"no slot of pool {pool!r} became free within {seconds} s")
+
+
+class SlotReleasedError(_Carrying, RuntimeError):
+    """A slot was released a second time, or used after its release.
+
+    Attributes:
+        pool: The name of the pool.
+        number: The slot's number; None if it was none, because the build ran without.
+    """
+
+    _values = ("pool", "number")
+
+    def __init__(self, pool: str, number: int | None) -> None:
+        self.pool = pool
+        self.number = number
+        super().__init__(f"{_slot(number)} of pool {pool!r} has already been released")
+
+
+class NotSlotOwnerError(_Carrying, RuntimeError):
+    """A process tried to release a slot that another process took, as a forked child does with its parent's.
+
+    Attributes:
+        pool: The name of the pool.
+        number: The slot's number; None if it was none, because the build ran without.
+        owner_pid: The process that took the slot.
+        pid: The process that tried to release it.
+    """
+
+    _values = ("pool", "number", "owner_pid", "pid")
+
+    def __init__(self, pool: str, number: int | None, owner_pid: int, pid: int) -> None:
+        self.pool = pool
+        self.number = number
+        self.owner_pid = owner_pid
+        self.pid = pid
+        super().__init__(
+            f"{_slot(number)} of pool {pool!r} belongs to process {owner_pid}, not to process {pid}"
+        )
+
+
+class UnthrottledWarning(_Carrying, RuntimeWarning):
+    """A build runs without a slot because the machinery failed; better an unthrottled build than none.
+
+    Attributes:
+        pool: The name of the pool.
+        cause: What failed, in words.
+    """
+
+    _values = ("pool", "cause")
+
+    def __init__(self, pool: str, cause: str) -> None:
+        self.pool = pool
+        self.cause = cause
+        super().__init__(f"this build runs without a slot of pool {pool!r}: {cause}")

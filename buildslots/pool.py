@@ -1,0 +1,373 @@
+"""`SlotPool`, `Slot` and `build_slot`: build slots for Python code, and for `slot-run` itself.
+
+Holds no state of the pool: every acquire works on descriptors of its own, so threads exclude
+each other just as processes do. What a failing directory means is decided here: nothing but a
+warning (`UnthrottledWarning`), for a throttle must not become the reason why nothing builds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from buildslots.disk.slots import Claim, Hold, PoolDirectory
+from buildslots.errors import NotSlotOwnerError, SlotReleasedError, SlotTimeoutError
+from buildslots.settings import UNSET, Settings, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from buildslots.disk.wait import Notice
+    from buildslots.settings import Unset
+    from buildslots.status import PoolStatus
+
+HELD = "BUILD_SLOTS_HELD"
+"""Environment variable with the slots that a command runs under: `N:NONCE` joined by commas."""
+NUMBER = "BUILD_SLOT"
+"""Environment variable with the number of the slot that a command runs under."""
+
+
+class Slot:
+    """A slot that is held until `release()`, or until the end of `with slot:`.
+
+    Nothing is held when `number` is None (the machinery failed, and a warning said so) or
+    `nested` is True (an outer holder has it, and releases it). Such a slot is released like any other.
+
+    Attributes:
+        pool: Name of the pool; "default" for the default one.
+        number: N of `slot-N`, or None.
+        overflow: Whether the cap was full at the timeout, so that this build runs beyond it.
+        nested: Whether this is the slot of an outer `build_slot()` or `slot-run`.
+        waited_s: Seconds from the request to the start.
+    """
+
+    __slots__ = (
+        "_directory",
+        "_hold",
+        "_pid",
+        "_released",
+        "nested",
+        "number",
+        "overflow",
+        "pool",
+        "waited_s",
+    )
+
+    def __init__(
+        self,
+        settings: Settings | None,
+        hold: Hold | None,
+        *,
+        pool: str,
+        number: int | None = None,
+        waited_s: float = 0.0,
+    ) -> None:
+        self.pool = pool
+        self.number = number if hold is None else hold.number
+        self.overflow = hold is not None and settings is not None and hold.number >= settings.slots
+        self.nested = hold is None and number is not None
+        self.waited_s = waited_s
+        self._directory = None if settings is None else settings.dir
+        self._hold = hold
+        self._pid = os.getpid()
+        self._released = False
+
+    def __repr__(self) -> str:
+        state = "released" if self._released else "nested" if self.nested else "held"
+        return f"<Slot {self.number} of pool {self.pool!r}, {state}>"
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What a child process inherits to hold the slot should this process be killed with SIGKILL.
+
+        For `subprocess`: `pass_fds=slot.descriptors`. A release by this process frees the slot all
+        the same. Empty when this object holds nothing itself.
+        """
+        if self._hold is None or self._released:
+            return []
+        return [fd for fd in (self._hold.lock, self._hold.bell) if fd is not None]
+
+    def release(self) -> None:
+        """Give the slot back; the next in line starts.
+
+        Raises:
+            SlotReleasedError: It was released before.
+            NotSlotOwnerError: This process was forked from the one that acquired the slot. The slot
+                stays with that process.
+        """
+        if self._released:
+            raise SlotReleasedError(self.pool, self.number)
+        if self._pid != os.getpid():
+            raise NotSlotOwnerError(self.pool, self.number, self._pid, os.getpid())
+        self._released = True
+        if self._hold is not None:
+            self._hold.release()
+
+    def environ(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment in which a child process counts as running under this slot.
+
+        Args:
+            base: What to start from; None for `os.environ`.
+        """
+        env = dict(os.environ if base is None else base)
+        if self.number is None:
+            env.pop(NUMBER, None)
+        else:
+            env[NUMBER] = str(self.number)
+        if self._hold is not None:
+            mark = f"{self._hold.number}:{self._hold.nonce}"
+            env[HELD] = f"{env[HELD]},{mark}" if env.get(HELD) else mark
+        return env
+
+    def __enter__(self) -> Self:
+        held = _held()
+        held.set((*held.get(()), self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        held = _held()
+        held.set(tuple(slot for slot in held.get(()) if slot is not self))
+        if self._pid == os.getpid():
+            self.release()
+        else:  # a forked child that leaves the block of its parent
+            self.__del__()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_released", True):
+            self._released = True
+            if self._hold is not None:
+                (self._hold.release if self._pid == os.getpid() else self._hold.abandon)()
+
+    def covers(self, directory: str) -> bool:
+        """Whether a build of the pool in `directory`, with this slot in its context, runs under it."""
+        if self._released or self._directory != directory or self.number is None:
+            return False
+        if self._hold is None or self._pid == os.getpid():
+            return True
+        return PoolDirectory(directory).is_ours(self._hold.number, self._hold.nonce)  # in a forked child
+
+
+class SlotPool:
+    """The build slots of one pool, with settings as `slot-run` has them.
+
+    Safe to share among threads and with forked children.
+
+    Args:
+        pool: Name of the pool; None for `BUILD_SLOTS_POOL` or the default pool.
+        slots: The cap K; None for environment, config file or the machine's default.
+        timeout: Seconds for which `acquire()` waits, None for ever; by default environment, config
+            file, or 120 s.
+        on_timeout: "run" (as overflow) or "fail"; None for environment, config file or "run".
+        dir: The directory of the default pool; None for `BUILD_SLOTS_DIR` or the user's cache.
+
+    Raises:
+        SettingError: A ValueError; an argument is not usable. (What the environment or the config
+            file has wrong is a warning.)
+    """
+
+    __slots__ = ("_broken", "_settings", "name")
+
+    def __init__(
+        self,
+        pool: str | None = None,
+        *,
+        slots: int | None = None,
+        timeout: float | Unset | None = UNSET,
+        on_timeout: str | None = None,
+        dir: str | None = None,  # noqa: A002 - the word that users know from --dir
+    ) -> None:
+        self._settings: Settings | None = None
+        self._broken: OSError | None = None
+        try:
+            self._settings = resolve(
+                pool=pool, slots=slots, timeout_s=timeout, on_timeout=on_timeout, dir=dir, warn=_warn
+            )
+        except OSError as error:  # no home directory
+            self._broken = error
+        self.name = self._settings.pool if self._settings else pool or "default"
+
+    def __repr__(self) -> str:
+        return f"<SlotPool {self.name!r}>"
+
+    def acquire(self, timeout: float | Unset | None = UNSET, on_timeout: str | None = None) -> Slot:
+        """Wait in line for a slot and take it.
+
+        In a process that runs under a slot of this pool (below `slot-run`, or with the environment
+        of `Slot.environ()`), that slot is returned at once, nested. If the pool directory cannot be
+        used, the slot returned holds nothing, at once, with an `UnthrottledWarning`.
+
+        Args:
+            timeout: Seconds to wait, 0 not at all, None for ever; by default that of the pool.
+            on_timeout: "run": return an overflow slot then; "fail": raise; None for that of the pool.
+
+        Raises:
+            SlotTimeoutError: A TimeoutError; no slot in time. Nothing is held, and the place in
+                line is gone.
+            SettingError: A ValueError; `timeout` or `on_timeout` is not usable.
+        """
+        try:
+            settings = self._usable_settings().replace(timeout_s=timeout, on_timeout=on_timeout)
+            return acquire(settings, sys.orig_argv)
+        except SlotTimeoutError:
+            raise
+        except OSError as error:
+            import warnings  # noqa: PLC0415 - off the fast path
+
+            from buildslots.errors import UnthrottledWarning  # noqa: PLC0415
+
+            warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=2)
+            return Slot(None, None, pool=self.name)
+
+    def try_acquire(self) -> Slot | None:
+        """Take a slot if one is free and nobody is in line; None otherwise. Otherwise like `acquire`."""
+        try:
+            return self.acquire(0, "fail")
+        except SlotTimeoutError:
+            return None
+
+    def status(self) -> PoolStatus:
+        """Who holds slots and who waits, in order, at this moment.
+
+        Raises:
+            OSError: The pool cannot be read.
+        """
+        from buildslots.status import pool_status  # noqa: PLC0415 - dataclasses, psutil
+
+        return pool_status(self._usable_settings())
+
+    def _usable_settings(self) -> Settings:
+        if self._settings is None:
+            raise self._broken or OSError("no pool directory")
+        return self._settings
+
+    def _slot_of_context(self) -> Slot | None:
+        """The slot of this pool that this thread or task is under, as a nested one, or None."""
+        if self._settings is not None:
+            for slot in _held().get(()):
+                if slot.covers(self._settings.dir):
+                    return Slot(self._settings, None, pool=self.name, number=slot.number)
+        return None
+
+
+class build_slot:  # noqa: N801 - used like a function
+    """`with build_slot() as slot:` holds a build slot for the block; arguments as for `SlotPool`.
+
+    Re-entrant: inside of it, in the same thread or task and in tasks that it starts, a further
+    `build_slot()` of the same pool is the same slot. Raises what `SlotPool` and `SlotPool.acquire`
+    raise; the block is not entered then.
+    """
+
+    __slots__ = ("_entered", "_pool")
+
+    def __init__(
+        self,
+        pool: str | None = None,
+        *,
+        slots: int | None = None,
+        timeout: float | Unset | None = UNSET,
+        on_timeout: str | None = None,
+        dir: str | None = None,  # noqa: A002 - the word that users know from --dir
+    ) -> None:
+        self._pool = SlotPool(pool, slots=slots, timeout=timeout, on_timeout=on_timeout, dir=dir)
+        self._entered: list[Slot] = []
+
+    def __enter__(self) -> Slot:
+        slot = self._pool._slot_of_context() or self._pool.acquire()  # noqa: SLF001 - one module
+        slot.__enter__()
+        self._entered.append(slot)
+        return slot
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered.pop().__exit__(kind, error, trace)
+
+
+def acquire(settings: Settings, command: list[str], notice: Callable[[], Notice] | None = None) -> Slot:
+    """Get a slot as `SlotPool.acquire` does, which calls this, as does `slot-run`.
+
+    Args:
+        settings: Pool, cap, and what to do at the timeout.
+        command: What others are told that this build is.
+        notice: Called when a wait begins; what it returns is told when it is time to say something.
+
+    Raises:
+        SlotTimeoutError: A TimeoutError, and so an OSError; no slot in time.
+        OSError: The pool directory cannot be used. Nothing is held.
+    """
+    directory = PoolDirectory(settings.dir)
+    outer = _outer(directory)
+    if outer is not None:
+        return Slot(settings, None, pool=settings.pool, number=outer)
+    started = time.monotonic()
+    hold = _take(directory, Claim(settings.slots, command), settings, started, notice)
+    waited_s = time.monotonic() - started
+    if hold is None:
+        raise SlotTimeoutError(settings.pool, settings.timeout_s or 0.0, waited_s)
+    return Slot(settings, hold, pool=settings.pool, waited_s=waited_s)
+
+
+def _take(
+    directory: PoolDirectory,
+    claim: Claim,
+    settings: Settings,
+    started: float,
+    notice: Callable[[], Notice] | None,
+) -> Hold | None:
+    """Take a slot, in line and as overflow if need be; None if it is to fail instead."""
+    if settings.timeout_s == 0:
+        hold = directory.try_take(claim)
+        return directory.take_overflow(claim) if hold is None and settings.on_timeout == "run" else hold
+    got = directory.take_or_join(claim)
+    if isinstance(got, Hold):
+        return got
+    try:
+        from buildslots.disk.wait import wait  # noqa: PLC0415 - only who has to wait needs it
+
+        deadline = float("inf") if settings.timeout_s is None else started + settings.timeout_s
+        hold = wait(directory, got, claim, deadline, notice() if notice else None)
+        if hold is None and settings.on_timeout == "run":
+            claim.waited_s = time.monotonic() - started
+            hold = directory.take_overflow(claim)
+        return hold
+    finally:
+        got.leave()
+
+
+def _outer(directory: PoolDirectory) -> int | None:
+    """The slot of this pool under which this process runs, by the marker in its environment, or None."""
+    for mark in os.environ.get(HELD, "").split(","):
+        number, _, nonce = mark.partition(":")
+        if nonce and number.isdecimal() and number.isascii() and directory.is_ours(int(number), nonce):
+            return int(number)
+    return None
+
+
+def _held() -> _ContextVar:
+    """The context variable with the slots whose `with` blocks this thread or task is in."""
+    global _context  # noqa: PLW0603 - made when first needed: slot-run never does
+    if _context is None:
+        from contextvars import ContextVar  # noqa: PLC0415
+
+        _context = ContextVar("buildslots_held")
+    return _context
+
+
+if TYPE_CHECKING:
+    from contextvars import ContextVar
+
+    _ContextVar = ContextVar[tuple[Slot, ...]]
+
+_context: _ContextVar | None = None
+
+
+def _warn(text: str) -> None:
+    import warnings  # noqa: PLC0415 - off the fast path
+
+    warnings.warn(f"buildslots: {text}", RuntimeWarning, stacklevel=4)

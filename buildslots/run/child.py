@@ -1,0 +1,167 @@
+r"""The command's process on POSIX: its descriptors, its signals, its end.
+
+The command runs in slot-run's own process group with slot-run's own terminal, so all that the
+terminal does (Ctrl-C, Ctrl-\\, Ctrl-Z, hang-up) reaches it without help. slot-run keeps every signal
+that concerns it blocked and takes them one by one with sigwaitinfo(2): there are no handlers, so
+none can run between the death of the command and the moment slot-run knows of it, and `si_code`
+tells the terminal (SI_KERNEL) from a `kill` (SI_USER), which is passed on.
+
+The command inherits the locked descriptor and the bell: should slot-run be killed with SIGKILL,
+the slot is held until the command has ended too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from fcntl import F_DUPFD, fcntl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import NoReturn
+else:
+    import _signal  # `signal` itself wraps the same functions in enum, at 4 ms
+
+FORWARDED = frozenset(
+    {
+        _signal.SIGHUP,
+        _signal.SIGINT,
+        _signal.SIGQUIT,
+        _signal.SIGTERM,
+        _signal.SIGUSR1,
+        _signal.SIGUSR2,
+        _signal.SIGTSTP,
+        _signal.SIGCONT,
+    }
+)
+"""What is sent to slot-run by `kill` and meant for the command."""
+WATCHED = FORWARDED | {_signal.SIGCHLD}
+RESTORED = [_signal.SIGPIPE, _signal.SIGXFSZ]
+"""What Python ignores for itself; the command gets the default, as with `subprocess`."""
+SI_KERNEL = 0x80
+"""`si_code` of a signal from the terminal driver: include/uapi/asm-generic/siginfo.h, sigaction(2)."""
+SHELL = "/bin/sh"
+LOWEST_FD = 64
+"""Where the command finds the slot's descriptors: clear of the low numbers that shell scripts
+(`exec 3>`), configure (5, 6) and jobservers use as theirs."""
+
+
+def become(command: list[str], environ: dict[str, str]) -> NoReturn:
+    """Replace this process by `command`, when there is no slot to give back. Raises OSError."""
+    for signum in RESTORED:
+        _signal.signal(signum, _signal.SIG_DFL)
+    try:
+        os.execvpe(command[0], command, environ)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        os.execve(SHELL, _through_shell(command), environ)
+
+
+def run(command: list[str], environ: dict[str, str], inherited: list[int]) -> int:
+    """Run `command` until its end: its exit status, or minus the signal that it died of.
+
+    Args:
+        command: Its arguments, the program first, looked up in PATH.
+        environ: Its environment.
+        inherited: Descriptors that it is to have as well.
+
+    Raises:
+        OSError: It cannot be executed.
+    """
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
+    # A handler, for two reasons: an inherited SIG_IGN would make the kernel reap the command,
+    # and outside Linux a signal whose default is to be ignored may not stay pending.
+    _signal.signal(_signal.SIGCHLD, lambda *_: None)
+    return os.waitstatus_to_exitcode(_supervise(_spawn(command, environ, inherited, mask)))
+
+
+def _spawn(command: list[str], environ: dict[str, str], inherited: list[int], mask: set[int]) -> int:
+    # posix_spawn and not fork: 3 ms of 15 (bench/README.md).
+    copies = [_copy_high(fd) for fd in inherited]
+    try:
+        try:
+            return os.posix_spawnp(command[0], command, environ, setsigmask=mask, setsigdef=RESTORED)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            # A script without "#!": execvp(3) and every shell give it to sh, posix_spawnp(3) does not.
+            return os.posix_spawn(
+                SHELL, _through_shell(command), environ, setsigmask=mask, setsigdef=RESTORED
+            )
+    finally:
+        for fd in copies:
+            os.close(fd)
+
+
+def _copy_high(fd: int) -> int:
+    """A copy of `fd` without close-on-exec."""
+    try:
+        return fcntl(fd, F_DUPFD, LOWEST_FD)
+    except OSError:
+        return fcntl(fd, F_DUPFD, 0)  # RLIMIT_NOFILE is lower than that
+
+
+def _through_shell(command: list[str]) -> list[str]:
+    path = command[0]
+    if "/" not in path:
+        for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
+            if os.access(candidate := os.path.join(directory or ".", path), os.X_OK):
+                path = candidate
+                break
+    return [SHELL, path, *command[1:]]
+
+
+def _supervise(pid: int) -> int:
+    """Pass signals on to the command `pid` until it has ended; its wait status."""
+    while True:
+        signum, from_terminal = _next_signal()
+        if signum == _signal.SIGCHLD:
+            ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+            if ended and os.WIFSTOPPED(status):
+                _stop_too(os.WSTOPSIG(status), pid)
+            elif ended:
+                return status
+        elif not from_terminal:
+            os.kill(pid, signum)  # not reaped yet, so the pid is the command's
+
+
+def _next_signal() -> tuple[int, bool]:
+    """The next of the WATCHED signals, and whether the terminal has sent it to the command as well."""
+    if hasattr(_signal, "sigwaitinfo"):
+        info = _signal.sigwaitinfo(WATCHED)
+        return info.si_signo, info.si_code == SI_KERNEL
+    # macOS has no siginfo for us: what a terminal can send, it did send if we are in its foreground.
+    signum = _signal.sigwait(WATCHED)
+    keys = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGTSTP)
+    return signum, signum in keys and _in_foreground()
+
+
+def _stop_too(signum: int, pid: int) -> None:
+    """Stop as the command `pid` did, so that the shell sees its job stopped; go on together.
+
+    A SIGSTOP that somebody sent to the command alone is not imitated outside a terminal's
+    foreground: nobody there would continue slot-run.
+    """
+    if signum == _signal.SIGSTOP and not _in_foreground():
+        return
+    os.kill(os.getpid(), signum)
+    if signum != _signal.SIGSTOP:  # stops here, when it is unblocked
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [signum])
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
+    os.kill(pid, _signal.SIGCONT)
+
+
+def _in_foreground() -> bool:
+    """Whether this process is in the foreground process group of its terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)

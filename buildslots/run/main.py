@@ -1,0 +1,175 @@
+"""`slot-run` from its arguments to its exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from buildslots.errors import SettingError, SlotTimeoutError
+from buildslots.pool import acquire
+from buildslots.run import child
+from buildslots.run.options import Options, UsageError
+from buildslots.settings import resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import NoReturn
+
+    from buildslots.pool import Slot
+    from buildslots.run.notice import Notice
+else:
+    import _signal  # `signal` itself wraps the same functions in enum, at 4 ms
+
+USAGE = 125
+"""Exit status of env(1), nohup(1), timeout(1) for their own failures; 126 and 127 are theirs too."""
+CANNOT_EXECUTE = 126
+NOT_FOUND = 127
+NO_SLOT = 75
+"""EX_TEMPFAIL of sysexits.h: try again later."""
+ENDING = tuple(
+    getattr(_signal, name)
+    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    if hasattr(_signal, name)
+)
+"""The signals that end a slot-run that waits, and that are forwarded to a command that runs."""
+
+
+class Interrupted(BaseException):
+    """A signal came while slot-run waited."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+
+def main() -> NoReturn:
+    """Run the console script; exits with what `run` returns, without the interpreter's clean-up (2 ms)."""
+    try:
+        status = run(sys.argv[1:])
+    except Interrupted as interrupt:
+        die_of(interrupt.signum)
+        status = 128 + interrupt.signum
+    os._exit(status)
+
+
+def run(args: list[str]) -> int:
+    """Do what `args` say; the exit status. Does not return where it becomes the command."""
+    for signum in ENDING:
+        # Whoever started us with a signal ignored (nohup, `&` in a script) wants it to stay so.
+        if _signal.getsignal(signum) is not _signal.SIG_IGN:
+            _signal.signal(signum, _interrupt)
+    try:
+        options = Options(args)
+    except (UsageError, SettingError) as error:
+        say(f"{error} (see slot-run --help)")
+        return USAGE
+    if options.show is not None:
+        return _show(options.show)
+    try:
+        slot = _slot(options)
+    except SettingError as error:
+        say(f"{error} (see slot-run --help)")
+        return USAGE
+    except SlotTimeoutError as error:
+        say(f"{error}; giving up (--on-timeout fail)")
+        return NO_SLOT
+    except Exception as error:  # noqa: BLE001 - no failure of ours may stop a build
+        say(f"running without a slot: {error if isinstance(error, OSError) else repr(error)}")
+        slot = None
+    return _run_command(options.command, slot)
+
+
+def say(text: str) -> None:
+    """Write one line to stderr; nowhere, if that is closed or full."""
+    try:
+        os.write(2, f"slot-run: {text}\n".encode(errors="surrogateescape"))
+    except OSError:
+        pass
+
+
+def die_of(signum: int) -> None:
+    """End this process by the signal `signum`, as a shell expects it, without a core dump."""
+    import resource  # noqa: PLC0415 - only the death of a command needs it
+
+    try:
+        # 1, not 0: with a core_pattern that pipes, only 1 stops the kernel from dumping; in a
+        # file, a byte is too little for any dump. core(5) and fs/coredump.c.
+        resource.setrlimit(resource.RLIMIT_CORE, (1, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    except (ValueError, OSError):
+        pass  # the hard limit is 0: no dump anyway
+    try:
+        _signal.signal(signum, _signal.SIG_DFL)
+    except (OSError, ValueError):
+        pass  # KILL and STOP
+    os.kill(os.getpid(), signum)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [signum])
+
+
+def _interrupt(signum: int, _frame: object) -> None:
+    raise Interrupted(signum)
+
+
+def _slot(options: Options) -> Slot:
+    """The slot to run under. Raises what `resolve` and `acquire` raise."""
+    settings = resolve(
+        pool=options.pool,
+        slots=options.slots,
+        timeout_s=options.timeout_s,
+        on_timeout=options.on_timeout,
+        dir=options.dir,
+        warn=say,
+    )
+    notices: list[Notice] = []
+
+    def notice() -> Notice:
+        from buildslots.run.notice import Notice  # noqa: PLC0415 - only who waits says something
+
+        notices.append(Notice(settings))
+        return notices[0]
+
+    slot = acquire(settings, options.command, None if options.quiet else notice)
+    for spoken in notices:
+        spoken.started(slot)
+    if slot.overflow:
+        from buildslots.words import span  # noqa: PLC0415 - said once after a wait
+
+        why = f"no slot within {span(slot.waited_s)}" if settings.timeout_s else "no slot is free"
+        say(f"{why}: running beyond the cap of {settings.slots} (overflow slot {slot.number})")
+    return slot
+
+
+def _show(what: str) -> int:
+    if what == "--help":
+        from buildslots.run.help import HELP as text  # noqa: PLC0415, N811
+    else:
+        from buildslots import __version__  # noqa: PLC0415
+
+        text = f"slot-run {__version__}\n"
+    try:
+        os.write(1, text.encode())
+    except OSError as error:
+        say(f"cannot write: {error}")
+        return USAGE
+    return 0
+
+
+def _run_command(command: list[str], slot: Slot | None) -> int:
+    """Run `command` under `slot`; without a slot to give back, become the command."""
+    try:
+        if slot is None or not slot.descriptors:
+            environ = dict(os.environ) if slot is None else slot.environ()
+            if slot is None:
+                environ.pop("BUILD_SLOT", None)
+            child.become(command, environ)
+        try:
+            status = child.run(command, slot.environ(), slot.descriptors)
+        finally:
+            slot.release()
+    except OSError as error:
+        say(f"{command[0]}: {error.strerror}")
+        return NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
+    if status < 0:
+        die_of(-status)
+        return 128 - status
+    return status

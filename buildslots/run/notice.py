@@ -1,0 +1,127 @@
+"""What slot-run says on stderr while it waits: place in line, who holds the slots, when it goes on.
+
+After a second one line, then one every 30 s; on a terminal the line is kept up to date in place.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from buildslots.disk import queue, records
+from buildslots.words import printable, span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from buildslots.disk.slots import PoolDirectory
+    from buildslots.pool import Slot
+    from buildslots.settings import Settings
+
+FIRST_S = 1.0
+AGAIN_S = 30.0
+LIVE_S = 1.0
+HOLDERS_SHOWN = 4
+COMMAND_SHOWN = 40
+"""Characters of a holder's command in the line."""
+
+
+class Notice:
+    """The line about a wait that begins now.
+
+    Attributes:
+        due: `time.monotonic()` at which `tell` is to be called.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._began = time.monotonic()
+        self._width = 0  # columns of the line that stands on the terminal now
+        self._spoken = False
+        self.due = self._began + FIRST_S
+
+    def tell(self, directory: PoolDirectory, ticket: queue.Ticket) -> None:
+        """Say the line of this moment."""
+        live = _on_live_terminal()
+        self.due = time.monotonic() + (LIVE_S if live else AGAIN_S)
+        self._spoken = True
+        line = f"slot-run: {self._line(directory, ticket)}"
+        if live:
+            columns = os.get_terminal_size(2).columns
+            line = line if len(line) < columns else line[: columns - 2] + "…"
+            _write(f"\r{line}\x1b[K")
+            self._width = len(line)
+        else:
+            self.clear()
+            _write(line + "\n")
+
+    def started(self, slot: Slot) -> None:
+        """Say that the command starts now, if it was said that it waits."""
+        self.clear()
+        if self._spoken and not slot.overflow:
+            where = f"slot {slot.number}" if slot.number is not None else "no slot"
+            _write(f"slot-run: starting after {span(slot.waited_s)} with {where}\n")
+
+    def clear(self) -> None:
+        """Remove the line that is kept up to date in place."""
+        if self._width:
+            _write("\r\x1b[K")
+            self._width = 0
+
+    def _line(self, directory: PoolDirectory, ticket: queue.Ticket) -> str:
+        names = queue.waiting(directory.path)
+        place = 1 + sum(name < ticket.name for name in names)
+        held = directory.step(directory.held)
+        pool = "" if self._settings.pool == "default" else f" of pool {self._settings.pool!r}"
+        return (
+            f"waiting for a build slot{pool}, place {place} of {max(place, len(names))} in line, "
+            f"{len(held)} held of {self._settings.slots}: {_holders(directory, held)}; {self._end()}"
+        )
+
+    def _end(self) -> str:
+        if self._settings.timeout_s is None:
+            return "waiting as long as it takes"
+        left_s = max(0.0, self._began + self._settings.timeout_s - time.monotonic())
+        return f"{'gives up' if self._settings.on_timeout == 'fail' else 'runs anyway'} in {span(left_s)}"
+
+
+def _holders(directory: PoolDirectory, held: list[int]) -> str:
+    words = []
+    for number in held[:HOLDERS_SHOWN]:
+        record = records.read(f"{directory.path}/holders/slot-{number}")
+        if record is None or directory.has_owner(number) is False:
+            words.append(f"another program (slot-{number})")
+            continue
+        command = printable(record["command"].rstrip("\0").replace("\0", " "))
+        if len(command) > COMMAND_SHOWN:
+            command = command[: COMMAND_SHOWN - 1] + "…"
+        words.append(f"`{command}` in {printable(record.get('cwd', '?'))} ({span(_age_s(record))})")
+    if len(held) > HOLDERS_SHOWN:
+        words.append(f"{len(held) - HOLDERS_SHOWN} more")
+    return ", ".join(words) or "nobody now"
+
+
+def _age_s(record: dict[str, str]) -> float:
+    try:
+        return max(0.0, time.time() - float(record["since"]))
+    except (KeyError, ValueError, OverflowError):
+        return 0.0
+
+
+def _on_live_terminal() -> bool:
+    """Whether stderr is a terminal that can rewrite a line, and ours to write on now."""
+    try:
+        return (
+            os.isatty(2)
+            and os.environ.get("TERM", "dumb") != "dumb"
+            and os.get_terminal_size(2).columns > 20
+            and os.tcgetpgrp(2) == os.getpgrp()
+        )
+    except (OSError, AttributeError):
+        return False
+
+
+def _write(text: str) -> None:
+    try:
+        os.write(2, text.encode(errors="surrogateescape"))
+    except OSError:
+        pass

@@ -1,0 +1,753 @@
+"""The settings of a build: option, then environment, then the user's config file, then the default.
+
+A wrong option is the caller's mistake and raises `SettingError`. A wrong value in the environment or in the
+config file is reported in one line, and the next source counts: a typo in a shell profile must not break
+every build.
+
+The config file is TOML, `~/.config/buildslots/config.toml` on Linux::
+
+    slots = 3               # of the default pool
+    timeout = "10m"         # of every pool; seconds as a number, or a duration
+    on_timeout = "fail"     # of every pool
+
+    [pools.link]            # of one pool, before the lines above; [pools.default] is the default pool
+    slots = 1
+    timeout = "none"
+
+On the way to a build this module imports nothing but `cap` and `errors`, and reads the machine's core count
+only if nobody has said a number of slots. The TOML reader is loaded when there is a file for it to read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from buildslots.cap import machine_cap
+from buildslots.errors import SHOWN, SettingError
+
+# mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TypeGuard, TypeVar
+
+    T = TypeVar("T")
+    KeyPath = tuple[str, ...]
+
+DEFAULT_POOL = "default"
+"""The name of the pool that has the whole directory, and that `MAX_CONCURRENT_BUILDS` speaks of."""
+
+DEFAULT_TIMEOUT_S = 120.0
+"""How long a build waits for a slot if nobody says otherwise."""
+
+DEFAULT_ON_TIMEOUT = "run"
+"""What happens after that: "run" without a slot, or "fail"."""
+
+MAX_SLOTS = 999_999_999
+"""More is a mistake, and would make a number that other programs cannot read back."""
+
+MAX_TIMEOUT_S = 10 * 365 * 86400.0
+"""Ten years: longer than any machine runs, far below where clocks and `poll()` overflow."""
+
+_POOL_NAME_LENGTH = 64
+
+# A file of these names, whatever its extension, is a device on Windows:
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file, "Naming Conventions".
+_WINDOWS_DEVICES = frozenset(
+    ["CON", "PRN", "AUX", "NUL", *(port + digit for port in ("COM", "LPT") for digit in "0123456789")]
+)
+
+_NOT_A_POOL = (
+    "is not the name of a pool: letters, digits, '.', '_' and '-', a letter or digit first and no '.' last"
+)
+_NOT_SLOTS = "is not a positive whole number"
+_TOO_MANY_SLOTS = f"is more than {MAX_SLOTS} slots"
+_NOT_A_DURATION = "is not a duration such as 90, 90s, 2m, 1h30m or none"
+_TOO_LONG = "is longer than ten years; 'none' waits for ever"
+_NOT_ON_TIMEOUT = "is neither 'run' nor 'fail'"
+
+# A config file is a few lines. The limit is for what a path can lead to (a core dump, /dev/zero), and small
+# because tomllib takes quadratic time over a key of thousands of parts: half a minute for 64 KiB of "a.a.a".
+_CONFIG_BYTES = 16384
+
+# How many lines of one value the search for a key's line follows. Each costs another parse of all before it.
+_VALUE_LINES = 100
+
+# The lines about the config file that this process has said; a server that builds all day says each once.
+_reported: set[str] = set()
+
+
+class Unset:
+    """The type of `UNSET`, which stands for "not given" where None means "for ever"."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET = Unset()
+
+
+class Settings:
+    """What one build is to do, and who said so.
+
+    A source is "option", the name of a variable, "FILE, line N, key KEY" or a description of the default.
+
+    Attributes:
+        pool: The name of the pool.
+        dir: The pool's own directory, absolute. It need not exist.
+        slots: How many slots of the pool may be held when this build starts, at least 1.
+        slots_source: Who said so.
+        timeout_s: How long to wait for a slot, in seconds; 0.0 not at all, None for ever.
+        timeout_source: Who said so.
+        on_timeout: "run" or "fail".
+        on_timeout_source: Who said so.
+    """
+
+    __slots__ = (
+        "dir",
+        "on_timeout",
+        "on_timeout_source",
+        "pool",
+        "slots",
+        "slots_source",
+        "timeout_s",
+        "timeout_source",
+    )
+
+    def __init__(
+        self,
+        pool: str,
+        directory: str,
+        slots: tuple[int, str],
+        timeout: tuple[float | None, str],
+        on_timeout: tuple[str, str],
+    ) -> None:
+        self.pool = pool
+        self.dir = directory
+        self.slots, self.slots_source = slots
+        self.timeout_s, self.timeout_source = timeout
+        self.on_timeout, self.on_timeout_source = on_timeout
+
+    def __repr__(self) -> str:
+        return f"<Settings {' '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)}>"
+
+    def replace(self, *, timeout_s: float | Unset | None = UNSET, on_timeout: str | None = None) -> Settings:
+        """Return these settings with options of a single wait.
+
+        Args:
+            timeout_s: How long to wait, in seconds, 0 not at all, None for ever; UNSET for no change.
+            on_timeout: "run" or "fail"; None for no change.
+
+        Raises:
+            SettingError: An option has a wrong value.
+        """
+        return Settings(
+            self.pool,
+            self.dir,
+            (self.slots, self.slots_source),
+            _timeout_option(timeout_s) or (self.timeout_s, self.timeout_source),
+            _on_timeout_option(on_timeout) or (self.on_timeout, self.on_timeout_source),
+        )
+
+
+def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword only
+    *,
+    pool: str | None = None,
+    slots: int | None = None,
+    timeout_s: float | Unset | None = UNSET,
+    on_timeout: str | None = None,
+    dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the name of the option
+    environ: Mapping[str, str] | None = None,
+    warn: Callable[[str], None],
+) -> Settings:
+    """Find the settings that hold for one build.
+
+    Each argument is an option of the caller's and wins over the environment, which wins over the config file.
+    A variable that is set to nothing counts as not set.
+
+    Args:
+        pool: The name of the pool; before BUILD_SLOTS_POOL and "default".
+        slots: How many slots; before MAX_CONCURRENT_BUILDS (for a pool other than the default one,
+            MAX_CONCURRENT_BUILDS_NAME), `slots` in the config file, and the machine's own number.
+        timeout_s: How long to wait, in seconds, 0 not at all, None for ever; before BUILD_SLOTS_TIMEOUT,
+            `timeout` in the config file, and 120.
+        on_timeout: "run" or "fail"; before BUILD_SLOTS_ON_TIMEOUT, `on_timeout` in the config file, and
+            "run".
+        dir: The directory of the default pool, which the named pools are in; before BUILD_SLOTS_DIR and
+            `.build-slots` in the user's cache directory.
+        environ: The environment; the process's own if None.
+        warn: Is called with one line, without a line end, for each wrong value in the environment and for
+            each mistake in the config file. One process reports the same mistake in the file once.
+
+    Returns:
+        The settings. Nothing has been created on disk.
+
+    Raises:
+        SettingError: An option has a wrong value.
+        OSError: No directory can be named: there is no home directory, or the working directory is gone.
+    """
+    if environ is None:
+        environ = os.environ
+    # All options first: a wrong one raises before anything is reported.
+    slots_option = _slots_option(slots)
+    timeout_option = _timeout_option(timeout_s)
+    on_timeout_option = _on_timeout_option(on_timeout)
+    base = _dir_option(dir)
+    if pool is None:
+        pool = (_from_environ(environ, "BUILD_SLOTS_POOL", parse_pool, warn) or (DEFAULT_POOL, ""))[0]
+    else:
+        pool = parse_pool(pool, "pool")
+    base = base or environ.get("BUILD_SLOTS_DIR") or os.path.join(cache_dir(environ), ".build-slots")
+    config = _load_config(environ, warn)
+    return Settings(
+        pool,
+        pool_dir(pool, base),
+        slots_option
+        or _from_environ(environ, slots_variable(pool), parse_slots, warn)
+        or config.slots.get(pool)
+        or _machine_slots(),
+        timeout_option
+        or _from_environ(environ, "BUILD_SLOTS_TIMEOUT", parse_duration, warn)
+        or config.timeout_s.get(pool)
+        or config.timeout_s.get("")
+        or (DEFAULT_TIMEOUT_S, "default"),
+        on_timeout_option
+        or _from_environ(environ, "BUILD_SLOTS_ON_TIMEOUT", parse_on_timeout, warn)
+        or config.on_timeout.get(pool)
+        or config.on_timeout.get("")
+        or (DEFAULT_ON_TIMEOUT, "default"),
+    )
+
+
+def _machine_slots() -> tuple[int, str]:
+    cap = machine_cap()
+    return cap.slots, cap.source
+
+
+def _from_environ(
+    environ: Mapping[str, str], name: str, parse: Callable[[str, str], T], warn: Callable[[str], None]
+) -> tuple[T, str] | None:
+    """Return the parsed value of a variable and its name; None if it is not set, or wrong and reported."""
+    text = environ.get(name)
+    if not text:
+        return None
+    try:
+        return parse(text, name), name
+    except SettingError as error:
+        warn(f"{error}; ignored")
+        return None
+
+
+# The values, as text.
+
+
+def parse_slots(text: str, source: str) -> int:
+    """Return a number of slots given as text: ASCII digits, blanks around them allowed.
+
+    Args:
+        text: The text; `wc -l` on macOS is why blanks are allowed.
+        source: Where it comes from, for the error.
+
+    Raises:
+        SettingError: It is not a whole number from 1 to `MAX_SLOTS`.
+    """
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdigit()) or not digits.strip("0"):
+        raise SettingError(source, text, _NOT_SLOTS)
+    # Compared by length first: int() refuses numbers of more than 4300 digits with an error of its own.
+    if len(digits.lstrip("0")) > len(str(MAX_SLOTS)):
+        raise SettingError(source, text, _TOO_MANY_SLOTS)
+    return int(digits)
+
+
+def parse_duration(text: str, source: str) -> float | None:
+    """Return a duration given as text, in seconds.
+
+    A number is seconds; else hours, minutes and seconds in this order, each at most once: `90`, `90s`, `2m`,
+    `1h30m`, `0.5`, `1.5h`. No sign, no exponent. `none` is no limit.
+
+    Args:
+        text: The text, blanks around it allowed.
+        source: Where it comes from, for the error.
+
+    Returns:
+        The seconds, or None for "none".
+
+    Raises:
+        SettingError: It is not a duration, or one above `MAX_TIMEOUT_S`.
+    """
+    wanted = text.strip()
+    if wanted == "none":
+        return None
+    seconds = _seconds(wanted)
+    if seconds is None:
+        raise SettingError(source, text, _NOT_A_DURATION)
+    if seconds > MAX_TIMEOUT_S:
+        raise SettingError(source, text, _TOO_LONG)
+    return seconds
+
+
+def _seconds(text: str) -> float | None:
+    """Add up `1h30m5s`, or take a bare number; inf if it is too large for a float, None if it is neither."""
+    if _is_number(text):
+        return float(text)
+    total, rest = 0.0, text
+    for unit, worth_s in (("h", 3600), ("m", 60), ("s", 1)):
+        number, found, after = rest.partition(unit)
+        if found:
+            if not _is_number(number):
+                return None
+            total += float(number) * worth_s
+            rest = after
+    return None if rest or not text else total
+
+
+def _is_number(text: str) -> bool:
+    """Tell whether a text is digits, perhaps with a point and more digits: less than float() would take."""
+    whole, point, fraction = text.partition(".")
+    return text.isascii() and whole.isdigit() and (fraction.isdigit() or not point)
+
+
+def parse_on_timeout(text: str, source: str) -> str:
+    """Return what is to happen after the timeout, "run" or "fail".
+
+    Raises:
+        SettingError: It is neither.
+    """
+    if text not in ("run", "fail"):
+        raise SettingError(source, text, _NOT_ON_TIMEOUT)
+    return text
+
+
+def parse_pool(text: str, source: str) -> str:
+    """Return the name of a pool, "default" for the default one.
+
+    The name becomes a directory's, so it is kept to what every file system takes: ASCII letters, digits, ".",
+    "_" and "-", at most 64 of them, a letter or digit first, no "." at the end, not the name of a Windows
+    device. "Link" and "link" are two pools, except on a file system that does not tell them apart (macOS,
+    Windows), where they are one.
+
+    Args:
+        text: The name.
+        source: Where it comes from, for the error.
+
+    Raises:
+        SettingError: It is no such name.
+    """
+    if not isinstance(text, str):
+        raise SettingError(source, _shown(text), _NOT_A_POOL)
+    bare = text.replace(".", "0").replace("_", "0").replace("-", "0")
+    if not (bare.isascii() and bare.isalnum()) or not text[0].isalnum() or text.endswith("."):
+        raise SettingError(source, text, _NOT_A_POOL)
+    if len(text) > _POOL_NAME_LENGTH:
+        raise SettingError(source, text, f"is longer than {_POOL_NAME_LENGTH} characters")
+    if text.partition(".")[0].upper() in _WINDOWS_DEVICES:
+        raise SettingError(source, text, "is the name of a device on Windows")
+    return text
+
+
+# The values, from Python code.
+
+
+def _slots_option(slots: object) -> tuple[int, str] | None:
+    if slots is None:
+        return None
+    # bool is an int, and slots=True is a mistake.
+    if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
+        raise SettingError("slots", _shown(slots), "is not a positive int")
+    if slots > MAX_SLOTS:
+        raise SettingError("slots", _shown(slots), _TOO_MANY_SLOTS)
+    return slots, "option"
+
+
+def _timeout_option(timeout_s: object) -> tuple[float | None, str] | None:
+    if isinstance(timeout_s, Unset):
+        return None
+    if timeout_s is None:
+        return None, "option"
+    if _is_seconds(timeout_s):
+        return float(timeout_s), "option"
+    problem = f"is not a number of seconds from 0 to {MAX_TIMEOUT_S:.0f}, nor None"
+    raise SettingError("timeout", _shown(timeout_s), problem)
+
+
+def _on_timeout_option(on_timeout: object) -> tuple[str, str] | None:
+    if on_timeout is None:
+        return None
+    if not isinstance(on_timeout, str):
+        raise SettingError("on_timeout", _shown(on_timeout), _NOT_ON_TIMEOUT)
+    return parse_on_timeout(on_timeout, "on_timeout"), "option"
+
+
+def _dir_option(path: str | os.PathLike[str] | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        text = ""
+    # A NUL would surface as a ValueError from the first system call, where only OSError is expected.
+    if not text or "\0" in text:
+        raise SettingError("dir", repr(path), "is not a path")
+    return text
+
+
+def _is_seconds(value: object) -> TypeGuard[float]:
+    """Tell whether a value is an int or a float of seconds in range; nan fails both comparisons."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_TIMEOUT_S
+
+
+def _shown(value: object) -> str:
+    """Return the repr of a value; a huge int in hexadecimal, because repr refuses more than 4300 digits."""
+    return hex(value) if isinstance(value, int) and abs(value) > MAX_SLOTS * MAX_SLOTS else repr(value)
+
+
+# Directories and names.
+
+
+def slots_variable(pool: str) -> str:
+    """Return the name of the variable with the number of slots of a pool.
+
+    It is `MAX_CONCURRENT_BUILDS` for the default pool. For another one its name follows, in capitals, with
+    "_" for whatever is no letter or digit: `MAX_CONCURRENT_BUILDS_WEB_LINK` for "web-link", and for
+    "web.link" too.
+    """
+    if pool == DEFAULT_POOL:
+        return "MAX_CONCURRENT_BUILDS"
+    return "MAX_CONCURRENT_BUILDS_" + pool.upper().replace(".", "_").replace("-", "_")
+
+
+def pool_dir(pool: str, base: str) -> str:
+    """Return the absolute directory of a pool: `base` itself, or `base/pools/NAME` for a named pool.
+
+    Raises:
+        OSError: `base` is relative and the working directory is gone.
+    """
+    base = os.path.abspath(base)
+    return base if pool == DEFAULT_POOL else os.path.join(base, "pools", pool)
+
+
+def cache_dir(environ: Mapping[str, str]) -> str:
+    """Return the user's cache directory.
+
+    On Linux `$XDG_CACHE_HOME`, or `~/.cache`, as platformdirs has it; elsewhere platformdirs says.
+
+    Raises:
+        OSError: There is no home directory to put it in.
+    """
+    if sys.platform == "linux":
+        return _xdg_dir(environ, "XDG_CACHE_HOME", ".cache")
+    import platformdirs  # noqa: PLC0415 - 20 ms
+
+    try:
+        return platformdirs.user_cache_dir()
+    except RuntimeError as error:
+        raise _no_home() from error
+
+
+def config_path(environ: Mapping[str, str]) -> str:
+    """Return the path of the user's config file, which need not exist.
+
+    On Linux in `$XDG_CONFIG_HOME/buildslots`, or `~/.config/buildslots`; elsewhere platformdirs says.
+
+    Raises:
+        OSError: There is no home directory to look in.
+    """
+    if sys.platform == "linux":
+        directory = os.path.join(_xdg_dir(environ, "XDG_CONFIG_HOME", ".config"), "buildslots")
+    else:
+        import platformdirs  # noqa: PLC0415 - 20 ms
+
+        try:
+            directory = platformdirs.user_config_dir("buildslots", appauthor=False)
+        except RuntimeError as error:
+            raise _no_home() from error
+    return os.path.join(directory, "config.toml")
+
+
+def _xdg_dir(environ: Mapping[str, str], name: str, below_home: str) -> str:
+    """Apply the XDG rule: the variable if it is an absolute path, and anything else in it is to be ignored.
+
+    https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    directory = environ.get(name, "")
+    return directory if os.path.isabs(directory) else os.path.join(_home(environ), below_home)
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    """Return the home directory: `$HOME`, or what the user database says.
+
+    Not `os.path.expanduser`: it takes an empty or relative $HOME for good, reads the process's own
+    environment, and returns "~" where nobody knows, which would become a directory of that name.
+    """
+    home = environ.get("HOME", "")
+    if not os.path.isabs(home):
+        try:
+            import pwd  # noqa: PLC0415 - seldom needed, and absent on Windows
+
+            home = pwd.getpwuid(os.getuid()).pw_dir  # type: ignore[attr-defined, unused-ignore]
+        except (ImportError, KeyError):
+            raise _no_home() from None
+        if not os.path.isabs(home):
+            raise _no_home()
+    return home.rstrip("/") or "/"
+
+
+def _no_home() -> OSError:
+    return OSError(errno.ENOENT, "no home directory: set HOME or BUILD_SLOTS_DIR")
+
+
+# The config file.
+
+
+class _Config:
+    """The valid settings of a config file, with their sources, by pool; "" stands for all pools."""
+
+    __slots__ = ("on_timeout", "slots", "timeout_s")
+
+    def __init__(self) -> None:
+        self.slots: dict[str, tuple[int, str]] = {}
+        self.timeout_s: dict[str, tuple[float | None, str]] = {}
+        self.on_timeout: dict[str, tuple[str, str]] = {}
+
+
+def _load_config(environ: Mapping[str, str], warn: Callable[[str], None]) -> _Config:
+    """Read the user's config file; what is wrong with it is reported and left out."""
+    try:
+        path = config_path(environ)
+    except OSError:
+        return _Config()
+    problems: list[str] = []
+    content = _read_config(path, problems)
+    # Without a file, or with an empty one, the reader's modules stay unloaded.
+    config = _parsed_config(path, content, problems) if content else _Config()
+    for line in problems:
+        if line not in _reported:
+            _reported.add(line)
+            warn(line)
+    return config
+
+
+def _read_config(path: str, problems: list[str]) -> bytes:
+    """Return the content of the config file, nothing if there is none."""
+    # O_NONBLOCK: a FIFO in its place must not stop a build; it reads as empty. O_BINARY is Windows'.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+        try:
+            content = b""
+            while len(content) <= _CONFIG_BYTES and (block := os.read(descriptor, _CONFIG_BYTES + 1)):
+                content += block
+        finally:
+            os.close(descriptor)
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}; ignored")
+        return b""
+    except ValueError as error:
+        # A path with a character that the locale cannot encode.
+        problems.append(f"{path!a}: cannot be read: {error}; ignored")
+        return b""
+    if len(content) > _CONFIG_BYTES:
+        problems.append(f"{path}: is larger than {_CONFIG_BYTES // 1024} KiB; ignored")
+        return b""
+    return content
+
+
+def _parsed_config(path: str, content: bytes, problems: list[str]) -> _Config:
+    """Parse and check the content of the config file."""
+    import tomllib  # noqa: PLC0415 - it brings re, typing and more; only those who have a file pay
+
+    try:
+        # Without the mark that Windows editors put at the start; TOML does not know it.
+        text = content.decode("utf-8").removeprefix("\ufeff")
+        document = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problem = f", line {line}: byte 0x{content[error.start]:02x} is not UTF-8"
+    except tomllib.TOMLDecodeError as error:
+        problem = _toml_problem(str(error), text)
+    except (RecursionError, ValueError) as error:
+        # Brackets nested a thousand deep, a number of 5000 digits: the reader lets these through from below.
+        problem = f": {error}"
+    else:
+        return _Checker(path, _key_lines(text), problems).check(document)
+    problems.append(f"{path}{problem}; the whole file is ignored")
+    return _Config()
+
+
+def _toml_problem(message: str, text: str) -> str:
+    """Turn "Invalid value (at line 3, column 5)" into ", line 3: Invalid value (column 5)"."""
+    problem, _, place = message.rstrip(")").rpartition(" (at ")
+    line, _, column = place.removeprefix("line ").partition(", ")
+    if line.isdigit():
+        return f", line {line}: {problem} ({column})"
+    return f", line {text.rstrip().count(chr(10)) + 1}: {problem or message} (at the end)"
+
+
+class _Checker:
+    """Goes through a parsed config file, keeps what is right and names what is not."""
+
+    __slots__ = ("config", "lines", "path", "problems")
+
+    def __init__(self, path: str, lines: dict[KeyPath, int], problems: list[str]) -> None:
+        self.path = path
+        self.lines = lines
+        self.problems = problems
+        self.config = _Config()
+
+    def check(self, document: dict[str, object]) -> _Config:
+        """Check a whole document."""
+        pools = document.pop("pools", {})
+        self._settings(document, (), "")
+        if isinstance(pools, dict):
+            for name, table in pools.items():
+                self._pool(name, table)
+        else:
+            self._ignored(
+                SettingError(self._source(("pools",)), _toml_text(pools), "is not a table of pools")
+            )
+        return self.config
+
+    def _pool(self, name: str, table: object) -> None:
+        source = self._source(("pools", name))
+        try:
+            parse_pool(name, source)
+            if not isinstance(table, dict):
+                raise SettingError(source, _toml_text(table), "is not a table")  # noqa: TRY301 - reported below
+        except SettingError as error:
+            self._ignored(error)
+        else:
+            self._settings(table, ("pools", name), name)
+
+    def _settings(self, table: dict[str, object], above: KeyPath, pool: str) -> None:
+        """Check one table; `pool` is "" for the root, whose number of slots is the default pool's."""
+        for key, value in table.items():
+            source = self._source((*above, key))
+            try:
+                if key == "slots":
+                    # The root comes first, so that [pools.default] overwrites it.
+                    self.config.slots[pool or DEFAULT_POOL] = (_slots_from_toml(value, source), source)
+                elif key == "timeout":
+                    self.config.timeout_s[pool] = (_timeout_from_toml(value, source), source)
+                elif key == "on_timeout":
+                    self.config.on_timeout[pool] = (_on_timeout_from_toml(value, source), source)
+                else:
+                    self._ignored(f"{source}: no such setting{_hint(key, root=not above)}")
+            except SettingError as error:
+                self._ignored(error)
+
+    def _ignored(self, problem: object) -> None:
+        self.problems.append(f"{problem}; ignored")
+
+    def _source(self, key: KeyPath) -> str:
+        """Return "FILE, line N, key a.b"; without the line if it was not found."""
+        line = self.lines.get(key)
+        return f"{self.path}{f', line {line}' if line else ''}, key {'.'.join(map(_toml_key, key))}"
+
+
+def _hint(key: str, *, root: bool) -> str:
+    """Return ", perhaps 'slots'" for a key that is nearly one of ours."""
+    import difflib  # noqa: PLC0415 - only for a mistake
+
+    known = ["slots", "timeout", "on_timeout", *(["pools"] if root else [])]
+    close = difflib.get_close_matches(key, known, 1)
+    return f", perhaps {close[0]!r}" if close else ""
+
+
+def _slots_from_toml(value: object, source: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SettingError(source, _toml_text(value), _NOT_SLOTS)
+    if value > MAX_SLOTS:
+        raise SettingError(source, _toml_text(value), _TOO_MANY_SLOTS)
+    return value
+
+
+def _timeout_from_toml(value: object, source: str) -> float | None:
+    if isinstance(value, str):
+        return parse_duration(value, source)
+    if _is_seconds(value):
+        return float(value)
+    too_long = isinstance(value, (int, float)) and value > MAX_TIMEOUT_S
+    raise SettingError(source, _toml_text(value), _TOO_LONG if too_long else _NOT_A_DURATION)
+
+
+def _on_timeout_from_toml(value: object, source: str) -> str:
+    if isinstance(value, str):
+        return parse_on_timeout(value, source)
+    raise SettingError(source, _toml_text(value), _NOT_ON_TIMEOUT)
+
+
+def _toml_text(value: object) -> str:
+    """Show a TOML value about as it is written, tables and arrays without what is in them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return _shown(value)
+    if isinstance(value, dict):
+        return "{...}"
+    if isinstance(value, list):
+        return "[...]"
+    # A text that is a number without its quotes keeps them: they are the mistake.
+    return f'"{value}"' if isinstance(value, str) and value.isdigit() else str(value)
+
+
+def _toml_key(key: str) -> str:
+    """Show one part of a key as it is written: bare, or quoted if it has to be, and always in one line."""
+    bare = key.replace("_", "0").replace("-", "0")
+    shown = key if len(key) <= SHOWN else key[: SHOWN - 3] + "..."
+    return shown if bare.isascii() and bare.isalnum() else repr(shown)
+
+
+def _key_lines(text: str) -> dict[KeyPath, int]:
+    """Find the line on which each key and table of a valid TOML text starts, for messages only.
+
+    The reader keeps no positions. So the text is cut into its statements, each the fewest lines that the
+    reader accepts on their own, and each statement's keys are those of what it reads as. Keys in an inline
+    table have the line on which the table starts. Ends early, with what it has found, at a value of more than
+    a hundred lines.
+    """
+    import tomllib  # noqa: PLC0415 - as above
+
+    lines: dict[KeyPath, int] = {}
+    table: KeyPath = ()
+    pending: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        pending.append(line)
+        try:
+            statement = tomllib.loads("\n".join([*pending, ""]))
+        except (ValueError, RecursionError):
+            if len(pending) >= _VALUE_LINES:
+                break
+            continue
+        start = number - len(pending) + 1
+        header = pending[0].lstrip().startswith("[")
+        pending = []
+        paths = _paths(statement)
+        for path in paths:
+            lines.setdefault(path if header else table + path, start)
+        if header:
+            table = paths[-1]
+    return lines
+
+
+def _paths(value: object, depth: int = 3) -> list[KeyPath]:
+    """Return the path of every key in nested tables, outer before inner, down to pools.NAME.KEY.
+
+    Deeper keys are nobody's, and a file may have them a thousand deep.
+    """
+    if isinstance(value, list) and value:
+        # [[a]] is an array with a table in it.
+        value = value[0]
+    if not isinstance(value, dict) or not depth:
+        return []
+    found: list[KeyPath] = []
+    for key, inner in value.items():
+        found.append((key,))
+        found.extend((key, *rest) for rest in _paths(inner, depth - 1))
+    return found

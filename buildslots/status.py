@@ -1,0 +1,242 @@
+"""What `status()` and `buildslots status` tell: who holds slots, who waits, in order, at one moment.
+
+Looking creates nothing, waits for nobody, and takes the pool's mutex only while it finds out which
+slots are held.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+from buildslots.disk import queue, records
+from buildslots.disk.lock import locked
+from buildslots.disk.slots import PoolDirectory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from buildslots.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a slot.
+
+    Attributes:
+        slot: Number of the slot.
+        overflow: Whether it runs beyond its own cap.
+        foreign: Whether another program has locked the slot file; then little else is known.
+        orphaned: Whether the process that took the slot is gone, and a child that it left holds it.
+        pid: Process that took the slot, in its own pid namespace, or None.
+        command: Arguments of the build, the last one "…" where more were left out; empty if unknown.
+        cwd: Directory of the build, or None.
+        held_s: Seconds since it took the slot, or None.
+        waited_s: Seconds it had waited before that, or None.
+        cap: Its K, or None.
+        host: Name of its machine or container, or None.
+    """
+
+    slot: int
+    overflow: bool
+    foreign: bool
+    orphaned: bool
+    pid: int | None
+    command: tuple[str, ...]
+    cwd: str | None
+    held_s: float | None
+    waited_s: float | None
+    cap: int | None
+    host: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """Who waits in line.
+
+    Attributes:
+        place: 1 for the head of the line.
+        pid: The waiting process, in its own pid namespace, or None.
+        command: Arguments of the build, the last one "…" where more were left out.
+        cwd: Directory of the build, or None.
+        waited_s: Seconds since it joined the line, or None.
+        cap: Its K.
+        host: Name of its machine or container, or None.
+    """
+
+    place: int
+    pid: int | None
+    command: tuple[str, ...]
+    cwd: str | None
+    waited_s: float | None
+    cap: int
+    host: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """A pool at one moment.
+
+    Attributes:
+        pool: Its name.
+        dir: Its directory, absolute.
+        cap: K for who asks.
+        cap_source: Where K comes from.
+        holders: By slot number.
+        waiters: First come first.
+    """
+
+    pool: str
+    dir: str
+    cap: int
+    cap_source: str
+    holders: tuple[Holder, ...]
+    waiters: tuple[Waiter, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """The same as plain dicts, lists, strings and numbers: what `--json` prints."""
+        return asdict(self)
+
+
+def pool_status(settings: Settings) -> PoolStatus:
+    """Look at the pool that `settings` name. Raises OSError if its directory cannot be read."""
+    directory = PoolDirectory(settings.dir)
+    holders = tuple(
+        _holder(directory, number, settings.slots, owned=owned) for number, owned in _held(directory)
+    )
+    names = [name for name in queue.waiting(settings.dir) if locked(f"{settings.dir}/queue/{name}")]
+    waiters = tuple(_waiter(directory, place, name) for place, name in enumerate(names, 1))
+    return PoolStatus(settings.pool, settings.dir, settings.slots, settings.slots_source, holders, waiters)
+
+
+def _held(directory: PoolDirectory) -> list[tuple[int, bool | None]]:
+    """The numbers of the held slots, and whether one of ours holds each (None if no bell tells)."""
+
+    def look() -> list[tuple[int, bool | None]]:
+        return [(number, directory.has_owner(number)) for number in directory.held()]
+
+    if not os.path.exists(directory.path):
+        return []
+    try:
+        return directory.step(look)
+    except OSError:  # read-only, or another user's
+        return look()
+
+
+def _holder(directory: PoolDirectory, number: int, cap: int, *, owned: bool | None) -> Holder:
+    record = records.read(f"{directory.path}/holders/slot-{number}")
+    alive = record is not None and _lives(record)
+    if record is None or owned is False or (owned is None and not alive):
+        return _foreign_holder(directory, number, cap)
+    own_cap = _number(record.get("cap"))
+    return Holder(
+        slot=number,
+        overflow=number >= (own_cap or cap),
+        foreign=False,
+        orphaned=not alive,
+        pid=_number(record.get("pid")),
+        command=_command(record),
+        cwd=record.get("cwd"),
+        held_s=_age_s(record),
+        waited_s=_seconds(record.get("waited")),
+        cap=own_cap,
+        host=record.get("host"),
+    )
+
+
+def _waiter(directory: PoolDirectory, place: int, name: str) -> Waiter:
+    record = records.read(f"{directory.path}/queue/{name}") or {}
+    return Waiter(
+        place=place,
+        pid=_number(record.get("pid")),
+        command=_command(record),
+        cwd=record.get("cwd"),
+        waited_s=_age_s(record),
+        cap=queue.cap_of(name),
+        host=record.get("host"),
+    )
+
+
+def _foreign_holder(directory: PoolDirectory, number: int, cap: int) -> Holder:
+    """A program that locked the slot file without a record: what the system knows of it."""
+    pid = _lock_owner(f"{directory.path}/slot-{number}")
+    command: tuple[str, ...] = ()
+    cwd = held_s = None
+    if pid is not None:
+        import psutil  # noqa: PLC0415 - 25 ms, for foreign holders only
+
+        try:
+            process = psutil.Process(pid)
+            command = tuple(process.cmdline())
+            held_s = max(0.0, time.time() - process.create_time())  # at most: it may have locked later
+            cwd = process.cwd()
+        except psutil.Error:
+            pass  # gone, or somebody else's
+    return Holder(
+        slot=number,
+        overflow=number >= cap,
+        foreign=True,
+        orphaned=False,
+        pid=pid,
+        command=command,
+        cwd=cwd,
+        held_s=held_s,
+        waited_s=None,
+        cap=None,
+        host=None,
+    )
+
+
+def _lock_owner(path: str) -> int | None:
+    """The process that took the flock of the file at `path`, from /proc/locks (proc_locks(5)), or None."""
+    if sys.platform != "linux":
+        return None
+    try:
+        file = os.stat(path)
+        with open("/proc/locks", encoding="ascii") as locks:
+            lines = [line.split() for line in locks]
+    except OSError:
+        return None
+    # The device there is the superblock's, which on btrfs is not st_dev: the inode alone has to do then.
+    device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    flocks = {words[5]: int(words[4]) for words in lines if len(words) > 5 and words[1] == "FLOCK"}
+    same_inode = [pid for where, pid in flocks.items() if where.endswith(f":{file.st_ino}")]
+    pid = flocks.get(device, same_inode[0] if len(same_inode) == 1 else 0)
+    return pid if pid > 0 else None
+
+
+def _lives(record: dict[str, str]) -> bool:
+    """Whether the process that wrote `record` lives; True where we cannot know (another pid namespace)."""
+    ours = records.parse(records.record([], cap=1, nonce=""))
+    pid = _number(record.get("pid"))
+    if pid is None or ours is None:
+        return False
+    if any(record.get(where) != ours.get(where) for where in ("host", "pidns")):
+        return True
+    if "start" in record and record["start"] != "0":
+        return record["start"] == str(records.process_start(pid))
+    import psutil  # noqa: PLC0415 - where there is no /proc
+
+    return psutil.pid_exists(pid)
+
+
+def _command(record: dict[str, str]) -> tuple[str, ...]:
+    return tuple(record.get("command", "").split("\0")[:-1])
+
+
+def _age_s(record: dict[str, str]) -> float | None:
+    since = _seconds(record.get("since"))
+    return None if since is None else max(0.0, time.time() - since)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() and len(text) < 20 else None
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 <= value < 1e12 else None

@@ -1,0 +1,1 @@
+"""`buildslots`: the command that shows pools to people and programs."""

@@ -1,0 +1,20 @@
+"""Numbers and other processes' words, made fit for people to read."""
+
+from __future__ import annotations
+
+
+def span(seconds: float) -> str:
+    """`seconds` for people: "0.5 s", "7 s", "2 min 5 s", "1 h 10 min"."""
+    if 0 < seconds < 0.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def printable(text: str) -> str:
+    """`text` without anything that could steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)

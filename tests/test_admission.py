@@ -1,0 +1,252 @@
+"""The admission rules of DESIGN.md, with real processes: bound, order, death, sleep, foreign locks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import filelock
+import portalocker
+import pytest
+
+from buildslots import SlotPool
+from conftest import Build, Pool, script, wait_until
+
+RECORDER = """
+import sys, time, os
+start = time.monotonic_ns()
+time.sleep(float(sys.argv[2]))
+with open(sys.argv[1], "a") as log:
+    log.write(f"{start} {time.monotonic_ns()}\\n")
+"""
+
+
+def peak_overlap(spans: list[tuple[int, int]]) -> int:
+    events = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    running = peak = 0
+    for _, change in events:
+        running += change
+        peak = max(peak, running)
+    return peak
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_burst_runs_exactly_as_many_at_once_as_there_are_slots(pool: Pool, slots: int) -> None:
+    """Twenty builds that arrive together overlap K at a time, no more and no fewer."""
+    log = pool.dir.parent / "log"
+    recorder = [sys.executable, "-I", "-S", "-c", RECORDER, str(log), "0.05"]
+    builds = [pool.popen(script("slot-run"), f"-n{slots}", "-t", "none", *recorder) for _ in range(20)]
+    assert [build.process.wait(60) for build in builds] == [0] * 20
+    spans = [(int(start), int(end)) for start, end in map(str.split, log.read_text().splitlines())]
+    assert (len(spans), peak_overlap(spans)) == (20, slots)
+    assert (pool.held(), pool.leftovers()) == ([], [])
+
+
+def test_builds_start_in_the_order_in_which_they_joined_the_line(pool: Pool) -> None:
+    """Each release starts the one that has waited longest, and nobody else."""
+    running = pool.build("-n1")
+    running.started()
+    waiting = [pool.queued("-n1") for _ in range(6)]
+    while waiting:
+        running.finish()
+        running = waiting.pop(0)
+        assert running.started() == "0"
+        assert [build.is_started() for build in waiting] == [False] * len(waiting)
+    running.finish()
+
+
+def test_a_slot_has_the_lowest_free_number(pool: Pool) -> None:
+    """A slot that was given back in the middle is the next one taken."""
+    builds = [pool.build("-n3") for _ in range(3)]
+    numbers = {build.started(): build for build in builds}
+    assert sorted(numbers) == ["0", "1", "2"]
+    numbers["1"].finish()
+    assert pool.build("-n3").started() == "1"
+
+
+def test_slots_of_any_number_count_against_the_cap(pool: Pool) -> None:
+    """With K = 2, a foreign lock on slot-7 and one build leave no room, though slot-1 is free."""
+    pool.slot_run("true")
+    with open(pool.dir / "slot-7", "w") as foreign:
+        fcntl.flock(foreign, fcntl.LOCK_EX)
+        first = pool.build("-n2")
+        assert first.started() == "0"
+        second = pool.queued("-n2")
+        first.finish()
+        assert second.started() == "0"
+
+
+def test_overflow_has_a_number_from_the_cap_up_and_counts(pool: Pool) -> None:
+    """A build that waited long enough runs beyond the cap, and its slot keeps others waiting."""
+    first = pool.build("-n1")
+    first.started()
+    beyond = pool.build("-n1", "-t", "0")
+    assert beyond.started() == "1"
+    waiter = pool.queued("-n1")
+    first.finish()
+    wait_until(lambda: pool.held() == [1], "the overflow build alone")
+    assert not waiter.is_started()
+    beyond.finish()
+    assert waiter.started() == "0"
+    assert "running beyond the cap of 1 (overflow slot 1)" in beyond.errors()
+
+
+def test_nobody_overtakes_the_line(pool: Pool) -> None:
+    """While somebody waits, trying finds no slot, even if one lies free for the moment."""
+    first = pool.build("-n1")
+    first.started()
+    waiter = pool.queued("-n1")
+    os.kill(waiter.pid, signal.SIGSTOP)
+    first.finish()
+    assert SlotPool(dir=str(pool.dir), slots=1).try_acquire() is None
+    result = pool.slot_run("-n1", "-t", "0", "--on-timeout", "fail", "true")
+    assert result.returncode == 75
+    os.kill(waiter.pid, signal.SIGCONT)
+    assert waiter.started() == "0"
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_killed_waiter_blocks_nobody(pool: Pool, victim: int) -> None:
+    """After kill -9 of head, middle or tail of the line the others start in their order."""
+    first = pool.build("-n1")
+    first.started()
+    waiting = [pool.queued("-n1") for _ in range(3)]
+    waiting[victim].process.kill()
+    waiting.pop(victim).process.wait()
+    running = first
+    for build in waiting:
+        running.finish()
+        running = build
+        assert running.started() == "0"
+    running.finish()
+    assert pool.slot_run("true").returncode == 0
+    assert pool.leftovers() == []
+
+
+def test_a_stopped_head_is_passed_by_the_next_in_order_and_then_goes_on(pool: Pool) -> None:
+    """Two stopped waiters at the head cost those behind them a second, not the turn of each other."""
+    first = pool.build("-n1")
+    first.started()
+    sleepers = [pool.queued("-n1") for _ in range(2)]
+    awake = [pool.queued("-n1") for _ in range(3)]
+    for sleeper in sleepers:
+        os.kill(sleeper.pid, signal.SIGSTOP)
+    running = first
+    for at, build in enumerate(awake):
+        running.finish()
+        running = build
+        assert running.started() == "0"
+        assert [later.is_started() for later in awake[at + 1 :]] == [False] * (len(awake) - at - 1)
+    for sleeper in sleepers:
+        os.kill(sleeper.pid, signal.SIGCONT)
+    for sleeper in sleepers:
+        running.finish()
+        running = sleeper
+        assert running.started() == "0"
+
+
+def test_a_waiter_that_its_own_cap_keeps_waiting_is_not_overtaken(pool: Pool) -> None:
+    """A head with K = 1 waits behind one build; the next with K = 3 does not pass it, however long."""
+    first = pool.build("-n3")
+    first.started()
+    small, large = pool.queued("-n1"), pool.queued("-n3")
+    wait_until(lambda: (pool.status().waiters[1].waited_s or 0) > 2.5, "a wait much longer than the patience")
+    assert not small.is_started()
+    assert not large.is_started()
+    first.finish()
+    assert small.started() == "0"
+    assert large.started() == "1"
+
+
+def test_a_process_stopped_with_the_mutex_stops_nobody(pool: Pool) -> None:
+    """A mutex that somebody keeps is replaced, and builds start."""
+    pool.slot_run("true")
+    with open(pool.dir / "mutex") as stuck:
+        fcntl.flock(stuck, fcntl.LOCK_EX)
+        result = pool.slot_run("sh", "-c", 'echo "$BUILD_SLOT"')
+        assert (result.returncode, result.stdout, result.stderr) == (0, "0\n", "")
+
+
+def locked_by_flock(pool: Pool) -> Build:
+    return pool.popen("flock", str(pool.dir / "slot-0"), "sh", "-c", "echo locked; read line; exit 0")
+
+
+@pytest.fixture(params=["flock", "filelock", "portalocker"])
+def peer(request: pytest.FixtureRequest, pool: Pool) -> Build:
+    """A foreign program that locks slot-0 until it is finished."""
+    pool.slot_run("true")
+    path = str(pool.dir / "slot-0")
+    hold = "print('locked', flush=True); input()"
+    program = {
+        "filelock": f"import filelock\nwith filelock.FileLock({path!r}): {hold}",
+        "portalocker": f"import portalocker\nwith portalocker.Lock({path!r}, timeout=9): {hold}",
+    }
+    if request.param == "flock":
+        return locked_by_flock(pool)
+    return pool.popen(sys.executable, "-c", program[request.param])
+
+
+def test_a_foreign_lock_is_a_held_slot_and_its_release_is_noticed(pool: Pool, peer: Build) -> None:
+    """A build waits for a peer that has slot-0, and starts when the peer lets go, without a bell."""
+    assert peer.started() == "locked"
+    waiter = pool.queued("-n1")
+    holder = pool.status().holders[0]
+    assert (holder.slot, holder.foreign, holder.pid) == (0, True, peer.pid)
+    assert not waiter.is_started()
+    peer.finish()
+    assert waiter.started() == "0"
+
+
+def test_peers_respect_a_held_slot(pool: Pool) -> None:
+    """flock(1), filelock and portalocker find the slot of a running build locked."""
+    build = pool.build("-n1")
+    build.started()
+    path = str(pool.dir / "slot-0")
+    assert subprocess.run(["flock", "-n", path, "true"], check=False).returncode == 1
+    with pytest.raises(filelock.Timeout):
+        filelock.FileLock(path).acquire(timeout=0)
+    with pytest.raises(portalocker.LockException):
+        portalocker.Lock(path, timeout=0, fail_when_locked=True).acquire()
+    build.finish()
+    assert subprocess.run(["flock", "-n", path, "true"], check=False).returncode == 0
+
+
+def test_a_lock_on_a_file_without_its_name_is_no_slot(pool: Pool) -> None:
+    """Whoever holds a slot file that a cleaner removed keeps nobody from the new one."""
+    pool.slot_run("true")
+    with open(pool.dir / "slot-0") as nameless:
+        fcntl.flock(nameless, fcntl.LOCK_EX)
+        (pool.dir / "slot-0").unlink()
+        build = pool.build("-n1")
+        assert build.started() == "0"
+        assert pool.held() == [0]
+
+
+def test_waiters_stay_in_order_when_the_pool_directory_is_removed(pool: Pool) -> None:
+    """Those who wait join the new directory with their numbers, and nobody is left behind."""
+    first = pool.build("-n1")
+    first.started()
+    waiting = [pool.queued("-n1") for _ in range(3)]
+    for build in waiting:
+        os.kill(build.pid, signal.SIGSTOP)
+    shutil.rmtree(pool.dir)
+    blocker = pool.build("-n1")
+    assert blocker.started() == "0"
+    for build in waiting:
+        os.kill(build.pid, signal.SIGCONT)
+    wait_until(lambda: len(pool.status().waiters) == 3, "all three in the new line")
+    running = blocker
+    for build in waiting:
+        running.finish()
+        running = build
+        assert running.started() == "0"
+
+
+def test_looking_leaves_no_trace(pool: Pool) -> None:
+    """The status of a pool that does not exist creates nothing."""
+    status = pool.status()
+    assert (status.holders, status.waiters, pool.dir.exists()) == ((), (), False)

@@ -1,0 +1,203 @@
+"""What slot-run owes to a command: its exit status, its signals, and a slot for as long as it lives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from conftest import HELD_BUILD, Pool, script, wait_until
+
+
+@pytest.mark.parametrize("status", [0, 1, 75, 125, 255])
+def test_exit_status_is_the_command_s_own(pool: Pool, status: int) -> None:
+    """Whatever the command exits with, slot-run exits with."""
+    result = pool.slot_run("sh", "-c", f"exit {status}")
+    assert (result.returncode, result.stdout, result.stderr, pool.held()) == (status, "", "", [])
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGSEGV", "SIGINT"])
+def test_slot_run_dies_of_the_signal_that_killed_the_command(pool: Pool, name: str) -> None:
+    """A parent sees the same death, and no core file is written."""
+    signum = getattr(signal, name)
+    result = pool.slot_run("sh", "-c", f"kill -{signum} $$", cwd=pool.dir.parent)
+    assert (result.returncode, result.stderr) == (-signum, "")
+    assert not list(pool.dir.parent.glob("core*"))
+
+
+def test_what_cannot_be_run(pool: Pool, tmp_path) -> None:
+    """127 for a command that is not found, 126 for one that is no program, with one line each."""
+    (tmp_path / "data").write_text("")
+    for command, status, message in (
+        ("no-such-command-here", 127, "no-such-command-here: No such file or directory"),
+        (str(tmp_path), 126, f"{tmp_path}: Permission denied"),
+        (str(tmp_path / "data"), 126, f"{tmp_path / 'data'}: Permission denied"),
+    ):
+        result = pool.slot_run(command)
+        assert (result.returncode, result.stdout, result.stderr) == (status, "", f"slot-run: {message}\n")
+    assert pool.held() == []
+
+
+def test_a_script_without_an_interpreter_line_is_run_by_sh(pool: Pool, tmp_path) -> None:
+    """As by execvp(3) and by every shell, found through PATH as well."""
+    (tmp_path / "plain").write_text('echo "$0 $1 $BUILD_SLOT"\n')
+    (tmp_path / "plain").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for command in (str(tmp_path / "plain"), "plain"):
+        result = pool.slot_run(command, "one", environ={"PATH": path})
+        assert (result.stdout, result.stderr) == (f"{tmp_path / 'plain'} one 0\n", "")
+
+
+def test_streams_directory_and_arguments_are_the_command_s_own(pool: Pool, tmp_path) -> None:
+    """Nothing is added to or taken from them, not even from arguments that look like options."""
+    result = pool.slot_run(
+        "printf", "%s|", "-n", "--slots", "", "a b", "--", input="", cwd=tmp_path
+    )
+    assert (result.stdout, result.stderr) == ("-n|--slots||a b|--|", "")
+    result = pool.slot_run("--", "sh", "-c", "cat; pwd; echo err >&2; exit 3", input="in\n", cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (3, f"in\n{tmp_path}\n", "err\n")
+
+
+@pytest.mark.parametrize("name", ["TERM", "HUP", "INT", "QUIT", "USR1", "USR2"])
+def test_a_signal_to_slot_run_alone_reaches_the_command(pool: Pool, name: str) -> None:
+    """The command sees the signal once, decides what to do, and its exit status counts."""
+    command = f"trap 'echo got {name}; exit 9' {name}; echo ready; while :; do sleep 0.01; done"
+    build = pool.popen(script("slot-run"), "--", "sh", "-c", command)
+    assert build.started() == "ready"
+    build.process.send_signal(getattr(signal, f"SIG{name}"))
+    assert build.started() == f"got {name}"
+    assert build.process.wait() == 9
+    assert build.process.stdout.read() == b""
+
+
+def test_ignored_signals_stay_ignored(pool: Pool) -> None:
+    """Under nohup a hang-up harms neither slot-run nor the command, waiting or running."""
+    first = pool.build("-n1")
+    first.started()
+    build = pool.popen("nohup", script("slot-run"), "-n1", "--", "sh", "-c", HELD_BUILD)
+    wait_until(lambda: pool.status().waiters, "a waiter")
+    build.process.send_signal(signal.SIGHUP)
+    first.finish()
+    build.started()
+    build.process.send_signal(signal.SIGHUP)
+    status = Path(f"/proc/{build.pid}/status").read_text()
+    assert build.finish(5) == 5, status
+
+
+def test_signal_dispositions_are_the_defaults_in_the_command(pool: Pool) -> None:
+    """Nothing that Python ignores, and nothing that slot-run blocks, is left so in the command."""
+    show = ("grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
+
+    def masks(*command: str) -> list[int]:
+        # Signals 1 to 31: glibc's posix_spawn leaves its own two (32, 33) ignored in every child.
+        return [int(line.split()[1], 16) & 0x7FFFFFFF for line in pool.run(*command).stdout.splitlines()]
+
+    wanted = masks("sh", "-c", "exec \"$@\"", "sh", *show)
+    assert masks(script("slot-run"), *show) == wanted
+    assert masks(script("slot-run"), script("slot-run"), *show) == wanted
+
+
+def test_an_inherited_ignored_sigchld_does_not_lose_the_exit_status(pool: Pool) -> None:
+    """A parent that ignores SIGCHLD hands that down; the kernel would then reap the command."""
+    program = textwrap.dedent(f"""
+        import os, signal
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        os.execv({script("slot-run")!r}, ["slot-run", "sh", "-c", "exit 4"])
+    """)
+    assert pool.run(sys.executable, "-c", program).returncode == 4
+
+
+@pytest.mark.parametrize("name", ["TERM", "HUP", "INT", "QUIT", "USR1"])
+def test_a_signal_ends_a_wait_and_leaves_nothing(pool: Pool, name: str) -> None:
+    """slot-run dies of it at once, its command never runs, its place in line is gone."""
+    first = pool.build("-n1")
+    first.started()
+    waiter = pool.queued("-n1", "-q")
+    waiter.process.send_signal(getattr(signal, f"SIG{name}"))
+    assert (waiter.process.wait(), waiter.errors()) == (-getattr(signal, f"SIG{name}"), "")
+    assert pool.leftovers() == []
+
+
+def test_a_killed_slot_run_keeps_its_slot_until_the_command_ends(pool: Pool) -> None:
+    """The command inherited the lock; when it ends, the next build starts, and not before."""
+    build = pool.build("-n1")
+    build.started()
+    waiter = pool.queued("-n1")
+    build.process.kill()
+    build.process.wait()
+    wait_until(lambda: pool.status().holders[0].orphaned, "the status tells of the orphan")
+    assert not waiter.is_started()
+    build.process.stdin.close()  # the command's only reason to run
+    assert waiter.started() == "0"
+
+
+def test_a_daemon_that_the_command_leaves_behind_keeps_nothing(pool: Pool) -> None:
+    """A process that inherited lock and bell and lives on does not hold the slot, nor silence its bell."""
+    result = pool.slot_run("-n1", "sh", "-c", "setsid sleep 300 >/dev/null 2>&1 & echo $!")
+    daemon = int(result.stdout)
+    try:
+        files = [os.readlink(f"/proc/{daemon}/fd/{fd}") for fd in os.listdir(f"/proc/{daemon}/fd")]
+        assert str(pool.dir / "slot-0") in files
+        assert pool.held() == []
+        first = pool.build("-n1")
+        assert first.started() == "0"
+        second = pool.queued("-n1")
+        first.process.kill()  # no explicit release: only the new bell can tell
+        first.process.stdin.close()
+        assert second.started() == "0"
+    finally:
+        os.kill(daemon, signal.SIGKILL)
+
+
+def test_the_low_descriptors_of_the_command_are_its_own(pool: Pool) -> None:
+    """What the caller handed down, say a jobserver, arrives; the slot's own descriptors are high."""
+    read, write = os.pipe()
+    os.write(write, b"token")
+    os.set_inheritable(read, True)
+    listing = "import os; print(sorted(int(fd) for fd in os.listdir('/proc/self/fd')))"
+    program = f"import os; print(os.read({read}, 5).decode()); {listing}"
+    result = pool.slot_run(sys.executable, "-c", program, pass_fds=[read])
+    os.close(read)
+    os.close(write)
+    token, fds = result.stdout.splitlines()
+    assert token == "token"
+    assert [fd for fd in eval(fds) if fd not in {0, 1, 2, read} and fd < 64] in ([], [3], [4])
+
+
+def test_the_command_under_no_slot_sees_no_slot(pool: Pool) -> None:
+    """BUILD_SLOT of somebody else is removed when the command runs without any."""
+    environ = {"BUILD_SLOT": "7", "BUILD_SLOTS_DIR": "/dev/null/nowhere"}
+    result = pool.slot_run("sh", "-c", 'echo "${BUILD_SLOT-none}"', environ=environ)
+    assert result.stdout == "none\n"
+
+
+def test_slot_run_stops_and_goes_on_with_its_command(pool: Pool) -> None:
+    """SIGTSTP to slot-run stops the command, SIGCONT continues it."""
+    build = pool.popen(script("slot-run"), "sh", "-c", "echo $$; read line; exit 0", start_new_session=True)
+    command = int(build.started())
+
+    def state(pid: int) -> str:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    build.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: state(build.pid) == "T", "slot-run stopped")
+    os.kill(command, signal.SIGSTOP)
+    build.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: state(command) != "T", "SIGCONT is passed on")
+    assert build.finish() == 0
+
+
+def test_a_full_stderr_does_not_matter(pool: Pool) -> None:
+    """What slot-run cannot say is lost, the build is not."""
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [script("slot-run"), "-n0x", "true"], env=pool.environ, stderr=full, check=False
+        )
+        assert result.returncode == 125
+        environ = pool.environ | {"MAX_CONCURRENT_BUILDS": "many"}
+        assert subprocess.run([script("slot-run"), "true"], env=environ, stderr=full).returncode == 0

@@ -1,0 +1,107 @@
+"""A command under a slot that asks for one again: under the slot it has, but only while it has it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from conftest import Pool, script
+
+SHOW = 'echo "${BUILD_SLOT-none}"'
+
+
+def test_nested_builds_run_under_the_outer_slot(pool: Pool) -> None:
+    """At any depth and at once, though the pool is full."""
+    run = script("slot-run")
+    result = pool.slot_run("-n1", run, "-n1", run, "-n1", "sh", "-c", SHOW)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "0\n", "")
+
+
+def test_the_exit_status_and_death_of_a_nested_build_pass_through(pool: Pool) -> None:
+    """The inner slot-run becomes the command, so nothing is in between."""
+    run = script("slot-run")
+    assert pool.slot_run(run, "sh", "-c", "exit 7").returncode == 7
+    assert pool.slot_run(run, "sh", "-c", "kill -9 $$").returncode == -signal.SIGKILL
+    assert pool.slot_run(run, "no-such-command-here").returncode == 127
+
+
+def test_each_pool_has_its_own_nesting(pool: Pool) -> None:
+    """A link slot below a build slot is a second slot; below both, either is nested."""
+    run = script("slot-run")
+    result = pool.slot_run("-n1", run, "-p", "link", "-n2", run, "-n1", "sh", "-c", SHOW)
+    assert (result.stdout, result.stderr) == ("0\n", "")
+    result = pool.slot_run(
+        "-n1", run, "-p", "link", "-n2", "sh", "-c", f"{run} -p link -- sh -c '{SHOW}'; echo $BUILD_SLOTS_HELD"
+    )
+    assert result.stdout.splitlines()[0] == "0"
+    assert result.stdout.count(",") == 1
+
+
+def test_an_overflow_build_nests_as_well(pool: Pool) -> None:
+    """Its slot counts like any other."""
+    first = pool.build("-n1")
+    first.started()
+    result = pool.slot_run("-n1", "-t", "0", script("slot-run"), "-n1", "sh", "-c", SHOW)
+    assert result.stdout == "1\n"
+
+
+def test_the_marker_is_worth_nothing_when_the_slot_is_free(pool: Pool) -> None:
+    """A daemon that outlives its build has to wait like everybody else."""
+    stale = pool.slot_run("-n1", "sh", "-c", 'echo "$BUILD_SLOTS_HELD"').stdout.strip()
+    first = pool.build("-n1")
+    assert first.started() == "0"
+    result = pool.slot_run(
+        "-n1", "-t0", "--on-timeout=fail", "true", environ={"BUILD_SLOTS_HELD": stale, "BUILD_SLOT": "0"}
+    )
+    assert result.returncode == 75
+
+
+def test_the_marker_of_a_killed_holder_is_worth_nothing_to_a_foreign_lock(pool: Pool) -> None:
+    """The record is still there and the slot is locked, but not by the holder that the marker names."""
+    build = pool.popen(script("slot-run"), "-n1", "sh", "-c", 'echo "$BUILD_SLOTS_HELD"; exec sleep 300')
+    marker = build.started()
+    children = Path(f"/proc/{build.pid}/task/{build.pid}/children").read_text().split()
+    build.process.kill()
+    pool.run("kill", "-9", *children)
+    foreign = pool.popen("flock", str(pool.dir / "slot-0"), "sh", "-c", "echo locked; read line")
+    assert foreign.started() == "locked"
+    fail = ("-n1", "-t0", "--on-timeout=fail", "true")
+    assert pool.slot_run(*fail, environ={"BUILD_SLOTS_HELD": marker}).returncode == 75
+
+
+def test_the_marker_holds_when_slot_run_was_killed_but_its_command_runs_on(pool: Pool) -> None:
+    """The command still has the slot, so what it starts is under it."""
+    run = script("slot-run")
+    command = f"echo started; read line; {run} -n1 -t0 --on-timeout=fail sh -c '{SHOW}'"
+    build = pool.popen(run, "-n1", "sh", "-c", command)
+    build.started()
+    build.process.kill()
+    build.process.stdin.write(b"go\n")
+    assert build.started() == "0"
+
+
+def test_hostile_markers_are_no_markers(pool: Pool) -> None:
+    """Whatever stands in the variable, a build with it waits like one without."""
+    first = pool.build("-n1")
+    first.started()
+    for marker in (":", "0:", "0", "x:y", "0:" + "0" * 32, ",,", "-1:ab", "../slot-0:ab", "9" * 4000 + ":a"):
+        result = pool.slot_run(
+            "-n1", "-t0", "--on-timeout=fail", "true", environ={"BUILD_SLOTS_HELD": marker}
+        )
+        assert result.returncode == 75, (marker, result.stderr)
+
+
+def test_the_library_nests_in_slot_run_and_slot_run_in_the_library(pool: Pool) -> None:
+    """`build_slot()` below slot-run is its slot, and `Slot.environ()` makes the child nested."""
+    program = (
+        "import subprocess\n"
+        "from buildslots import build_slot\n"
+        "with build_slot(slots=1) as slot:\n"
+        "    command = ['slot-run', '-n1', 'sh', '-c', 'echo $BUILD_SLOT']\n"
+        f"    command[0] = {script('slot-run')!r}\n"
+        "    out = subprocess.run(command, env=slot.environ(), capture_output=True, text=True).stdout\n"
+        "    print(slot.number, slot.nested, out.strip())\n"
+    )
+    assert pool.run(sys.executable, "-c", program).stdout == "0 False 0\n"
+    assert pool.slot_run("-n1", sys.executable, "-c", program).stdout == "0 True 0\n"

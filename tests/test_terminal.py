@@ -1,0 +1,164 @@
+"""In a real terminal (tmux): Ctrl-C, Ctrl-\\ and Ctrl-Z do to a command what they do without slot-run."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import Pool, script, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Terminal:
+    """An interactive bash in a tmux of its own."""
+
+    def __init__(self, socket: Path, environ: dict[str, str]) -> None:
+        self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
+        environ = environ | {"PS1": "$ ", "HISTFILE": "", "TERM": "screen"}
+        subprocess.run(
+            [*self._tmux, "new-session", "-d", "-x", "200", "-y", "50", "bash --norc --noprofile -i"],
+            env=environ,
+            check=True,
+        )
+        self.type("PS1='$ '; clear")
+        wait_until(lambda: self.lines()[-1:] == ["$"], "a prompt")
+
+    def keys(self, *keys: str) -> None:
+        """Press keys, in tmux's names: C-c, C-z, Enter."""
+        subprocess.run([*self._tmux, "send-keys", *keys], check=True)
+
+    def type(self, line: str) -> None:
+        """Type a command line."""
+        subprocess.run([*self._tmux, "send-keys", "-l", line], check=True)
+        self.keys("Enter")
+
+    def lines(self) -> list[str]:
+        """What stands on the screen, without empty lines."""
+        screen = subprocess.run(
+            [*self._tmux, "capture-pane", "-p"], check=True, capture_output=True, text=True
+        )
+        return [line.rstrip() for line in screen.stdout.splitlines() if line.strip()]
+
+    def wait_for(self, text: str) -> None:
+        """Wait until a line on the screen begins with `text`."""
+        try:
+            wait_until(lambda: any(line.startswith(text) for line in self.lines()), f"{text!r} on the screen")
+        except BaseException:
+            print("\n".join(self.lines()))
+            raise
+
+    def close(self) -> None:
+        subprocess.run([*self._tmux, "kill-server"], check=False)
+
+
+@pytest.fixture
+def terminal(pool: Pool, tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path / "tmux", pool.environ)
+    yield terminal
+    terminal.close()
+
+
+def variants(tmp_path: Path) -> dict[str, str]:
+    """Commands that run until they are told otherwise: a shell pipeline, and make with a recipe."""
+    makefile = tmp_path / "Makefile"
+    makefile.write_text("all:\n\t@echo building; while :; do sleep 0.05; done\n")
+    pipeline = "sh -c 'echo building; while :; do sleep 0.05; done | cat'"
+    return {"pipeline": pipeline, "make": f"make -s -f {shlex.quote(str(makefile))}"}
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "make"])
+@pytest.mark.parametrize(("key", "status"), [("C-c", 130), ("C-\\", 131)])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_keys_that_end_a_build(
+    pool: Pool, terminal: Terminal, tmp_path: Path, kind: str, key: str, status: int, *, wrapped: bool
+) -> None:
+    """The shell sees the same exit status with and without slot-run, and the slot is free."""
+    command = variants(tmp_path)[kind]
+    wrapper = f"{script('slot-run')} " if wrapped else ""
+    terminal.type(f"{wrapper}{command}; echo status=$?")
+    terminal.wait_for("building")
+    terminal.keys(key)
+    # make exits 2 after it has removed its targets, or dies of the signal itself: then 130, 131.
+    terminal.wait_for("status=")
+    (line,) = [line for line in terminal.lines() if line.startswith("status=")]
+    assert line in {f"status={status}"} | ({"status=2"} if kind == "make" else set())
+    assert pool.held() == []
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "make"])
+def test_ctrl_z_stops_a_build_and_fg_goes_on(
+    pool: Pool, terminal: Terminal, tmp_path: Path, kind: str
+) -> None:
+    """The shell says that the job stopped; after fg it runs and can be ended with Ctrl-C."""
+    terminal.type(f"{script('slot-run')} {variants(tmp_path)[kind]}; echo status=$?")
+    terminal.wait_for("building")
+    terminal.keys("C-z")
+    terminal.wait_for("[1]+  Stopped")
+    assert pool.held() == [0]  # a stopped build still has its memory and its files
+    terminal.type("clear; fg; echo status=$?")
+    wait_until(lambda: any("slot-run" in line for line in terminal.lines()), "fg says what goes on")
+    terminal.keys("C-c")
+    terminal.wait_for("status=")
+    wait_until(lambda: pool.held() == [], "the slot is free")
+
+
+def test_ctrl_c_ends_a_wait(pool: Pool, terminal: Terminal) -> None:
+    """A build that waits ends at once, with the status of SIGINT and without a traceback."""
+    first = pool.build("-n1")
+    first.started()
+    terminal.type(f"{script('slot-run')} -n1 true; echo status=$?")
+    wait_until(lambda: pool.status().waiters, "a waiter")
+    terminal.keys("C-c")
+    terminal.wait_for("status=130")
+    assert not any("Traceback" in line for line in terminal.lines())
+    assert pool.leftovers() == []
+
+
+def test_the_line_of_a_wait_is_kept_up_to_date_in_place(pool: Pool, terminal: Terminal) -> None:
+    """On a terminal there is one line, which changes with the place in line, and goes at the start."""
+    first, second = pool.build("-n1"), None
+    first.started()
+    second = pool.queued("-n1")
+    terminal.type(f"clear; {script('slot-run')} -n1 echo ran")
+    terminal.wait_for("slot-run: waiting for a build slot, place 2 of 2")
+    first.finish()
+    second.started()
+    terminal.wait_for("slot-run: waiting for a build slot, place 1 of 1")
+    assert sum("waiting" in line for line in terminal.lines()) == 1
+    second.finish()
+    terminal.wait_for("ran")
+    assert not any("waiting" in line for line in terminal.lines())
+
+
+def test_ctrl_z_and_fg_while_waiting(pool: Pool, terminal: Terminal) -> None:
+    """A stopped wait lets others pass, and takes its turn when it goes on."""
+    first = pool.build("-n1")
+    first.started()
+    terminal.type(f"{script('slot-run')} -n1 echo ran")
+    wait_until(lambda: pool.status().waiters, "a waiter")
+    terminal.keys("C-z")
+    terminal.wait_for("[1]+  Stopped")
+    second = pool.build("-n1")
+    first.finish()
+    assert second.started() == "0"
+    terminal.type("fg")
+    second.finish()
+    terminal.wait_for("ran")
+
+
+def test_a_command_that_handles_ctrl_z_itself_is_not_disturbed(pool: Pool, terminal: Terminal) -> None:
+    """Ctrl-Z in a command that goes on does not stop slot-run behind its back."""
+    program = 'trap "echo caught" TSTP; echo ready; until [ -e done ]; do sleep 0.05; done; echo end'
+    terminal.type(f"cd {pool.dir.parent}; clear; {script('slot-run')} sh -c {shlex.quote(program)}")
+    terminal.wait_for("ready")
+    terminal.keys("C-z")
+    terminal.wait_for("^Zcaught")
+    (pool.dir.parent / "done").touch()
+    terminal.wait_for("end")
+    assert not any("Stopped" in line for line in terminal.lines())
