@@ -77,9 +77,20 @@ def arrive(slots: int, count: int, every_s: float, hold_s: float) -> list[tuple[
         builds = []
         for arrival in range(count):
             time.sleep(max(0.0, began + arrival * every_s - time.monotonic()))
-            command = [slot_run, f"-n{slots}", "-q", "-t", "none", "--", recorder, log, str(arrival), str(hold_s)]
+            command = [
+                slot_run,
+                f"-n{slots}",
+                "-q",
+                "-t",
+                "none",
+                "--",
+                recorder,
+                log,
+                str(arrival),
+                str(hold_s),
+            ]
             builds.append(subprocess.Popen(command, env=environ))
-        if any([build.wait() for build in builds]):
+        if sum(build.wait() for build in builds):
             raise SystemExit("a build failed")
         lines = [line.split() for line in log.read_text().splitlines()]
     return sorted(((int(n), int(start), int(end)) for n, start, end in lines), key=lambda line: line[1])
@@ -104,7 +115,9 @@ def main() -> None:
     gaps = sorted(gaps_s(runs, options.slots))
     wall = (max(end for _, end in spans) - min(start for start, _ in spans)) / 1e9
     ideal = -(-options.count // options.slots) * options.hold
-    print(f"{options.count} builds of {options.hold} s on {options.slots} slots, one every {options.every} ms")
+    print(
+        f"{options.count} builds of {options.hold} s on {options.slots} slots, one every {options.every} ms"
+    )
     print(f"peak overlap {peak_overlap(spans)}, inversions {inversions([n for n, _, _ in runs])}")
     print(f"wall {wall:.2f} s, ideal {ideal:.2f} s")
     if gaps:

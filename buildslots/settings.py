@@ -25,7 +25,7 @@ import os
 import sys
 
 from buildslots.cap import machine_cap
-from buildslots.errors import SHOWN, SettingError
+from buildslots.errors import SettingError
 
 # mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
 TYPE_CHECKING = False
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from typing import TypeGuard, TypeVar
 
     T = TypeVar("T")
-    KeyPath = tuple[str, ...]
 
 DEFAULT_POOL = "default"
 """The name of the pool that has the whole directory, and that `MAX_CONCURRENT_BUILDS` speaks of."""
@@ -62,21 +61,11 @@ _WINDOWS_DEVICES = frozenset(
 _NOT_A_POOL = (
     "is not the name of a pool: letters, digits, '.', '_' and '-', a letter or digit first and no '.' last"
 )
-_NOT_SLOTS = "is not a positive whole number"
-_TOO_MANY_SLOTS = f"is more than {MAX_SLOTS} slots"
-_NOT_A_DURATION = "is not a duration such as 90, 90s, 2m, 1h30m or none"
-_TOO_LONG = "is longer than ten years; 'none' waits for ever"
-_NOT_ON_TIMEOUT = "is neither 'run' nor 'fail'"
-
-# A config file is a few lines. The limit is for what a path can lead to (a core dump, /dev/zero), and small
-# because tomllib takes quadratic time over a key of thousands of parts: half a minute for 64 KiB of "a.a.a".
-_CONFIG_BYTES = 16384
-
-# How many lines of one value the search for a key's line follows. Each costs another parse of all before it.
-_VALUE_LINES = 100
-
-# The lines about the config file that this process has said; a server that builds all day says each once.
-_reported: set[str] = set()
+NOT_SLOTS = "is not a positive whole number"
+TOO_MANY_SLOTS = f"is more than {MAX_SLOTS} slots"
+NOT_A_DURATION = "is not a duration such as 90, 90s, 2m, 1h30m or none"
+TOO_LONG = "is longer than ten years; 'none' waits for ever"
+NOT_ON_TIMEOUT = "is neither 'run' nor 'fail'"
 
 
 class Unset:
@@ -257,10 +246,10 @@ def parse_slots(text: str, source: str) -> int:
     """
     digits = text.strip()
     if not (digits.isascii() and digits.isdigit()) or not digits.strip("0"):
-        raise SettingError(source, text, _NOT_SLOTS)
+        raise SettingError(source, text, NOT_SLOTS)
     # Compared by length first: int() refuses numbers of more than 4300 digits with an error of its own.
     if len(digits.lstrip("0")) > len(str(MAX_SLOTS)):
-        raise SettingError(source, text, _TOO_MANY_SLOTS)
+        raise SettingError(source, text, TOO_MANY_SLOTS)
     return int(digits)
 
 
@@ -285,9 +274,9 @@ def parse_duration(text: str, source: str) -> float | None:
         return None
     seconds = _seconds(wanted)
     if seconds is None:
-        raise SettingError(source, text, _NOT_A_DURATION)
+        raise SettingError(source, text, NOT_A_DURATION)
     if seconds > MAX_TIMEOUT_S:
-        raise SettingError(source, text, _TOO_LONG)
+        raise SettingError(source, text, TOO_LONG)
     return seconds
 
 
@@ -319,7 +308,7 @@ def parse_on_timeout(text: str, source: str) -> str:
         SettingError: It is neither.
     """
     if text not in ("run", "fail"):
-        raise SettingError(source, text, _NOT_ON_TIMEOUT)
+        raise SettingError(source, text, NOT_ON_TIMEOUT)
     return text
 
 
@@ -339,7 +328,7 @@ def parse_pool(text: str, source: str) -> str:
         SettingError: It is no such name.
     """
     if not isinstance(text, str):
-        raise SettingError(source, _shown(text), _NOT_A_POOL)
+        raise SettingError(source, shown_number(text), _NOT_A_POOL)
     bare = text.replace(".", "0").replace("_", "0").replace("-", "0")
     if not (bare.isascii() and bare.isalnum()) or not text[0].isalnum() or text.endswith("."):
         raise SettingError(source, text, _NOT_A_POOL)
@@ -358,9 +347,9 @@ def _slots_option(slots: object) -> tuple[int, str] | None:
         return None
     # bool is an int, and slots=True is a mistake.
     if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
-        raise SettingError("slots", _shown(slots), "is not a positive int")
+        raise SettingError("slots", shown_number(slots), "is not a positive int")
     if slots > MAX_SLOTS:
-        raise SettingError("slots", _shown(slots), _TOO_MANY_SLOTS)
+        raise SettingError("slots", shown_number(slots), TOO_MANY_SLOTS)
     return slots, "option"
 
 
@@ -369,17 +358,17 @@ def _timeout_option(timeout_s: object) -> tuple[float | None, str] | None:
         return None
     if timeout_s is None:
         return None, "option"
-    if _is_seconds(timeout_s):
+    if is_seconds(timeout_s):
         return float(timeout_s), "option"
     problem = f"is not a number of seconds from 0 to {MAX_TIMEOUT_S:.0f}, nor None"
-    raise SettingError("timeout", _shown(timeout_s), problem)
+    raise SettingError("timeout", shown_number(timeout_s), problem)
 
 
 def _on_timeout_option(on_timeout: object) -> tuple[str, str] | None:
     if on_timeout is None:
         return None
     if not isinstance(on_timeout, str):
-        raise SettingError("on_timeout", _shown(on_timeout), _NOT_ON_TIMEOUT)
+        raise SettingError("on_timeout", shown_number(on_timeout), NOT_ON_TIMEOUT)
     return parse_on_timeout(on_timeout, "on_timeout"), "option"
 
 
@@ -396,12 +385,12 @@ def _dir_option(path: str | os.PathLike[str] | None) -> str | None:
     return text
 
 
-def _is_seconds(value: object) -> TypeGuard[float]:
+def is_seconds(value: object) -> TypeGuard[float]:
     """Tell whether a value is an int or a float of seconds in range; nan fails both comparisons."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_TIMEOUT_S
 
 
-def _shown(value: object) -> str:
+def shown_number(value: object) -> str:
     """Return the repr of a value; a huge int in hexadecimal, because repr refuses more than 4300 digits."""
     return hex(value) if isinstance(value, int) and abs(value) > MAX_SLOTS * MAX_SLOTS else repr(value)
 
@@ -504,7 +493,7 @@ def _no_home() -> OSError:
 # The config file.
 
 
-class _Config:
+class Config:
     """The valid settings of a config file, with their sources, by pool; "" stands for all pools."""
 
     __slots__ = ("on_timeout", "slots", "timeout_s")
@@ -515,239 +504,16 @@ class _Config:
         self.on_timeout: dict[str, tuple[str, str]] = {}
 
 
-def _load_config(environ: Mapping[str, str], warn: Callable[[str], None]) -> _Config:
+def _load_config(environ: Mapping[str, str], warn: Callable[[str], None]) -> Config:
     """Read the user's config file; what is wrong with it is reported and left out."""
     try:
         path = config_path(environ)
-    except OSError:
-        return _Config()
-    problems: list[str] = []
-    content = _read_config(path, problems)
-    # Without a file, or with an empty one, the reader's modules stay unloaded.
-    config = _parsed_config(path, content, problems) if content else _Config()
-    for line in problems:
-        if line not in _reported:
-            _reported.add(line)
-            warn(line)
-    return config
-
-
-def _read_config(path: str, problems: list[str]) -> bytes:
-    """Return the content of the config file, nothing if there is none."""
-    # O_NONBLOCK: a FIFO in its place must not stop a build; it reads as empty. O_BINARY is Windows'.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags)
-        try:
-            content = b""
-            while len(content) <= _CONFIG_BYTES and (block := os.read(descriptor, _CONFIG_BYTES + 1)):
-                content += block
-        finally:
-            os.close(descriptor)
+        os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return b""
-    except OSError as error:
-        problems.append(f"{path}: cannot be read: {error.strerror}; ignored")
-        return b""
-    except ValueError as error:
-        # A path with a character that the locale cannot encode.
-        problems.append(f"{path!a}: cannot be read: {error}; ignored")
-        return b""
-    if len(content) > _CONFIG_BYTES:
-        problems.append(f"{path}: is larger than {_CONFIG_BYTES // 1024} KiB; ignored")
-        return b""
-    return content
+        return Config()
+    except (OSError, ValueError):
+        pass  # the reader says what is wrong with it
+    # Without a file its reader stays unloaded.
+    from buildslots.config import load  # noqa: PLC0415
 
-
-def _parsed_config(path: str, content: bytes, problems: list[str]) -> _Config:
-    """Parse and check the content of the config file."""
-    import tomllib  # noqa: PLC0415 - it brings re, typing and more; only those who have a file pay
-
-    try:
-        # Without the mark that Windows editors put at the start; TOML does not know it.
-        text = content.decode("utf-8").removeprefix("\ufeff")
-        document = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        problem = f", line {line}: byte 0x{content[error.start]:02x} is not UTF-8"
-    except tomllib.TOMLDecodeError as error:
-        problem = _toml_problem(str(error), text)
-    except (RecursionError, ValueError) as error:
-        # Brackets nested a thousand deep, a number of 5000 digits: the reader lets these through from below.
-        problem = f": {error}"
-    else:
-        return _Checker(path, _key_lines(text), problems).check(document)
-    problems.append(f"{path}{problem}; the whole file is ignored")
-    return _Config()
-
-
-def _toml_problem(message: str, text: str) -> str:
-    """Turn "Invalid value (at line 3, column 5)" into ", line 3: Invalid value (column 5)"."""
-    problem, _, place = message.rstrip(")").rpartition(" (at ")
-    line, _, column = place.removeprefix("line ").partition(", ")
-    if line.isdigit():
-        return f", line {line}: {problem} ({column})"
-    return f", line {text.rstrip().count(chr(10)) + 1}: {problem or message} (at the end)"
-
-
-class _Checker:
-    """Goes through a parsed config file, keeps what is right and names what is not."""
-
-    __slots__ = ("config", "lines", "path", "problems")
-
-    def __init__(self, path: str, lines: dict[KeyPath, int], problems: list[str]) -> None:
-        self.path = path
-        self.lines = lines
-        self.problems = problems
-        self.config = _Config()
-
-    def check(self, document: dict[str, object]) -> _Config:
-        """Check a whole document."""
-        pools = document.pop("pools", {})
-        self._settings(document, (), "")
-        if isinstance(pools, dict):
-            for name, table in pools.items():
-                self._pool(name, table)
-        else:
-            self._ignored(
-                SettingError(self._source(("pools",)), _toml_text(pools), "is not a table of pools")
-            )
-        return self.config
-
-    def _pool(self, name: str, table: object) -> None:
-        source = self._source(("pools", name))
-        try:
-            parse_pool(name, source)
-            if not isinstance(table, dict):
-                raise SettingError(source, _toml_text(table), "is not a table")  # noqa: TRY301 - reported below
-        except SettingError as error:
-            self._ignored(error)
-        else:
-            self._settings(table, ("pools", name), name)
-
-    def _settings(self, table: dict[str, object], above: KeyPath, pool: str) -> None:
-        """Check one table; `pool` is "" for the root, whose number of slots is the default pool's."""
-        for key, value in table.items():
-            source = self._source((*above, key))
-            try:
-                if key == "slots":
-                    # The root comes first, so that [pools.default] overwrites it.
-                    self.config.slots[pool or DEFAULT_POOL] = (_slots_from_toml(value, source), source)
-                elif key == "timeout":
-                    self.config.timeout_s[pool] = (_timeout_from_toml(value, source), source)
-                elif key == "on_timeout":
-                    self.config.on_timeout[pool] = (_on_timeout_from_toml(value, source), source)
-                else:
-                    self._ignored(f"{source}: no such setting{_hint(key, root=not above)}")
-            except SettingError as error:
-                self._ignored(error)
-
-    def _ignored(self, problem: object) -> None:
-        self.problems.append(f"{problem}; ignored")
-
-    def _source(self, key: KeyPath) -> str:
-        """Return "FILE, line N, key a.b"; without the line if it was not found."""
-        line = self.lines.get(key)
-        return f"{self.path}{f', line {line}' if line else ''}, key {'.'.join(map(_toml_key, key))}"
-
-
-def _hint(key: str, *, root: bool) -> str:
-    """Return ", perhaps 'slots'" for a key that is nearly one of ours."""
-    import difflib  # noqa: PLC0415 - only for a mistake
-
-    known = ["slots", "timeout", "on_timeout", *(["pools"] if root else [])]
-    close = difflib.get_close_matches(key, known, 1)
-    return f", perhaps {close[0]!r}" if close else ""
-
-
-def _slots_from_toml(value: object, source: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SettingError(source, _toml_text(value), _NOT_SLOTS)
-    if value > MAX_SLOTS:
-        raise SettingError(source, _toml_text(value), _TOO_MANY_SLOTS)
-    return value
-
-
-def _timeout_from_toml(value: object, source: str) -> float | None:
-    if isinstance(value, str):
-        return parse_duration(value, source)
-    if _is_seconds(value):
-        return float(value)
-    too_long = isinstance(value, (int, float)) and value > MAX_TIMEOUT_S
-    raise SettingError(source, _toml_text(value), _TOO_LONG if too_long else _NOT_A_DURATION)
-
-
-def _on_timeout_from_toml(value: object, source: str) -> str:
-    if isinstance(value, str):
-        return parse_on_timeout(value, source)
-    raise SettingError(source, _toml_text(value), _NOT_ON_TIMEOUT)
-
-
-def _toml_text(value: object) -> str:
-    """Show a TOML value about as it is written, tables and arrays without what is in them."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return _shown(value)
-    if isinstance(value, dict):
-        return "{...}"
-    if isinstance(value, list):
-        return "[...]"
-    # A text that is a number without its quotes keeps them: they are the mistake.
-    return f'"{value}"' if isinstance(value, str) and value.isdigit() else str(value)
-
-
-def _toml_key(key: str) -> str:
-    """Show one part of a key as it is written: bare, or quoted if it has to be, and always in one line."""
-    bare = key.replace("_", "0").replace("-", "0")
-    shown = key if len(key) <= SHOWN else key[: SHOWN - 3] + "..."
-    return shown if bare.isascii() and bare.isalnum() else repr(shown)
-
-
-def _key_lines(text: str) -> dict[KeyPath, int]:
-    """Find the line on which each key and table of a valid TOML text starts, for messages only.
-
-    The reader keeps no positions. So the text is cut into its statements, each the fewest lines that the
-    reader accepts on their own, and each statement's keys are those of what it reads as. Keys in an inline
-    table have the line on which the table starts. Ends early, with what it has found, at a value of more than
-    a hundred lines.
-    """
-    import tomllib  # noqa: PLC0415 - as above
-
-    lines: dict[KeyPath, int] = {}
-    table: KeyPath = ()
-    pending: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        pending.append(line)
-        try:
-            statement = tomllib.loads("\n".join([*pending, ""]))
-        except (ValueError, RecursionError):
-            if len(pending) >= _VALUE_LINES:
-                break
-            continue
-        start = number - len(pending) + 1
-        header = pending[0].lstrip().startswith("[")
-        pending = []
-        paths = _paths(statement)
-        for path in paths:
-            lines.setdefault(path if header else table + path, start)
-        if header:
-            table = paths[-1]
-    return lines
-
-
-def _paths(value: object, depth: int = 3) -> list[KeyPath]:
-    """Return the path of every key in nested tables, outer before inner, down to pools.NAME.KEY.
-
-    Deeper keys are nobody's, and a file may have them a thousand deep.
-    """
-    if isinstance(value, list) and value:
-        # [[a]] is an array with a table in it.
-        value = value[0]
-    if not isinstance(value, dict) or not depth:
-        return []
-    found: list[KeyPath] = []
-    for key, inner in value.items():
-        found.append((key,))
-        found.extend((key, *rest) for rest in _paths(inner, depth - 1))
-    return found
+    return load(path, warn)

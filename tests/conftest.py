@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEADLINE_S = 60.0
+DEADLINE_S = 30.0
 """When a state that a test waits for counts as not reached. Nothing else is asserted about time."""
 HELD_BUILD = 'echo "${BUILD_SLOT-none}"; read line || exit 0; exit "$line"'
 """A shell command that tells its slot when it starts, and ends at the end of its stdin."""

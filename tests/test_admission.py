@@ -12,9 +12,9 @@ import sys
 import filelock
 import portalocker
 import pytest
+from conftest import Build, Pool, script, wait_until
 
 from buildslots import SlotPool
-from conftest import Build, Pool, script, wait_until
 
 RECORDER = """
 import sys, time, os

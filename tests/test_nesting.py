@@ -32,7 +32,14 @@ def test_each_pool_has_its_own_nesting(pool: Pool) -> None:
     result = pool.slot_run("-n1", run, "-p", "link", "-n2", run, "-n1", "sh", "-c", SHOW)
     assert (result.stdout, result.stderr) == ("0\n", "")
     result = pool.slot_run(
-        "-n1", run, "-p", "link", "-n2", "sh", "-c", f"{run} -p link -- sh -c '{SHOW}'; echo $BUILD_SLOTS_HELD"
+        "-n1",
+        run,
+        "-p",
+        "link",
+        "-n2",
+        "sh",
+        "-c",
+        f"{run} -p link -- sh -c '{SHOW}'; echo $BUILD_SLOTS_HELD",
     )
     assert result.stdout.splitlines()[0] == "0"
     assert result.stdout.count(",") == 1

@@ -13,6 +13,7 @@ from typing import Any
 import platformdirs
 import pytest
 
+from buildslots import config as config_file
 from buildslots import errors, settings
 from buildslots.errors import SettingError
 from buildslots.settings import UNSET, parse_duration, parse_on_timeout, parse_pool, parse_slots, resolve
@@ -50,7 +51,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     found.directory.mkdir()
     monkeypatch.setattr(settings, "config_path", lambda _environ: str(found.config))
     monkeypatch.setattr(settings, "_machine_slots", lambda: (5, "the machine"))
-    monkeypatch.setattr(settings, "_reported", set())
+    monkeypatch.setattr(config_file, "_reported", set())
     return found
 
 

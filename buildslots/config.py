@@ -1,0 +1,276 @@
+"""The user's config file: read, checked, and complained about with file, line and key.
+
+Loaded only where there is such a file. Nothing in it is ever fatal to a build: what is wrong is reported in
+one line, once for each process, and left out.
+"""
+
+from __future__ import annotations
+
+import os
+
+from buildslots.errors import SHOWN, SettingError
+from buildslots.settings import (
+    DEFAULT_POOL,
+    MAX_SLOTS,
+    MAX_TIMEOUT_S,
+    NOT_A_DURATION,
+    NOT_ON_TIMEOUT,
+    NOT_SLOTS,
+    TOO_LONG,
+    TOO_MANY_SLOTS,
+    Config,
+    is_seconds,
+    parse_duration,
+    parse_on_timeout,
+    parse_pool,
+    shown_number,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    KeyPath = tuple[str, ...]
+
+# A config file is a few lines. The limit is for what a path can lead to (a core dump, /dev/zero), and small
+# because tomllib takes quadratic time over a key of thousands of parts: half a minute for 64 KiB of "a.a.a".
+_CONFIG_BYTES = 16384
+
+# How many lines of one value the search for a key's line follows. Each costs another parse of all before it.
+_VALUE_LINES = 100
+
+# The lines about the config file that this process has said; a server that builds all day says each once.
+_reported: set[str] = set()
+
+
+def load(path: str, warn: Callable[[str], None]) -> Config:
+    """Read the config file at `path`; `warn` is told in a line what is wrong with it."""
+    problems: list[str] = []
+    content = _read_config(path, problems)
+    config = _parsed_config(path, content, problems) if content else Config()
+    for line in problems:
+        if line not in _reported:
+            _reported.add(line)
+            warn(line)
+    return config
+
+
+def _read_config(path: str, problems: list[str]) -> bytes:
+    """Return the content of the config file, nothing if there is none."""
+    # O_NONBLOCK: a FIFO in its place must not stop a build; it reads as empty. O_BINARY is Windows'.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+        try:
+            content = b""
+            while len(content) <= _CONFIG_BYTES and (block := os.read(descriptor, _CONFIG_BYTES + 1)):
+                content += block
+        finally:
+            os.close(descriptor)
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}; ignored")
+        return b""
+    except ValueError as error:
+        # A path with a character that the locale cannot encode.
+        problems.append(f"{path!a}: cannot be read: {error}; ignored")
+        return b""
+    if len(content) > _CONFIG_BYTES:
+        problems.append(f"{path}: is larger than {_CONFIG_BYTES // 1024} KiB; ignored")
+        return b""
+    return content
+
+
+def _parsed_config(path: str, content: bytes, problems: list[str]) -> Config:
+    """Parse and check the content of the config file."""
+    import tomllib  # noqa: PLC0415 - it brings re, typing and more; only those who have a file pay
+
+    try:
+        # Without the mark that Windows editors put at the start; TOML does not know it.
+        text = content.decode("utf-8").removeprefix("\ufeff")
+        document = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problem = f", line {line}: byte 0x{content[error.start]:02x} is not UTF-8"
+    except tomllib.TOMLDecodeError as error:
+        problem = _toml_problem(str(error), text)
+    except (RecursionError, ValueError) as error:
+        # Brackets nested a thousand deep, a number of 5000 digits: the reader lets these through from below.
+        problem = f": {error}"
+    else:
+        return _Checker(path, _key_lines(text), problems).check(document)
+    problems.append(f"{path}{problem}; the whole file is ignored")
+    return Config()
+
+
+def _toml_problem(message: str, text: str) -> str:
+    """Turn "Invalid value (at line 3, column 5)" into ", line 3: Invalid value (column 5)"."""
+    problem, _, place = message.rstrip(")").rpartition(" (at ")
+    line, _, column = place.removeprefix("line ").partition(", ")
+    if line.isdigit():
+        return f", line {line}: {problem} ({column})"
+    return f", line {text.rstrip().count(chr(10)) + 1}: {problem or message} (at the end)"
+
+
+class _Checker:
+    """Goes through a parsed config file, keeps what is right and names what is not."""
+
+    __slots__ = ("config", "lines", "path", "problems")
+
+    def __init__(self, path: str, lines: dict[KeyPath, int], problems: list[str]) -> None:
+        self.path = path
+        self.lines = lines
+        self.problems = problems
+        self.config = Config()
+
+    def check(self, document: dict[str, object]) -> Config:
+        """Check a whole document."""
+        pools = document.pop("pools", {})
+        self._settings(document, (), "")
+        if isinstance(pools, dict):
+            for name, table in pools.items():
+                self._pool(name, table)
+        else:
+            self._ignored(
+                SettingError(self._source(("pools",)), _toml_text(pools), "is not a table of pools")
+            )
+        return self.config
+
+    def _pool(self, name: str, table: object) -> None:
+        source = self._source(("pools", name))
+        try:
+            parse_pool(name, source)
+            if not isinstance(table, dict):
+                raise SettingError(source, _toml_text(table), "is not a table")  # noqa: TRY301 - reported below
+        except SettingError as error:
+            self._ignored(error)
+        else:
+            self._settings(table, ("pools", name), name)
+
+    def _settings(self, table: dict[str, object], above: KeyPath, pool: str) -> None:
+        """Check one table; `pool` is "" for the root, whose number of slots is the default pool's."""
+        for key, value in table.items():
+            source = self._source((*above, key))
+            try:
+                if key == "slots":
+                    # The root comes first, so that [pools.default] overwrites it.
+                    self.config.slots[pool or DEFAULT_POOL] = (_slots_from_toml(value, source), source)
+                elif key == "timeout":
+                    self.config.timeout_s[pool] = (_timeout_from_toml(value, source), source)
+                elif key == "on_timeout":
+                    self.config.on_timeout[pool] = (_on_timeout_from_toml(value, source), source)
+                else:
+                    self._ignored(f"{source}: no such setting{_hint(key, root=not above)}")
+            except SettingError as error:
+                self._ignored(error)
+
+    def _ignored(self, problem: object) -> None:
+        self.problems.append(f"{problem}; ignored")
+
+    def _source(self, key: KeyPath) -> str:
+        """Return "FILE, line N, key a.b"; without the line if it was not found."""
+        line = self.lines.get(key)
+        return f"{self.path}{f', line {line}' if line else ''}, key {'.'.join(map(_toml_key, key))}"
+
+
+def _hint(key: str, *, root: bool) -> str:
+    """Return ", perhaps 'slots'" for a key that is nearly one of ours."""
+    import difflib  # noqa: PLC0415 - only for a mistake
+
+    known = ["slots", "timeout", "on_timeout", *(["pools"] if root else [])]
+    close = difflib.get_close_matches(key, known, 1)
+    return f", perhaps {close[0]!r}" if close else ""
+
+
+def _slots_from_toml(value: object, source: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SettingError(source, _toml_text(value), NOT_SLOTS)
+    if value > MAX_SLOTS:
+        raise SettingError(source, _toml_text(value), TOO_MANY_SLOTS)
+    return value
+
+
+def _timeout_from_toml(value: object, source: str) -> float | None:
+    if isinstance(value, str):
+        return parse_duration(value, source)
+    if is_seconds(value):
+        return float(value)
+    too_long = isinstance(value, (int, float)) and value > MAX_TIMEOUT_S
+    raise SettingError(source, _toml_text(value), TOO_LONG if too_long else NOT_A_DURATION)
+
+
+def _on_timeout_from_toml(value: object, source: str) -> str:
+    if isinstance(value, str):
+        return parse_on_timeout(value, source)
+    raise SettingError(source, _toml_text(value), NOT_ON_TIMEOUT)
+
+
+def _toml_text(value: object) -> str:
+    """Show a TOML value about as it is written, tables and arrays without what is in them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return shown_number(value)
+    if isinstance(value, dict):
+        return "{...}"
+    if isinstance(value, list):
+        return "[...]"
+    # A text that is a number without its quotes keeps them: they are the mistake.
+    return f'"{value}"' if isinstance(value, str) and value.isdigit() else str(value)
+
+
+def _toml_key(key: str) -> str:
+    """Show one part of a key as it is written: bare, or quoted if it has to be, and always in one line."""
+    bare = key.replace("_", "0").replace("-", "0")
+    shown = key if len(key) <= SHOWN else key[: SHOWN - 3] + "..."
+    return shown if bare.isascii() and bare.isalnum() else repr(shown)
+
+
+def _key_lines(text: str) -> dict[KeyPath, int]:
+    """Find the line on which each key and table of a valid TOML text starts, for messages only.
+
+    The reader keeps no positions. So the text is cut into its statements, each the fewest lines that the
+    reader accepts on their own, and each statement's keys are those of what it reads as. Keys in an inline
+    table have the line on which the table starts. Ends early, with what it has found, at a value of more than
+    a hundred lines.
+    """
+    import tomllib  # noqa: PLC0415 - as above
+
+    lines: dict[KeyPath, int] = {}
+    table: KeyPath = ()
+    pending: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        pending.append(line)
+        try:
+            statement = tomllib.loads("\n".join([*pending, ""]))
+        except (ValueError, RecursionError):
+            if len(pending) >= _VALUE_LINES:
+                break
+            continue
+        start = number - len(pending) + 1
+        header = pending[0].lstrip().startswith("[")
+        pending = []
+        paths = _paths(statement)
+        for path in paths:
+            lines.setdefault(path if header else table + path, start)
+        if header:
+            table = paths[-1]
+    return lines
+
+
+def _paths(value: object, depth: int = 3) -> list[KeyPath]:
+    """Return the path of every key in nested tables, outer before inner, down to pools.NAME.KEY.
+
+    Deeper keys are nobody's, and a file may have them a thousand deep.
+    """
+    if isinstance(value, list) and value:
+        # [[a]] is an array with a table in it.
+        value = value[0]
+    if not isinstance(value, dict) or not depth:
+        return []
+    found: list[KeyPath] = []
+    for key, inner in value.items():
+        found.append((key,))
+        found.extend((key, *rest) for rest in _paths(inner, depth - 1))
+    return found
