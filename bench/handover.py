@@ -74,10 +74,10 @@ def arrive(slots: int, count: int, every_s: float, hold_s: float) -> list[tuple[
         recorder, log = compile_recorder(directory), directory / "log"
         environ = os.environ | {"BUILD_SLOTS_DIR": str(directory / "pool")}
         began = time.monotonic()
-        builds = []
+        builds: list[subprocess.Popen[bytes]] = []
         for arrival in range(count):
             time.sleep(max(0.0, began + arrival * every_s - time.monotonic()))
-            command = [
+            command: list[str | os.PathLike[str]] = [
                 slot_run,
                 f"-n{slots}",
                 "-q",

@@ -211,23 +211,12 @@ class SlotPool:
                 line is gone.
             SettingError: A ValueError; `timeout` or `on_timeout` is not usable.
         """
-        try:
-            settings = self._usable_settings().replace(timeout_s=timeout, on_timeout=on_timeout)
-            return acquire(settings, sys.orig_argv)
-        except SlotTimeoutError:
-            raise
-        except OSError as error:
-            import warnings  # noqa: PLC0415 - off the fast path
-
-            from buildslots.errors import UnthrottledWarning  # noqa: PLC0415
-
-            warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=2)
-            return Slot(None, None, pool=self.name)
+        return self._acquire(timeout, on_timeout, stacklevel=3)
 
     def try_acquire(self) -> Slot | None:
         """Take a slot if one is free and nobody is in line; None otherwise. Otherwise like `acquire`."""
         try:
-            return self.acquire(0, "fail")
+            return self._acquire(0, "fail", stacklevel=3)
         except SlotTimeoutError:
             return None
 
@@ -240,6 +229,23 @@ class SlotPool:
         from buildslots.status import pool_status  # noqa: PLC0415 - dataclasses, psutil
 
         return pool_status(self._usable_settings())
+
+    def _acquire(
+        self, timeout: float | Unset | None = UNSET, on_timeout: str | None = None, *, stacklevel: int
+    ) -> Slot:
+        """`acquire`, with warnings about the line `stacklevel - 1` calls up."""
+        try:
+            settings = self._usable_settings().replace(timeout_s=timeout, on_timeout=on_timeout)
+            return acquire(settings, sys.orig_argv)
+        except SlotTimeoutError:
+            raise
+        except OSError as error:
+            import warnings  # noqa: PLC0415 - off the fast path
+
+            from buildslots.errors import UnthrottledWarning  # noqa: PLC0415
+
+            warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=stacklevel)
+            return Slot(None, None, pool=self.name)
 
     def _usable_settings(self) -> Settings:
         if self._settings is None:
@@ -278,7 +284,8 @@ class build_slot:  # noqa: N801 - used like a function
         self._entered: list[Slot] = []
 
     def __enter__(self) -> Slot:
-        slot = self._pool._slot_of_context() or self._pool.acquire()  # noqa: SLF001 - one module
+        pool = self._pool
+        slot = pool._slot_of_context() or pool._acquire(stacklevel=3)  # noqa: SLF001 - one module
         slot.__enter__()
         self._entered.append(slot)
         return slot

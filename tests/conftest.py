@@ -1,160 +1,16 @@
-"""Real builds to test with: `slot-run` processes whose commands start and end when a test says so."""
+"""Fixtures: an environment without the user's settings, and a pool to build in."""
 
 from __future__ import annotations
 
 import os
-import select
-import shutil
-import subprocess
-import sys
-import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
-
-from buildslots import PoolStatus, SlotPool
+from builds import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-
-T = TypeVar("T")
-
-DEADLINE_S = 30.0
-"""When a state that a test waits for counts as not reached. Nothing else is asserted about time."""
-HELD_BUILD = 'echo "${BUILD_SLOT-none}"; read line || exit 0; exit "$line"'
-"""A shell command that tells its slot when it starts, and ends at the end of its stdin."""
-
-
-def wait_until(condition: Callable[[], T], what: str) -> T:
-    """Wait until `condition()` is true; its value."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not reached within {DEADLINE_S} s: {what}")
-        time.sleep(0.005)
-    return value
-
-
-def script(name: str) -> str:
-    """The installed console script `name` of this environment."""
-    path = shutil.which(name, path=os.path.dirname(sys.executable))
-    assert path, f"{name} is not installed beside {sys.executable}: pip install -e '.[tests]'"
-    return path
-
-
-class Build:
-    """A `slot-run` (or another command) whose build runs until `finish()`."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        self.pid = process.pid
-
-    def started(self) -> str:
-        """Wait for the build to start; the number of its slot, or "none"."""
-        line = b""
-        assert self.process.stdout is not None
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self.process.stdout], [], [], DEADLINE_S)
-            assert ready, f"build {self.process.args!r} did not start"
-            more = os.read(self.process.stdout.fileno(), 1)
-            assert more, f"build {self.process.args!r} ended without starting: {self.errors()}"
-            line += more
-        return line.decode().strip()
-
-    def is_started(self) -> bool:
-        """Whether the build has started, and nobody has asked for its slot yet."""
-        return bool(select.select([self.process.stdout], [], [], 0)[0])
-
-    def finish(self, status: int = 0) -> int:
-        """Let the build end with `status`; the exit status of slot-run."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"%d\n" % status)
-        self.process.stdin.close()
-        return self.process.wait(DEADLINE_S)
-
-    def errors(self) -> str:
-        """All that it wrote to stderr, once it has ended."""
-        self.process.wait(DEADLINE_S)
-        assert self.process.stderr is not None
-        return self.process.stderr.read().decode()
-
-    def read_error_line(self) -> str:
-        """The next line on stderr."""
-        assert self.process.stderr is not None
-        line = b""
-        while not line.endswith(b"\n"):
-            assert select.select([self.process.stderr], [], [], DEADLINE_S)[0], "no line on stderr"
-            more = os.read(self.process.stderr.fileno(), 1)
-            assert more, "stderr was closed"
-            line += more
-        return line.decode()
-
-
-class Pool:
-    """A pool of a test: its directory, and builds in it."""
-
-    def __init__(self, directory: Path, environ: dict[str, str]) -> None:
-        self.dir = directory
-        self.environ = environ
-        self._builds: list[Build] = []
-
-    def popen(self, *args: str | os.PathLike[str], **options: object) -> Build:
-        """Start any command with this pool in its environment."""
-        settings = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        environ = self.environ | dict(options.pop("environ", {}))  # type: ignore[call-overload]
-        build = Build(subprocess.Popen(args, env=environ, bufsize=0, **(settings | options)))  # type: ignore[call-overload]
-        self._builds.append(build)
-        return build
-
-    def build(self, *options: str, **popen: object) -> Build:
-        """Start `slot-run OPTIONS` with a build that runs until `finish()`."""
-        return self.popen(script("slot-run"), *options, "--", "sh", "-c", HELD_BUILD, **popen)
-
-    def queued(self, *options: str, **popen: object) -> Build:
-        """Start such a build and wait until it is in line behind all others."""
-        before = len(self.status().waiters)
-        build = self.build(*options, **popen)
-        wait_until(lambda: len(self.status().waiters) == before + 1, "one more waiter")
-        return build
-
-    def run(self, *args: str, **options: object) -> subprocess.CompletedProcess[str]:
-        """Run a command with this pool in its environment to its end."""
-        environ = self.environ | dict(options.pop("environ", {}))  # type: ignore[call-overload]
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            args, env=environ, capture_output=True, text=True, timeout=DEADLINE_S, check=False, **options
-        )
-
-    def slot_run(self, *args: str, **options: object) -> subprocess.CompletedProcess[str]:
-        """Run `slot-run ARGS` to its end."""
-        return self.run(script("slot-run"), *args, **options)
-
-    def status(self, **settings: object) -> PoolStatus:
-        """The status of the pool now."""
-        return SlotPool("default", dir=str(self.dir), **settings).status()  # type: ignore[arg-type]
-
-    def held(self) -> list[int]:
-        """The numbers of the held slots now."""
-        return [holder.slot for holder in self.status().holders]
-
-    def leftovers(self) -> list[str]:
-        """Files of tickets that were not removed."""
-        names = [p.name for room in ("queue", "bells") for p in self.dir.glob(f"{room}/*")]
-        return [name for name in names if not name.startswith("slot-")]
-
-    def end(self) -> None:
-        """Kill and reap everything that was started."""
-        for build in self._builds:
-            if build.process.poll() is None:
-                build.process.kill()
-        for build in self._builds:
-            build.process.wait(DEADLINE_S)
-            for stream in (build.process.stdin, build.process.stdout, build.process.stderr):
-                if stream is not None:
-                    try:
-                        stream.close()
-                    except BrokenPipeError:
-                        pass
 
 
 @pytest.fixture(autouse=True)
@@ -169,9 +25,10 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 @pytest.fixture
-def pool(tmp_path: Path) -> Iterator[Pool]:
-    """An empty pool in a directory that does not exist yet."""
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    """An empty default pool, of this process too, in a directory that does not exist yet."""
     directory = tmp_path / "pool"
-    pool = Pool(directory, os.environ | {"BUILD_SLOTS_DIR": str(directory)})
+    monkeypatch.setenv("BUILD_SLOTS_DIR", str(directory))
+    pool = Pool(directory, dict(os.environ))
     yield pool
     pool.end()

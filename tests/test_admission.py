@@ -12,7 +12,7 @@ import sys
 import filelock
 import portalocker
 import pytest
-from conftest import Build, Pool, script, wait_until
+from builds import Build, Pool, script, wait_until
 
 from buildslots import SlotPool
 

@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import HELD_BUILD, Pool, script, wait_until
+from builds import HELD_BUILD, Pool, script, wait_until
 
 
 @pytest.mark.parametrize("status", [0, 1, 75, 125, 255])

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from conftest import Pool, script
+from builds import Pool, script
 
 SHOW = 'echo "${BUILD_SLOT-none}"'
 

@@ -794,6 +794,7 @@ def test_config_that_cannot_be_read(machine: Machine, monkeypatch: pytest.Monkey
     def denied(*_args: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
+    machine.config.touch()
     monkeypatch.setattr(os, "open", denied)
     assert machine.resolve(slots=1).timeout_s == 120.0
     assert machine.said == [f"{machine.config}: cannot be read: Permission denied; ignored"]

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Pool, script, wait_until
+from builds import Pool, script, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -79,7 +79,7 @@ def run(command: list[str], environ: dict[str, str], inherited: list[int]) -> in
 
 def _spawn(command: list[str], environ: dict[str, str], inherited: list[int], mask: set[int]) -> int:
     # posix_spawn and not fork: 3 ms of 15 (bench/README.md).
-    copies = [_copy_high(fd) for fd in inherited]
+    copies = [copy for fd in inherited if (copy := _hand_down(fd)) is not None]
     try:
         try:
             return os.posix_spawnp(command[0], command, environ, setsigmask=mask, setsigdef=RESTORED)
@@ -95,12 +95,13 @@ def _spawn(command: list[str], environ: dict[str, str], inherited: list[int], ma
             os.close(fd)
 
 
-def _copy_high(fd: int) -> int:
-    """A copy of `fd` without close-on-exec."""
+def _hand_down(fd: int) -> int | None:
+    """Let the command inherit a copy of `fd` with a high number, or else `fd` itself: the copy, if any."""
     try:
         return fcntl(fd, F_DUPFD, LOWEST_FD)
-    except OSError:
-        return fcntl(fd, F_DUPFD, 0)  # RLIMIT_NOFILE is lower than that
+    except OSError:  # RLIMIT_NOFILE allows no such number, or no further descriptor at all
+        os.set_inheritable(fd, True)
+        return None
 
 
 def _through_shell(command: list[str]) -> list[str]:

@@ -1,0 +1,355 @@
+"""The library: `SlotPool`, `Slot`, `build_slot`, with threads, tasks, forks and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+from builds import DEADLINE_S, Pool, wait_until
+
+import buildslots
+from buildslots import (
+    NotSlotOwnerError,
+    SettingError,
+    SlotPool,
+    SlotReleasedError,
+    SlotTimeoutError,
+    UnthrottledWarning,
+    build_slot,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def test_every_public_name_loads_and_is_listed() -> None:
+    """`__all__`, `dir()` and lazy loading agree, and unknown names are an AttributeError."""
+    for name in buildslots.__all__:
+        assert getattr(buildslots, name).__module__.startswith("buildslots.")
+        assert name in dir(buildslots)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        buildslots.no_such_name  # noqa: B018
+
+
+def test_acquire_and_release(pool: Pool) -> None:
+    """Slots have the lowest free numbers, and a released one is free, with no descriptor left."""
+    before = descriptors()
+    two = SlotPool(slots=2)
+    first, second = two.acquire(), two.acquire()
+    assert [first.number, second.number, two.try_acquire()] == [0, 1, None]
+    assert (first.overflow, first.nested, first.pool) == (False, False, "default")
+    first.release()
+    assert pool.held() == [1]
+    third = two.try_acquire()
+    assert third is not None
+    assert third.number == 0
+    second.release()
+    third.release()
+    assert (pool.held(), descriptors()) == ([], before)
+
+
+def test_a_second_release_raises() -> None:
+    """With the pool and number as attributes, and the slot of the next holder is untouched."""
+    pool = SlotPool(slots=1)
+    slot = pool.acquire()
+    slot.release()
+    other = pool.acquire()
+    with pytest.raises(SlotReleasedError, match="slot 0 of pool 'default'") as caught:
+        slot.release()
+    assert (caught.value.pool, caught.value.number) == ("default", 0)
+    assert pool.try_acquire() is None
+    other.release()
+
+
+def test_timeout_runs_as_overflow_or_raises(pool: Pool) -> None:
+    """As the caller says, and nothing is left in line."""
+    one = SlotPool(slots=1)
+    first = one.acquire()
+    beyond = one.acquire(timeout=0.05)
+    assert (beyond.number, beyond.overflow, beyond.waited_s >= 0.05) == (1, True, True)
+    with pytest.raises(SlotTimeoutError) as caught:
+        one.acquire(timeout=0.05, on_timeout="fail")
+    assert isinstance(caught.value, TimeoutError)
+    assert (caught.value.pool, caught.value.timeout_s) == ("default", 0.05)
+    assert pool.leftovers() == []
+    beyond.release()
+    first.release()
+
+
+def test_wrong_arguments_are_value_errors() -> None:
+    """With the argument's name and value, before anything is touched."""
+    for arguments in (
+        {"slots": 0},
+        {"slots": True},
+        {"timeout": -1},
+        {"on_timeout": "explode"},
+        {"pool": "a/b"},
+    ):
+        with pytest.raises(SettingError, match=next(iter(arguments))):
+            SlotPool(**arguments)
+    with pytest.raises(SettingError, match="timeout"):
+        SlotPool().acquire(timeout=float("nan"))
+
+
+def test_threads_exclude_each_other(pool: Pool) -> None:
+    """Twelve threads on three slots of one object: three at a time, each thread once."""
+    three = SlotPool(slots=3, timeout=None)
+    lock, running, peak, done = threading.Lock(), 0, 0, 0
+    full = threading.Event()
+
+    def work() -> None:
+        nonlocal running, peak, done
+        with three.acquire():
+            with lock:
+                running += 1
+                peak = max(peak, running)
+                if running == 3:
+                    full.set()
+            assert full.wait(DEADLINE_S)
+            with lock:
+                running -= 1
+                done += 1
+
+    before = descriptors()
+    threads = [threading.Thread(target=work) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert (peak, done, pool.held(), pool.leftovers(), descriptors()) == (3, 12, [], [], before)
+
+
+def test_build_slot_is_reentrant_in_a_thread_and_not_across(pool: Pool) -> None:
+    """An inner block has the outer one's slot; another thread has its own."""
+    seen = []
+    with build_slot(slots=2) as outer, build_slot(slots=2) as inner:
+        assert (outer.number, outer.nested, inner.number, inner.nested) == (0, False, 0, True)
+
+        def other() -> None:
+            with build_slot(slots=2) as slot:
+                seen.append((slot.number, slot.nested))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert pool.held() == [0]
+    expected = (0, True) if sys.version_info >= (3, 14) and sys.flags.thread_inherit_context else (1, False)
+    assert (seen, pool.held()) == ([expected], [])
+
+
+def test_tasks_are_under_the_slot_of_the_block_that_started_them(pool: Pool) -> None:
+    """A task that outlives the block has to take a slot of its own."""
+
+    async def build(go: asyncio.Event) -> tuple[int | None, bool]:
+        await go.wait()
+        with build_slot(slots=1) as slot:
+            return slot.number, slot.nested
+
+    async def main() -> list[tuple[int | None, bool]]:
+        go, later = asyncio.Event(), asyncio.Event()
+        with build_slot(slots=1):
+            early = [asyncio.create_task(build(go)) for _ in range(2)]
+            late = asyncio.create_task(build(later))
+            go.set()
+            results = await asyncio.gather(*early)
+        later.set()
+        return [*results, await late]
+
+    assert asyncio.run(main()) == [(0, True), (0, True), (0, False)]
+    assert pool.held() == []
+
+
+def test_a_slot_entered_as_a_block_is_one_for_build_slot() -> None:
+    """`with pool.acquire():` and `with build_slot():` are the same block."""
+    with SlotPool(slots=1).acquire() as outer, build_slot(slots=1) as inner:
+        assert (inner.number, inner.nested) == (outer.number, True)
+
+
+def test_a_released_outer_slot_covers_nothing(pool: Pool) -> None:
+    """A context that was copied under a slot does not give it for ever."""
+    with build_slot(slots=1):
+        context = contextvars.copy_context()
+
+    def inner() -> bool:
+        with build_slot(slots=1) as slot:
+            return slot.nested
+
+    assert context.run(inner) is False
+
+
+def test_an_exception_in_the_block_gives_the_slot_back(pool: Pool) -> None:
+    """And passes through."""
+    with pytest.raises(ZeroDivisionError), build_slot(slots=1):
+        1 / 0  # noqa: B018
+    assert pool.held() == []
+
+
+def test_a_lost_slot_object_gives_its_slot_back(pool: Pool) -> None:
+    """Like a file that nobody closed."""
+    SlotPool(slots=1).acquire()
+    gc.collect()
+    assert pool.held() == []
+
+
+def in_fork(work: Callable[[], bool]) -> bool:
+    """What `work` returns in a forked child; an exception is a False."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if work() else 1
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_forked_child_does_not_own_its_parent_s_slot(pool: Pool) -> None:
+    """It can neither release it nor lose it, by leaving the block or by forgetting the object."""
+    one = SlotPool(slots=1)
+
+    def child() -> bool:
+        with pytest.raises(NotSlotOwnerError):
+            slot.release()
+        with build_slot(slots=1) as nested:  # under the parent's slot, as a subprocess would be
+            if not nested.nested:
+                return False
+        slot.__exit__(None, None, None)
+        return True
+
+    with one.acquire() as slot:
+        assert in_fork(child)
+        assert pool.held() == [0]
+        assert one.try_acquire() is None
+    assert pool.held() == []
+
+
+def test_a_forked_child_that_lives_on_keeps_no_slot(pool: Pool) -> None:
+    """The parent's release frees the slot and wakes the next, though the child has copies of all."""
+    slot = SlotPool(slots=1).acquire()
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        waiter = pool.queued("-n1")
+        slot.release()
+        assert waiter.started() == "0"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_fork_during_a_wait_keeps_no_place_in_line(pool: Pool) -> None:
+    """A child that is forked while a thread waits does not wait on in its place."""
+    first = pool.build("-n1")
+    first.started()
+    got = []
+    thread = threading.Thread(target=lambda: got.append(SlotPool(slots=1, timeout=None).acquire()))
+    thread.start()
+    wait_until(lambda: pool.status().waiters, "the thread in line")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork with threads
+        pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        second = pool.queued("-n1")
+        first.finish()
+        thread.join(DEADLINE_S)
+        assert pool.status().holders[0].pid == os.getpid()
+        got.pop().release()
+        assert second.started() == "0"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_keyboard_interrupt_leaves_the_line(pool: Pool) -> None:
+    """Ctrl-C during `acquire()` ends the wait; the process may go on."""
+    first = pool.build("-n1")
+    first.started()
+    program = (
+        "from buildslots import SlotPool\n"
+        "try: SlotPool(slots=1).acquire()\n"
+        "except KeyboardInterrupt: print('interrupted', flush=True)\n"
+        "input()\n"
+    )
+    build = pool.popen(sys.executable, "-c", program)
+    wait_until(lambda: pool.status().waiters, "a waiter")
+    build.process.send_signal(signal.SIGINT)
+    assert build.started() == "interrupted"
+    assert (pool.status().waiters, pool.leftovers()) == ((), [])
+
+
+def test_a_child_with_the_descriptors_holds_the_slot_of_a_killed_program(pool: Pool) -> None:
+    """`pass_fds=slot.descriptors` does for Python code what slot-run does."""
+    program = (
+        "import subprocess\n"
+        "from buildslots import build_slot\n"
+        "with build_slot(slots=1) as slot:\n"
+        "    subprocess.run(['sh', '-c', 'echo started; read line'], pass_fds=slot.descriptors)\n"
+    )
+    build = pool.popen(sys.executable, "-c", program)
+    build.started()
+    waiter = pool.queued("-n1")
+    build.process.kill()
+    build.process.wait()
+    wait_until(lambda: pool.status().holders[0].orphaned, "the orphan")
+    assert not waiter.is_started()
+    build.process.stdin.close()
+    assert waiter.started() == "0"
+
+
+def test_a_directory_that_fails_is_a_warning(pool: Pool) -> None:
+    """The block runs without a slot, and `environ()` says so."""
+    pool.dir.write_text("a file")
+    with pytest.warns(UnthrottledWarning, match="Not a directory") as caught, build_slot() as slot:
+        assert (slot.number, slot.overflow, slot.nested, slot.descriptors) == (None, False, False, [])
+        assert "BUILD_SLOT" not in slot.environ({"BUILD_SLOT": "3"})
+    assert caught[0].message.pool == "default"
+    assert caught[0].filename == __file__
+
+
+def test_no_home_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The constructor does not fail where no directory can be named."""
+
+    def no_home(_: object) -> str:
+        raise FileNotFoundError(2, "no home directory")
+
+    monkeypatch.setattr("buildslots.settings.cache_dir", no_home)
+    pool = SlotPool()
+    with pytest.warns(UnthrottledWarning, match="no home directory"):
+        pool.acquire().release()
+    with pytest.raises(FileNotFoundError):
+        pool.status()
+
+
+def test_named_pools_are_apart(pool: Pool) -> None:
+    """A full pool does not keep another one waiting, and lies below the default one."""
+    with SlotPool(slots=1).acquire(), SlotPool("link", slots=1).acquire() as link:
+        assert (link.pool, link.number) == ("link", 0)
+        assert (pool.dir / "pools" / "link" / "slot-0").exists()
+
+
+def test_importing_is_cheap() -> None:
+    """`import buildslots` loads nothing but the package itself."""
+    program = (
+        "import sys; before = set(sys.modules); import buildslots; "
+        "print(sorted(set(sys.modules) - before - {'__future__'}))"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert out.stdout == "['buildslots']\n"

@@ -1,0 +1,217 @@
+"""`buildslots status`: for people, for programs, and with whatever lies in the files."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from builds import Pool, script
+
+from buildslots import SlotPool
+from buildslots.disk import records
+from buildslots.words import printable, span
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def status_json(pool: Pool, *options: str) -> dict:
+    result = pool.run(script("buildslots"), "status", "--json", *options)
+    assert (result.returncode, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+def test_the_fields_that_programs_rely_on(pool: Pool, tmp_path: Path) -> None:
+    """Names, types and order of what `--json` prints; the README documents them."""
+    first = pool.build("-n1", cwd=tmp_path, environ={"MAX_CONCURRENT_BUILDS": "1"})
+    first.started()
+    waiters = [pool.queued("-n1"), pool.queued("-n2")]
+    status = json.loads(
+        pool.run(script("buildslots"), "status", "--json", environ={"MAX_CONCURRENT_BUILDS": "1"}).stdout
+    )
+    assert list(status) == ["pool", "dir", "cap", "cap_source", "holders", "waiters"]
+    assert [status["pool"], status["dir"], status["cap"], status["cap_source"]] == [
+        "default",
+        str(pool.dir),
+        1,
+        "MAX_CONCURRENT_BUILDS",
+    ]
+    (holder,) = status["holders"]
+    assert list(holder) == [
+        "slot", "overflow", "foreign", "orphaned", "pid", "command", "cwd", "held_s", "waited_s", "cap", "host",
+    ]  # fmt: skip
+    assert (holder["slot"], holder["overflow"], holder["foreign"], holder["orphaned"]) == (
+        0,
+        False,
+        False,
+        False,
+    )
+    assert [holder["pid"], holder["command"][:2], holder["cwd"]] == [first.pid, ["sh", "-c"], str(tmp_path)]
+    assert holder["held_s"] >= 0 <= holder["waited_s"]
+    assert [(w["place"], w["pid"], w["cap"]) for w in status["waiters"]] == [
+        (place, waiter.pid, cap) for place, (waiter, cap) in enumerate(zip(waiters, (1, 2), strict=True), 1)
+    ]
+    assert list(status["waiters"][0]) == ["place", "pid", "command", "cwd", "waited_s", "cap", "host"]
+
+
+def test_status_for_people(pool: Pool) -> None:
+    """Who holds what since when, and who waits, in a table; nothing that could steer a terminal."""
+    first = pool.popen(script("slot-run"), "-n1", "sh", "-c", "echo up; read line", "evil\x1b[31m\nname")
+    first.started()
+    pool.queued("-n1")
+    beyond = pool.build("-n1", "-t0")
+    beyond.started()
+    text = pool.run(script("buildslots"), "status").stdout
+    assert "pool default: 2 held of " in text
+    assert "1 waiting" in text
+    assert "evil?[31m?name" in text
+    assert "\x1b" not in text
+    assert "(overflow)" in text
+    assert str(first.pid) in text
+
+
+def test_named_pool_and_empty_pool(pool: Pool) -> None:
+    """A pool that nobody used is empty, and looking does not make it."""
+    assert status_json(pool, "--pool", "link")["holders"] == []
+    assert not pool.dir.exists()
+    build = pool.build("-p", "link", "-n3")
+    build.started()
+    assert [h["slot"] for h in status_json(pool, "--pool", "link")["holders"]] == [0]
+    assert status_json(pool)["holders"] == []
+
+
+def test_wrong_usage(pool: Pool) -> None:
+    """One sentence that names the value, and status 2."""
+    result = pool.run(script("buildslots"), "status", "--pool", "a/b")
+    assert result.returncode == 2
+    assert "'a/b' is not the name of a pool" in result.stderr
+    assert pool.run(script("buildslots")).returncode == 2
+
+
+def test_a_reader_that_goes_away_is_no_error(pool: Pool) -> None:
+    """`buildslots status | head -0` ends without a traceback."""
+    result = pool.run("sh", "-c", f"{script('buildslots')} status | :")
+    assert result.stderr == ""
+
+
+def test_a_read_only_pool_can_be_looked_at(pool: Pool) -> None:
+    """Where the mutex cannot be had, looking goes on without it."""
+    build = pool.build("-n1")
+    build.started()
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    look = f"mount --bind {pool.dir} {pool.dir}; mount -o remount,bind,ro {pool.dir}; "
+    result = pool.run("unshare", *user, "--mount", "sh", "-c", f"{look} {script('buildslots')} status --json")
+    assert [h["slot"] for h in json.loads(result.stdout)["holders"]] == [0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\n",
+        b"buildslots-record 1\n",
+        b"buildslots-record 1\nend\n",
+        b"buildslots-record 2\npid 1\nend\n",
+        b"buildslots-record 1\npid x\nsince never\ncap -1\nwaited nan\nend\n",
+        b"buildslots-record 1\npid 99999999999999999999999\nsince 1e999\nhost \xff\xfe\nend\n",
+        b"buildslots-record 1\npid\nsince\narg\ncwd\nend\n",
+        bytes(range(256)) * 64,
+        b"buildslots-record 1\n" + b"arg x\n" * 9000 + b"end\n",
+    ],
+)
+def test_hostile_records_are_no_more_than_unknown(pool: Pool, text: bytes) -> None:
+    """Whatever stands in a record or a ticket, status and the waiting line survive it."""
+    first = pool.build("-n1")
+    first.started()
+    waiter = pool.queued("-n1")
+    (pool.dir / "holders" / "slot-0").write_bytes(text)
+    next((pool.dir / "queue").iterdir()).write_bytes(text)
+    status = status_json(pool)
+    assert [holder["slot"] for holder in status["holders"]] == [0]
+    assert [w["place"] for w in status["waiters"]] == [1]
+    assert pool.run(script("buildslots"), "status").returncode == 0
+    assert "place 1 of 1 in line, 1 held of 1" in waiter.read_error_line()
+
+
+def test_junk_in_the_pool_directory_is_passed_over(pool: Pool) -> None:
+    """Names that are almost ours are nobody's."""
+    pool.slot_run("true")
+    for name in ("slot-", "slot-01", "slot--1", "slot-x", "slot-1.lock", "slot-\N{ARABIC-INDIC DIGIT ONE}"):
+        (pool.dir / name).touch()
+    for name in ("x", "1-1", "0" * 20, "0" * 20 + "-x", ".nfs0001"):
+        (pool.dir / "queue" / name).touch()
+    build = pool.build("-n1")
+    assert build.started() == "0"
+    pool.queued("-n1")
+    assert pool.held() == [0]
+
+
+def test_records_survive_any_argument() -> None:
+    """What is written is what is read, for every byte that an argument can have."""
+    command = ["a\nb\\n", "", "end", "\\", os.fsdecode(bytes(range(1, 256)))]
+    record = records.parse(records.record(command, cap=3, nonce="ab", cwd="/x\ny", waited_s=1.5))
+    assert record is not None
+    assert record["command"].split("\0")[:-1] == command
+    assert (record["cwd"], record["cap"], record["nonce"], record["waited"]) == (
+        "/x\ny",
+        "3",
+        "ab",
+        "1.500000",
+    )
+    assert int(record["pid"]) == os.getpid()
+
+
+def test_long_commands_are_cut() -> None:
+    """A record keeps its size whatever the command's is, and says so."""
+    text = records.record(["cc", *["x" * 100] * 1000], cap=1, nonce="")
+    assert len(text) < 8192
+    record = records.parse(text)
+    assert record is not None
+    assert record["command"].endswith("x\0…\0")
+
+
+def test_a_record_that_is_only_half_written_is_none() -> None:
+    """Every prefix of a record but the whole is no record."""
+    text = records.record(["make"], cap=1, nonce="n")
+    assert [records.parse(text[:size]) for size in range(len(text) - 1)] == [None] * (len(text) - 1)
+
+
+def test_words() -> None:
+    """Durations and other people's words as people read them."""
+    spans = [span(s) for s in (0, 0.3, 1, 59.4, 60, 125, 3600, 7325)]
+    assert spans == ["0 s", "0.3 s", "1 s", "59 s", "1 min 0 s", "2 min 5 s", "1 h 0 min", "2 h 2 min"]
+    assert printable("a\x1b[2J\u202e\x07é") == "a?[2J??é"
+
+
+def test_the_waiting_line(pool: Pool) -> None:
+    """It names place, holders with command, directory and age, and what happens when; then the start."""
+    first = pool.build("-n1")
+    first.started()
+    waiter = pool.queued("-n1", "-t", "1h")
+    line = waiter.read_error_line()
+    assert line.startswith("slot-run: waiting for a build slot, place 1 of 1 in line, 1 held of 1: `sh -c ")
+    assert f" in {os.getcwd()} (" in line
+    assert "; runs anyway in 59 min 5" in line
+    first.finish()
+    waiter.started()
+    assert waiter.read_error_line().startswith("slot-run: starting after ")
+
+
+def test_quiet_leaves_only_warnings(pool: Pool) -> None:
+    """A wait is silent, running beyond the cap is not."""
+    first = pool.build("-n1")
+    first.started()
+    result = pool.slot_run("-q", "-n1", "-t1.5", "true")
+    assert result.stderr.splitlines() == [
+        "slot-run: no slot within 2 s: running beyond the cap of 1 (overflow slot 1)"
+    ]
+
+
+def test_a_pool_object_tells_its_status(pool: Pool) -> None:
+    """`status()` is frozen, and as_dict is what --json prints."""
+    status = SlotPool(dir=str(pool.dir), slots=4).status()
+    with pytest.raises(AttributeError):
+        status.cap = 5  # type: ignore[misc]
+    assert (status.cap, status.cap_source, status.as_dict()["waiters"]) == (4, "option", ())
