@@ -39,15 +39,9 @@ def test_the_fields_that_programs_rely_on(pool: Pool, tmp_path: Path) -> None:
         "MAX_CONCURRENT_BUILDS",
     ]
     (holder,) = status["holders"]
-    assert list(holder) == [
-        "slot", "overflow", "foreign", "orphaned", "pid", "command", "cwd", "held_s", "waited_s", "cap", "host",
-    ]  # fmt: skip
-    assert (holder["slot"], holder["overflow"], holder["foreign"], holder["orphaned"]) == (
-        0,
-        False,
-        False,
-        False,
-    )
+    fields = "slot overflow foreign orphaned pid command cwd held_s waited_s cap host"
+    assert list(holder) == fields.split()
+    assert [holder[field] for field in fields.split()[:4]] == [0, False, False, False]
     assert [holder["pid"], holder["command"][:2], holder["cwd"]] == [first.pid, ["sh", "-c"], str(tmp_path)]
     assert holder["held_s"] >= 0 <= holder["waited_s"]
     assert [(w["place"], w["pid"], w["cap"]) for w in status["waiters"]] == [
