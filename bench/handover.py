@@ -66,9 +66,13 @@ def compile_recorder(directory: Path) -> Path:
     return recorder
 
 
+def slot_run() -> str:
+    """The console script of this environment."""
+    return shutil.which("slot-run", path=str(Path(sys.executable).parent)) or "slot-run"
+
+
 def arrive(slots: int, count: int, every_s: float, hold_s: float) -> list[tuple[int, int, int]]:
     """(arrival, start ns, end ns) of each of `count` builds, in the order of their starts."""
-    slot_run = shutil.which("slot-run", path=str(Path(sys.executable).parent)) or "slot-run"
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         recorder, log = compile_recorder(directory), directory / "log"
@@ -78,7 +82,7 @@ def arrive(slots: int, count: int, every_s: float, hold_s: float) -> list[tuple[
         for arrival in range(count):
             time.sleep(max(0.0, began + arrival * every_s - time.monotonic()))
             command: list[str | os.PathLike[str]] = [
-                slot_run,
+                slot_run(),
                 f"-n{slots}",
                 "-q",
                 "-t",

@@ -78,7 +78,7 @@ def run(command: list[str], environ: dict[str, str], inherited: list[int]) -> in
 
 
 def _spawn(command: list[str], environ: dict[str, str], inherited: list[int], mask: set[int]) -> int:
-    # posix_spawn and not fork: 3 ms of 15 (bench/README.md).
+    # posix_spawn and not fork: half the cost (bench/primitives.py).
     copies = [copy for fd in inherited if (copy := _hand_down(fd)) is not None]
     try:
         try:
