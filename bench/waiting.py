@@ -26,7 +26,8 @@ def cpu_s(pid: int) -> float:
 def private_kib(pid: int) -> int:
     """Memory of process `pid` that it shares with nobody: what one more such process costs."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in rollup if line.startswith(("Private_Clean:", "Private_Dirty:")))
+    private = [line.split() for line in rollup if line.startswith("Private_")]
+    return sum(int(words[1]) for words in private)
 
 
 def resident_kib(pid: int) -> int:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 POLLIN = 1
 """The same number on every system that has poll(2); `select` is not imported to be told."""
 
+FIFOS = hasattr(os, "mkfifo")
+"""Whether this platform has FIFOs at all; Windows has none."""
 NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 """How mkfifo(3) says that this file system or kernel has no FIFOs; a full disk speaks otherwise."""
 
@@ -39,12 +41,12 @@ def hang(path: str) -> int | None:
     Opened for reading and writing, so that neither open(2) nor write(2) ever waits or fails for
     want of a reader. Raises OSError if the directory cannot be written.
     """
+    if not FIFOS:
+        return None
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass
-    if not hasattr(os, "mkfifo"):  # Windows
-        return None
     try:
         os.mkfifo(path, 0o600)
     except OSError as error:
@@ -70,6 +72,8 @@ def listen(path: str) -> tuple[int | None, bool]:
 
     None when there is no bell, nobody keeps it open, or no descriptor is left to listen with.
     """
+    if not FIFOS:
+        return None, False
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -88,6 +92,8 @@ def listen(path: str) -> tuple[int | None, bool]:
 
 def knock(path: str) -> bool:
     """Put a byte into the bell at `path`; False if there is no bell or nobody to hear it."""
+    if not FIFOS:
+        return False
     try:
         fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:

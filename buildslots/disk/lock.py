@@ -110,7 +110,7 @@ class Mutex:
 
     Not reentrant. It is a courtesy, not a fence (see the package docstring): who cannot have it
     for MUTEX_PATIENCE_S removes the file, so that a process that was stopped while it had the
-    mutex costs the others one second, once.
+    mutex costs the others one second, once. Raises OSError where it cannot be made or removed.
     """
 
     __slots__ = ("_fd", "_path")

@@ -47,9 +47,7 @@ def live(directory: str, name: str) -> bool:
     fd = _lock_existing(path)
     if fd is None:
         return locked(path)
-    _remove(path)
-    _remove(f"{directory}/bells/{name}")
-    os.close(fd)
+    _discard(directory, name, fd)
     return False
 
 
@@ -86,7 +84,9 @@ class Ticket:
 
     def rejoin(self) -> None:
         """Join again with the same number, after the pool directory was removed."""
-        self._close()
+        unlock(self._fd)
+        os.close(self._fd)
+        self._close_bell()
         self._take_place(number_of(self.name), cap_of(self.name))
 
     def ahead(self) -> list[str]:
@@ -100,18 +100,16 @@ class Ticket:
         """Leave the line and wake who comes next. Idempotent; raises nothing; needs no mutex."""
         if self._fd < 0:
             return
-        removed = self._remove_files()
-        self._close()
-        if not removed:  # Windows removes no open file
-            self._remove_files()
+        _discard(self._directory, self.name, self._fd)
+        self._close_bell()
+        self._fd = -1
 
     def abandon(self) -> None:
         """Close the copies that a forked child has of its parent's ticket, or they would keep it alive."""
         if self._fd >= 0:
             os.close(self._fd)
-            if self.bell is not None:
-                os.close(self.bell)
-            self._fd, self.bell = -1, None
+            self._close_bell()
+            self._fd = -1
 
     def _take_place(self, number: int, cap: int) -> None:
         while True:
@@ -131,20 +129,31 @@ class Ticket:
             self.leave()
             raise
 
-    def _remove_files(self) -> bool:
-        try:
-            _remove(f"{self._directory}/queue/{self.name}")
-            _remove(f"{self._directory}/bells/{self.name}")
-        except OSError:
-            return False  # whoever looks next will: nobody has it locked then
-        return True
-
-    def _close(self) -> None:
-        unlock(self._fd)
-        os.close(self._fd)
+    def _close_bell(self) -> None:
         if self.bell is not None:
             os.close(self.bell)
-        self._fd, self.bell = -1, None
+            self.bell = None
+
+
+def _discard(directory: str, name: str, fd: int) -> None:
+    """Remove the files of the ticket `name`, whose lock `fd` we have, and close it. Raises nothing."""
+    removed = _remove(directory, name)
+    unlock(fd)
+    os.close(fd)
+    if not removed:  # Windows removes no open file
+        _remove(directory, name)
+
+
+def _remove(directory: str, name: str) -> bool:
+    removed = True
+    for path in (f"{directory}/queue/{name}", f"{directory}/bells/{name}"):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            removed = False  # whoever looks next will: nobody has it locked then
+    return removed
 
 
 def _lock_existing(path: str) -> int | None:
@@ -152,10 +161,3 @@ def _lock_existing(path: str) -> int | None:
         return lock_file(path, 0)
     except FileNotFoundError:
         return None
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass

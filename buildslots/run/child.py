@@ -77,6 +77,24 @@ def run(command: list[str], environ: dict[str, str], inherited: list[int]) -> in
     return os.waitstatus_to_exitcode(_supervise(_spawn(command, environ, inherited, mask)))
 
 
+def die_of(signum: int) -> None:
+    """End this process by the signal `signum`, as a shell expects it, without a core dump."""
+    import resource  # noqa: PLC0415 - only a death needs it
+
+    try:
+        # 1, not 0: with a core_pattern that pipes, only 1 stops the kernel from dumping; in a
+        # file, a byte is too little for any dump. core(5) and fs/coredump.c.
+        resource.setrlimit(resource.RLIMIT_CORE, (1, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    except (ValueError, OSError):
+        pass  # the hard limit is 0: no dump anyway
+    try:
+        _signal.signal(signum, _signal.SIG_DFL)
+    except (OSError, ValueError):
+        pass  # KILL and STOP
+    os.kill(os.getpid(), signum)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [signum])
+
+
 def _spawn(command: list[str], environ: dict[str, str], inherited: list[int], mask: set[int]) -> int:
     # posix_spawn and not fork: half the cost (bench/primitives.py).
     copies = [copy for fd in inherited if (copy := _hand_down(fd)) is not None]

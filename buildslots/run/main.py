@@ -8,9 +8,13 @@ import sys
 
 from buildslots.errors import SettingError, SlotTimeoutError
 from buildslots.pool import acquire
-from buildslots.run import child
 from buildslots.run.options import Options, UsageError
 from buildslots.settings import resolve
+
+if sys.platform == "win32":
+    from buildslots.run import child_windows as child
+else:
+    from buildslots.run import child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ def main() -> NoReturn:
     try:
         status = run(sys.argv[1:])
     except Interrupted as interrupt:
-        die_of(interrupt.signum)
+        child.die_of(interrupt.signum)
         status = 128 + interrupt.signum
     os._exit(status)
 
@@ -86,24 +90,6 @@ def say(text: str) -> None:
         os.write(2, f"slot-run: {text}\n".encode(errors="surrogateescape"))
     except OSError:
         pass
-
-
-def die_of(signum: int) -> None:
-    """End this process by the signal `signum`, as a shell expects it, without a core dump."""
-    import resource  # noqa: PLC0415 - only the death of a command needs it
-
-    try:
-        # 1, not 0: with a core_pattern that pipes, only 1 stops the kernel from dumping; in a
-        # file, a byte is too little for any dump. core(5) and fs/coredump.c.
-        resource.setrlimit(resource.RLIMIT_CORE, (1, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    except (ValueError, OSError):
-        pass  # the hard limit is 0: no dump anyway
-    try:
-        _signal.signal(signum, _signal.SIG_DFL)
-    except (OSError, ValueError):
-        pass  # KILL and STOP
-    os.kill(os.getpid(), signum)
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [signum])
 
 
 def _interrupt(signum: int, _frame: object) -> None:
@@ -170,6 +156,6 @@ def _run_command(command: list[str], slot: Slot | None) -> int:
         say(f"{command[0]}: {error.strerror}")
         return NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
     if status < 0:
-        die_of(-status)
+        child.die_of(-status)
         return 128 - status
     return status

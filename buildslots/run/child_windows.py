@@ -1,0 +1,104 @@
+"""The command's process on Windows; the counterpart of `child`. Not measured by us.
+
+Windows has no signals to pass on: a console's Ctrl-C reaches every process of the console. A child
+cannot hold the lock of its parent (LockFileEx: the lock goes with the process that took it), so
+a job object ends the command and all its processes when slot-run is killed. At a normal end the
+job lets them go, for a daemon of the build may live on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import NoReturn, Protocol, Self
+
+    class Kernel32(Protocol):
+        """What is used of kernel32.dll; each function returns 0 where it fails."""
+
+        def CreateJobObjectW(self, attributes: None, name: None, /) -> int: ...
+        def SetInformationJobObject(self, job: int, kind: int, info: object, size: int, /) -> int: ...
+        def AssignProcessToJobObject(self, job: int, process: int, /) -> int: ...
+        def CloseHandle(self, handle: int, /) -> int: ...
+else:
+    import _signal  # `signal` itself wraps the same functions in enum, at 4 ms
+
+EXTENDED_LIMITS = 9
+"""JobObjectExtendedLimitInformation, winnt.h."""
+KILL_ON_JOB_CLOSE = 0x2000
+"""JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, winnt.h."""
+
+
+def become(command: list[str], environ: dict[str, str]) -> NoReturn:
+    """Run `command` and exit as it does: Windows cannot replace a process. Raises OSError."""
+    os._exit(run(command, environ, []))
+
+
+def run(command: list[str], environ: dict[str, str], inherited: list[int]) -> int:
+    """Run `command` until its end: its exit status. `inherited` is of no use here. Raises OSError."""
+    del inherited
+    # The console has told the command too; slot-run stays to hold the slot until it has ended.
+    _signal.signal(_signal.SIGINT, lambda *_: None)
+    program = shutil.which(command[0]) or command[0]  # with PATHEXT: CreateProcess finds only .exe
+    process = subprocess.Popen([program, *command[1:]], env=environ)
+    with Job(_kernel32()) as job:
+        job.add(int(process._handle))  # type: ignore[attr-defined]  # noqa: SLF001 - Popen has no public one
+        return process.wait()
+
+
+def die_of(signum: int) -> None:
+    """Nothing: no signal ends a process here. The caller exits with 128 + `signum`."""
+    del signum
+
+
+class Job:
+    """A job object whose processes end with this process, unless its `with` block ends first."""
+
+    def __init__(self, kernel32: Kernel32) -> None:
+        self._kernel32 = kernel32
+        self._handle = kernel32.CreateJobObjectW(None, None)
+        self._limit(KILL_ON_JOB_CLOSE)
+
+    def add(self, process: int) -> None:
+        """Put the process of a handle into the job. What it started a moment earlier is not in it."""
+        if self._handle:
+            self._kernel32.AssignProcessToJobObject(self._handle, process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._limit(0)
+        if self._handle:
+            self._kernel32.CloseHandle(self._handle)
+
+    def _limit(self, flags: int) -> None:
+        """Set the job's limit flags; a job that cannot be had is one protection less, not a failure."""
+        if self._handle:
+            info = _limits(flags)
+            self._kernel32.SetInformationJobObject(self._handle, EXTENDED_LIMITS, info, len(info))
+
+
+def _limits(flags: int) -> bytes:
+    """A JOBOBJECT_EXTENDED_LIMIT_INFORMATION with nothing but LimitFlags: two LARGE_INTEGERs before it."""
+    pointer = 8 if sys.maxsize > 2**32 else 4
+    size = 144 if pointer == 8 else 112
+    return bytes(16) + flags.to_bytes(4, "little") + bytes(size - 20)
+
+
+def _kernel32() -> Kernel32:
+    import ctypes  # noqa: PLC0415
+
+    library = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
+    library.CreateJobObjectW.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p
+    library.CreateJobObjectW.argtypes = [handle, ctypes.c_wchar_p]
+    library.SetInformationJobObject.argtypes = [handle, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
+    library.AssignProcessToJobObject.argtypes = [handle, handle]
+    library.CloseHandle.argtypes = [handle]
+    return library  # type: ignore[no-any-return]
