@@ -27,6 +27,7 @@ os.unlink = unlink_closed_files_only
 sys.platform = "win32"
 import buildslots.disk.lock as lock
 assert lock.unlock.__module__.startswith("filelock")
+sys.platform = "linux"  # directories are platformdirs' business
 """
 
 PROGRAM = """
