@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 def span(seconds: float) -> str:
     """`seconds` for people: "0.5 s", "7 s", "2 min 5 s", "1 h 10 min"."""
@@ -18,3 +20,11 @@ def span(seconds: float) -> str:
 def printable(text: str) -> str:
     """`text` without anything that could steer a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def short_path(path: str) -> str:
+    """`path` with ~ for the home directory, made fit to print."""
+    home = os.path.expanduser("~")
+    if home != "~" and (path == home or path.startswith(home + os.sep)):
+        path = "~" + path[len(home) :]
+    return printable(path)

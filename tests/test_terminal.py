@@ -3,6 +3,7 @@ r"""In a real terminal (tmux): Ctrl-C, Ctrl-\\ and Ctrl-Z do to a command what t
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -59,7 +60,7 @@ class Terminal:
             raise
 
     def close(self) -> None:
-        subprocess.run([*self._tmux, "kill-server"], check=False)
+        subprocess.run([*self._tmux, "kill-server"], check=False, capture_output=True)
 
 
 @pytest.fixture
@@ -167,20 +168,33 @@ def test_ctrl_z_and_fg_while_waiting(pool: Pool, terminal: Terminal) -> None:
     terminal.wait_for("ran")
 
 
-def test_a_command_that_handles_ctrl_z_itself_is_not_disturbed(terminal: Terminal, tmp_path: Path) -> None:
-    """Ctrl-Z in a command that goes on does not stop slot-run behind its back."""
+def test_a_command_that_handles_keys_itself_is_not_disturbed(terminal: Terminal, tmp_path: Path) -> None:
+    """Ctrl-C reaches it once, and Ctrl-Z in a command that goes on does not stop slot-run behind its back."""
     program = tmp_path / "program.py"
     program.write_text(
         "import os, signal, time\n"
-        "signal.signal(signal.SIGTSTP, lambda *_: print('caught', flush=True))\n"
+        "def caught(signum, frame): print('caught', signum, flush=True)\n"
+        "signal.signal(signal.SIGTSTP, caught)\n"
+        "signal.signal(signal.SIGINT, caught)\n"
         "print('ready', flush=True)\n"
         "while not os.path.exists('done'): time.sleep(0.01)\n"
         "print('end')\n"
     )
     terminal.type(f"cd {tmp_path}; clear; {script('slot-run')} {sys.executable} program.py")
     terminal.wait_for("ready")
-    terminal.keys("C-z")
-    wait_until(lambda: any("caught" in line for line in terminal.lines()), "the handler")
+    for key, signum in (("C-c", signal.SIGINT), ("C-z", signal.SIGTSTP)):
+        terminal.keys(key)
+        wait_until(lambda n=signum: any(f"caught {n}" in line for line in terminal.lines()), "the handler")
     (tmp_path / "done").touch()
     terminal.wait_for("end")
     assert not any("Stopped" in line for line in terminal.lines())
+    assert sum("caught" in line for line in terminal.lines()) == 2
+
+
+def test_closing_the_terminal_ends_the_build(pool: Pool, terminal: Terminal, tmp_path: Path) -> None:
+    """The hang-up reaches command and slot-run, and the slot is free."""
+    terminal.type(f"{script('slot-run')} {builds(tmp_path)['pipeline']}")
+    terminal.wait_for("building")
+    assert pool.held() == [0]
+    terminal.close()
+    wait_until(lambda: pool.held() == [], "the slot is free")

@@ -9,7 +9,7 @@ import os
 import time
 
 from buildslots.disk import queue, records
-from buildslots.words import printable, span
+from buildslots.words import printable, short_path, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,10 +91,12 @@ def _holders(directory: PoolDirectory, held: list[int]) -> str:
         if record is None or directory.has_owner(number) is False:
             words.append(f"another program (slot-{number})")
             continue
-        command = printable(record["command"].rstrip("\0").replace("\0", " "))
+        program, *arguments = record["command"].split("\0")[:-1] or ["?"]
+        # Without its directory, or all holders would look alike when the line is cut.
+        command = printable(" ".join([os.path.basename(program) or program, *arguments]))
         if len(command) > COMMAND_SHOWN:
             command = command[: COMMAND_SHOWN - 1] + "…"
-        words.append(f"`{command}` in {printable(record.get('cwd', '?'))} ({span(_age_s(record))})")
+        words.append(f"`{command}` in {short_path(record.get('cwd', '?'))} ({span(_age_s(record))})")
     if len(held) > HOLDERS_SHOWN:
         words.append(f"{len(held) - HOLDERS_SHOWN} more")
     return ", ".join(words) or "nobody now"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 
-from buildslots.words import printable, span
+from buildslots.words import printable, short_path, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ def status_text(status: PoolStatus) -> str:
     """`status` in lines for people."""
     lines = [
         f"pool {status.pool}: {len(status.holders)} held of {status.cap}, {len(status.waiters)} waiting",
-        f"directory {_printable_path(status.dir)}",
+        f"directory {short_path(status.dir)}",
         f"cap {status.cap}: {status.cap_source}",
     ]
     if status.holders:
@@ -64,14 +63,7 @@ def _span(seconds: float | None) -> str:
 
 
 def _path(path: str | None) -> str:
-    return "?" if path is None else _printable_path(path)
-
-
-def _printable_path(path: str) -> str:
-    home = os.path.expanduser("~")
-    if home != "~" and (path == home or path.startswith(home + os.sep)):
-        path = "~" + path[len(home) :]
-    return printable(path)
+    return "?" if path is None else short_path(path)
 
 
 def _command(command: tuple[str, ...]) -> str:
