@@ -138,6 +138,8 @@ def test_a_daemon_that_the_command_leaves_behind_keeps_nothing(pool: Pool) -> No
     result = pool.slot_run("-n1", "sh", "-c", "setsid sleep 300 >/dev/null 2>&1 & echo $!")
     daemon = int(result.stdout)
     try:
+        program = Path(f"/proc/{daemon}/comm")
+        wait_until(lambda: program.read_text() == "sleep\n", "the daemon is its own program")
         files = [os.readlink(f"/proc/{daemon}/fd/{fd}") for fd in os.listdir(f"/proc/{daemon}/fd")]
         assert str(pool.dir / "slot-0") in files
         assert pool.held() == []
