@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from _thread import allocate_lock
 
 from buildslots.disk.slots import Claim, Hold, PoolDirectory
 from buildslots.errors import NotSlotOwnerError, SlotReleasedError, SlotTimeoutError
@@ -46,8 +47,10 @@ class Slot:
     """
 
     __slots__ = (
+        "_block",
         "_directory",
         "_hold",
+        "_mark",
         "_pid",
         "_released",
         "nested",
@@ -59,22 +62,27 @@ class Slot:
 
     def __init__(
         self,
-        settings: Settings | None,
-        hold: Hold | None,
-        *,
         pool: str,
-        number: int | None = None,
+        directory: str | None = None,
+        *,
+        hold: Hold | None = None,
+        mark: str | None = None,
         waited_s: float = 0.0,
     ) -> None:
+        """Made by this package only: of a `hold`, of the `mark` of an outer slot, or of neither."""
+        if hold is not None:
+            mark = f"{hold.number}:{hold.nonce}"
         self.pool = pool
-        self.number = number if hold is None else hold.number
-        self.overflow = hold is not None and settings is not None and hold.number >= settings.slots
-        self.nested = hold is None and number is not None
+        self.number = None if mark is None else int(mark.partition(":")[0])
+        self.overflow = hold is not None and hold.overflow
+        self.nested = hold is None and mark is not None
         self.waited_s = waited_s
-        self._directory = None if settings is None else settings.dir
+        self._directory = directory
         self._hold = hold
+        self._mark = mark
         self._pid = os.getpid()
         self._released = False
+        self._block: object = None
 
     def __repr__(self) -> str:
         state = "released" if self._released else "nested" if self.nested else "held"
@@ -114,14 +122,18 @@ class Slot:
             base: What to start from; None for `os.environ`.
         """
         env = dict(os.environ if base is None else base)
-        if self.number is None:
+        if self._mark is None:
             env.pop(NUMBER, None)
         else:
             env[NUMBER] = str(self.number)
-        if self._hold is not None:
-            mark = f"{self._hold.number}:{self._hold.nonce}"
-            env[HELD] = f"{env[HELD]},{mark}" if env.get(HELD) else mark
+            marks = env.get(HELD, "")
+            if self._mark not in marks.split(","):
+                env[HELD] = f"{marks},{self._mark}".lstrip(",")
         return env
+
+    def _inner(self) -> Slot:
+        """A nested slot under this one."""
+        return Slot(self.pool, self._directory, mark=self._mark)
 
     def __enter__(self) -> Self:
         held = _held()
@@ -135,22 +147,20 @@ class Slot:
         held.set(tuple(slot for slot in held.get(()) if slot is not self))
         if self._pid == os.getpid():
             self.release()
-        else:  # a forked child that leaves the block of its parent
-            self.__del__()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_released", True):
+        elif self._hold is not None:  # a forked child that leaves the block of its parent
             self._released = True
-            if self._hold is not None:
-                (self._hold.release if self._pid == os.getpid() else self._hold.abandon)()
+            self._hold.release()
 
-    def covers(self, directory: str) -> bool:
+    def _covers(self, directory: str) -> bool:
         """Whether a build of the pool in `directory`, with this slot in its context, runs under it."""
         if self._released or self._directory != directory or self.number is None:
             return False
         if self._hold is None or self._pid == os.getpid():
             return True
-        return PoolDirectory(directory).is_ours(self._hold.number, self._hold.nonce)  # in a forked child
+        try:  # in a forked child
+            return PoolDirectory(directory).is_ours(self._hold.number, self._hold.nonce)
+        except OSError:
+            return False
 
 
 class SlotPool:
@@ -245,19 +255,19 @@ class SlotPool:
             from buildslots.errors import UnthrottledWarning  # noqa: PLC0415
 
             warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=stacklevel)
-            return Slot(None, None, pool=self.name)
+            return Slot(self.name)
 
     def _usable_settings(self) -> Settings:
         if self._settings is None:
-            raise self._broken or OSError("no pool directory")
+            raise OSError(*(self._broken.args if self._broken else ("no pool directory",)))
         return self._settings
 
     def _slot_of_context(self) -> Slot | None:
         """The slot of this pool that this thread or task is under, as a nested one, or None."""
         if self._settings is not None:
             for slot in _held().get(()):
-                if slot.covers(self._settings.dir):
-                    return Slot(self._settings, None, pool=self.name, number=slot.number)
+                if slot._covers(self._settings.dir):
+                    return slot._inner()
         return None
 
 
@@ -269,7 +279,7 @@ class build_slot:  # noqa: N801 - used like a function
     raise; the block is not entered then.
     """
 
-    __slots__ = ("_entered", "_pool")
+    __slots__ = ("_pool",)
 
     def __init__(
         self,
@@ -281,19 +291,19 @@ class build_slot:  # noqa: N801 - used like a function
         dir: str | None = None,  # noqa: A002 - the word that users know from --dir
     ) -> None:
         self._pool = SlotPool(pool, slots=slots, timeout=timeout, on_timeout=on_timeout, dir=dir)
-        self._entered: list[Slot] = []
 
     def __enter__(self) -> Slot:
         pool = self._pool
-        slot = pool._slot_of_context() or pool._acquire(stacklevel=3)  # noqa: SLF001 - one module
-        slot.__enter__()
-        self._entered.append(slot)
-        return slot
+        slot = pool._slot_of_context() or pool._acquire(stacklevel=3)
+        slot._block = self
+        return slot.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entered.pop().__exit__(kind, error, trace)
+        # Of this thread or task, and the innermost: the object may be entered more than once.
+        slot = next(slot for slot in reversed(_held().get(())) if slot._block is self)
+        slot.__exit__(kind, error, trace)
 
 
 def acquire(settings: Settings, command: list[str], notice: Callable[[], Notice] | None = None) -> Slot:
@@ -311,13 +321,13 @@ def acquire(settings: Settings, command: list[str], notice: Callable[[], Notice]
     directory = PoolDirectory(settings.dir)
     outer = _outer(directory)
     if outer is not None:
-        return Slot(settings, None, pool=settings.pool, number=outer)
+        return Slot(settings.pool, settings.dir, mark=outer)
     started = time.monotonic()
     hold = _take(directory, Claim(settings.slots, command), settings, started, notice)
     waited_s = time.monotonic() - started
     if hold is None:
         raise SlotTimeoutError(settings.pool, settings.timeout_s or 0.0, waited_s)
-    return Slot(settings, hold, pool=settings.pool, waited_s=waited_s)
+    return Slot(settings.pool, settings.dir, hold=hold, waited_s=waited_s)
 
 
 def _take(
@@ -347,12 +357,12 @@ def _take(
         got.leave()
 
 
-def _outer(directory: PoolDirectory) -> int | None:
-    """The slot of this pool under which this process runs, by the marker in its environment, or None."""
+def _outer(directory: PoolDirectory) -> str | None:
+    """The mark of the slot of this pool under which this process runs, from its environment, or None."""
     for mark in os.environ.get(HELD, "").split(","):
         number, _, nonce = mark.partition(":")
-        if nonce and number.isdecimal() and number.isascii() and directory.is_ours(int(number), nonce):
-            return int(number)
+        if nonce and number.isdecimal() and len(number) < 10 and directory.is_ours(int(number), nonce):
+            return mark
     return None
 
 
@@ -362,7 +372,8 @@ def _held() -> _ContextVar:
     if _context is None:
         from contextvars import ContextVar  # noqa: PLC0415
 
-        _context = ContextVar("buildslots_held")
+        with _making:
+            _context = _context or ContextVar("buildslots_held")
     return _context
 
 
@@ -372,6 +383,7 @@ if TYPE_CHECKING:
     _ContextVar = ContextVar[tuple[Slot, ...]]
 
 _context: _ContextVar | None = None
+_making = allocate_lock()
 
 
 def _warn(text: str) -> None:

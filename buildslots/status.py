@@ -118,6 +118,8 @@ def _held(directory: PoolDirectory) -> list[tuple[int, bool | None]]:
 
     if not os.path.exists(directory.path):
         return []
+    if not os.path.exists(f"{directory.path}/mutex"):
+        return look()  # another tool's directory, or a new one: looking creates nothing
     try:
         return directory.step(look)
     except OSError:  # read-only, or another user's
@@ -129,18 +131,17 @@ def _holder(directory: PoolDirectory, number: int, cap: int, *, owned: bool | No
     alive = record is not None and _lives(record)
     if record is None or owned is False or (owned is None and not alive):
         return _foreign_holder(directory, number, cap)
-    own_cap = _number(record.get("cap"))
     return Holder(
         slot=number,
-        overflow=number >= (own_cap or cap),
+        overflow="overflow" in record,
         foreign=False,
         orphaned=not alive,
-        pid=_number(record.get("pid")),
+        pid=records.number(record.get("pid")),
         command=_command(record),
         cwd=record.get("cwd"),
-        held_s=_age_s(record),
-        waited_s=_seconds(record.get("waited")),
-        cap=own_cap,
+        held_s=records.age_s(record),
+        waited_s=records.seconds(record.get("waited")),
+        cap=records.number(record.get("cap")),
         host=record.get("host"),
     )
 
@@ -149,10 +150,10 @@ def _waiter(directory: PoolDirectory, place: int, name: str) -> Waiter:
     record = records.read(f"{directory.path}/queue/{name}") or {}
     return Waiter(
         place=place,
-        pid=_number(record.get("pid")),
+        pid=records.number(record.get("pid")),
         command=_command(record),
         cwd=record.get("cwd"),
-        waited_s=_age_s(record),
+        waited_s=records.age_s(record),
         cap=queue.cap_of(name),
         host=record.get("host"),
     )
@@ -209,7 +210,7 @@ def _lock_owner(path: str) -> int | None:
 def _lives(record: dict[str, str]) -> bool:
     """Whether the process that wrote `record` lives; True where we cannot know (another pid namespace)."""
     ours = records.parse(records.record([], cap=1, nonce=""))
-    pid = _number(record.get("pid"))
+    pid = records.number(record.get("pid"))
     if pid is None or ours is None:
         return False
     if any(record.get(where) != ours.get(where) for where in ("host", "pidns")):
@@ -223,20 +224,3 @@ def _lives(record: dict[str, str]) -> bool:
 
 def _command(record: dict[str, str]) -> tuple[str, ...]:
     return tuple(record.get("command", "").split("\0")[:-1])
-
-
-def _age_s(record: dict[str, str]) -> float | None:
-    since = _seconds(record.get("since"))
-    return None if since is None else max(0.0, time.time() - since)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() and len(text) < 20 else None
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if 0 <= value < 1e12 else None

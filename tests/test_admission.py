@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import filelock
 import portalocker
@@ -15,6 +16,10 @@ import pytest
 from builds import Build, Pool, script, wait_until
 
 from buildslots import SlotPool
+from buildslots.disk import bells, lock, slots
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RECORDER = """
 import sys, time, os
@@ -246,7 +251,116 @@ def test_waiters_stay_in_order_when_the_pool_directory_is_removed(pool: Pool) ->
         assert running.started() == "0"
 
 
+def test_waiters_go_on_when_only_the_queue_is_removed(pool: Pool) -> None:
+    """`rm -rf POOL/queue` takes the tickets and leaves the pool."""
+    first = pool.build("-n1")
+    first.started()
+    waiting = [pool.queued("-n1") for _ in range(2)]
+    shutil.rmtree(pool.dir / "queue")
+    wait_until(lambda: len(pool.status().waiters) == 2, "both in line again")
+    first.finish()
+    for _ in range(2):
+        build = wait_until(lambda: next((b for b in waiting if b.is_started()), None), "a start")
+        waiting.remove(build)
+        assert build.started() == "0"
+        build.finish()
+        assert "without a slot" not in build.errors()
+
+
+def test_a_dead_waiter_between_sleepers_does_not_count(pool: Pool) -> None:
+    """Its small cap does not keep those behind it waiting, though nobody awake stood next to it."""
+    first = pool.build("-n2")
+    first.started()
+    blocker = pool.build("-n2")
+    blocker.started()
+    stopped, dead, also_stopped, awake = (pool.queued(cap) for cap in ("-n2", "-n1", "-n2", "-n2"))
+    os.kill(stopped.pid, signal.SIGSTOP)
+    os.kill(also_stopped.pid, signal.SIGSTOP)
+    dead.process.kill()
+    dead.process.wait()
+    blocker.finish()
+    assert awake.started() == "1"
+
+
+def test_a_line_that_drains_up_to_a_stopped_waiter(pool: Pool) -> None:
+    """Who was far back when it joined passes the sleeper that it now stands behind."""
+    running = pool.build("-n1")
+    running.started()
+    waiting = [pool.queued("-n1") for _ in range(8)]
+    last = waiting.pop()
+    os.kill(waiting.pop().pid, signal.SIGSTOP)
+    for build in waiting:
+        running.finish()
+        running = build
+        running.started()
+    running.finish()
+    assert last.started() == "0"
+
+
+def test_a_shared_foreign_lock_makes_no_overflow(pool: Pool) -> None:
+    """A slot file that somebody only reads is not held, but not to be had either."""
+    pool.slot_run("true")
+    with open(pool.dir / "slot-0") as shared:
+        fcntl.flock(shared, fcntl.LOCK_SH)
+        result = pool.slot_run("-n1", "sh", "-c", 'echo "$BUILD_SLOT"')
+    assert (result.stdout, result.stderr) == ("1\n", "")
+
+
+def test_taking_counts_after_it_has_locked(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot that was refused because somebody looked, and is held a moment later, counts."""
+    pool.slot_run("true")
+    real, fds = slots.lock_file, []
+
+    def refused_then_held(path: str, flags: int = os.O_CREAT) -> int | None:
+        fd = real(path, flags)
+        if path.endswith("slot-0"):
+            os.close(fd)
+            return None
+        if path.endswith("slot-1"):  # at this moment slot-0 is taken by somebody else
+            fds.append(real(str(pool.dir / "slot-0")))
+        return fd
+
+    monkeypatch.setattr(slots, "lock_file", refused_then_held)
+    directory = slots.PoolDirectory(str(pool.dir))
+    assert directory.take(slots.Claim(1, ["make"]), 1) is None
+    os.close(fds[0])
+
+
+def test_the_patience_with_a_mutex_begins_anew_with_a_new_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many who wait for one stopped owner do not take each other's new mutex away."""
+    clock, inodes, removed = iter(range(100)), iter([1, 1, 2, 2, 3, 3]), []
+    monkeypatch.setattr(lock.time, "monotonic", lambda: next(clock) * 0.6)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: None)
+    monkeypatch.setattr(lock, "lock_file", lambda _: None)
+    monkeypatch.setattr(lock.Mutex, "_inode", lambda _: next(inodes))
+    monkeypatch.setattr(lock.Mutex, "_remove", lambda _: removed.append(True))
+    with pytest.raises(StopIteration), lock.Mutex("unused"):
+        pass
+    assert removed == []
+
+
+def test_a_bell_that_rang_is_heard_by_all(tmp_path: Path) -> None:
+    """Whoever begins to listen just then takes one byte away, and leaves some to the others."""
+    path = str(tmp_path / "bell")
+    bell = bells.hang(path)
+    first, _ = bells.listen(path)
+    second, _ = bells.listen(path)
+    assert bells.answered(path)
+    bells.ring(bell)  # `bell` stays open, as in a daemon that inherited it
+    os.read(second, 1)
+    assert not bells.answered(path)
+    listener = bells.poll()
+    listener.register(first, bells.POLLIN)
+    assert listener.poll(0) == [(first, bells.POLLIN)]
+    for fd in (bell, first, second):
+        os.close(fd)
+
+
 def test_looking_leaves_no_trace(pool: Pool) -> None:
     """The status of a pool that does not exist creates nothing."""
     status = pool.status()
     assert (status.holders, status.waiters, pool.dir.exists()) == ((), (), False)
+    pool.dir.mkdir()
+    (pool.dir / "slot-0").touch()
+    assert pool.held() == []
+    assert [path.name for path in pool.dir.iterdir()] == ["slot-0"]

@@ -120,6 +120,50 @@ def test_a_signal_ends_a_wait_and_leaves_nothing(pool: Pool, name: str) -> None:
     assert pool.leftovers() == []
 
 
+def test_signals_in_quick_succession_end_a_wait_just_as_well(pool: Pool) -> None:
+    """The second one does not interrupt the clean-up after the first."""
+    first = pool.build("-n1")
+    first.started()
+    waiter = pool.queued("-n1", "-q")
+    for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        waiter.process.send_signal(signum)
+    deaths = {-signal.SIGHUP, -signal.SIGTERM, -signal.SIGINT}
+    assert waiter.process.wait() in deaths
+    assert (waiter.errors(), pool.leftovers()) == ("", [])
+
+
+def test_a_command_that_may_not_be_signalled_is_still_waited_for(pool: Pool) -> None:
+    """As below sudo: the slot stays held, and the exit status is the command's."""
+    trace = ["strace", "-o", "/dev/null", "-e", "trace=kill", "-e", "inject=kill:error=EPERM"]
+    build = pool.popen(*trace, script("slot-run"), "-n1", "sh", "-c", 'echo "$BUILD_SLOT"; read n; exit $n')
+    build.started()
+    os.kill(pool.status().holders[0].pid, signal.SIGTERM)
+    assert pool.held() == [0]
+    assert build.finish(9) == 9
+
+
+def test_a_signal_before_there_is_a_command_is_not_lost(pool: Pool) -> None:
+    """What arrives while the command is being started reaches it."""
+    trace = ["strace", "-o", "/dev/null", "-e", "trace=clone,clone3,vfork"]
+    trace += ["-e", "inject=clone,clone3,vfork:delay_enter=700000"]
+    build = pool.popen(*trace, script("slot-run"), "-n1", "sleep", "300")
+    holder = wait_until(lambda: pool.status().holders, "the slot is held")[0]
+    os.kill(holder.pid, signal.SIGTERM)
+    wait_until(lambda: pool.held() == [], "the command ended by the signal")
+    assert build.process.wait() == -signal.SIGTERM
+
+
+def test_a_directory_earlier_in_path_is_no_command(pool: Pool, tmp_path) -> None:
+    """As for execvp(3), also for a script without an interpreter line, nested or not."""
+    (tmp_path / "a" / "tool").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "tool").write_text("echo ran\n")
+    (tmp_path / "b" / "tool").chmod(0o755)
+    environ = {"PATH": f"{tmp_path / 'a'}:{tmp_path / 'b'}:{os.environ['PATH']}"}
+    assert pool.slot_run("tool", environ=environ).stdout == "ran\n"
+    assert pool.slot_run(script("slot-run"), "tool", environ=environ).stdout == "ran\n"
+
+
 def test_a_killed_slot_run_keeps_its_slot_until_the_command_ends(pool: Pool) -> None:
     """The command inherited the lock; when it ends, the next build starts, and not before."""
     build = pool.build("-n1")

@@ -220,6 +220,10 @@ def test_closed_standard_streams(pool: Pool) -> None:
         assert result.returncode == 0
         low = [line for line in log.read_text().splitlines() if line.split(" -> ")[0].split()[-1] in "012"]
         assert not any("slot-0" in line or "bells" in line for line in low), low
+    first = pool.build("-n1")
+    first.started()
+    pool.run("sh", "-c", f"{script('slot-run')} -n1 -t0 true <&- >&- 2>&-")
+    assert [path.stat().st_size for path in pool.dir.glob("slot-*")] == [0, 0]
 
 
 def test_a_failure_in_the_middle_leaves_no_lock(pool: Pool) -> None:

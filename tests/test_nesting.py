@@ -92,7 +92,7 @@ def test_hostile_markers_are_no_markers(pool: Pool) -> None:
     """Whatever stands in the variable, a build with it waits like one without."""
     first = pool.build("-n1")
     first.started()
-    for marker in (":", "0:", "0", "x:y", "0:" + "0" * 32, ",,", "-1:ab", "../slot-0:ab", "9" * 4000 + ":a"):
+    for marker in (":", "0:", "0", "x:y", "0:" + "0" * 32, ",,", "-1:ab", "../slot-0:ab", "9" * 5000 + ":a"):
         result = pool.slot_run(
             "-n1", "-t0", "--on-timeout=fail", "true", environ={"BUILD_SLOTS_HELD": marker}
         )

@@ -14,7 +14,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import DEADLINE_S, Pool, wait_until
+from builds import DEADLINE_S, Pool, script, wait_until
 
 import buildslots
 from buildslots import (
@@ -293,6 +293,53 @@ def test_keyboard_interrupt_leaves_the_line(pool: Pool) -> None:
     build.process.send_signal(signal.SIGINT)
     assert build.started() == "interrupted"
     assert (pool.status().waiters, pool.leftovers()) == ((), [])
+
+
+def test_a_nested_slot_hands_the_nesting_on(pool: Pool) -> None:
+    """`environ()` of an inner slot makes a child nested just as that of the outer one."""
+    with build_slot(slots=1) as outer, build_slot(slots=1) as inner:
+        assert inner.environ() == outer.environ()
+        command = [script("slot-run"), "-n1", "-t0", "--on-timeout=fail", "sh", "-c", "echo $BUILD_SLOT"]
+        environ = inner.environ()
+        assert subprocess.run(command, env=environ, capture_output=True, check=True).stdout == b"0\n"
+        assert inner.environ(environ) == environ
+
+
+def test_one_build_slot_object_in_many_threads(pool: Pool) -> None:
+    """Each thread leaves its own block, whoever came last."""
+    shared = build_slot(slots=2)
+    entered, leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with shared:
+            entered.set()
+            leave.wait(DEADLINE_S)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(DEADLINE_S)
+    with shared as slot:
+        assert slot.number == 1
+        leave.set()
+        thread.join(DEADLINE_S)
+        assert pool.held() == [1]
+    assert pool.held() == []
+
+
+def test_a_forked_child_whose_pool_failed_is_not_stopped(pool: Pool) -> None:
+    """The nesting check of a forked child degrades like everything else."""
+
+    def child() -> bool:
+        (pool.dir / "mutex").unlink()
+        (pool.dir / "mutex").mkdir()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with build_slot(slots=1) as slot:
+                return slot.number is None
+
+    with build_slot(slots=1):
+        assert in_fork(child)
+    (pool.dir / "mutex").rmdir()
 
 
 def test_a_child_with_the_descriptors_holds_the_slot_of_a_killed_program(pool: Pool) -> None:

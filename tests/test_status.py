@@ -111,6 +111,7 @@ def test_a_read_only_pool_can_be_looked_at(pool: Pool) -> None:
         b"buildslots-record 1\npid x\nsince never\ncap -1\nwaited nan\nend\n",
         b"buildslots-record 1\npid 99999999999999999999999\nsince 1e999\nhost \xff\xfe\nend\n",
         b"buildslots-record 1\npid\nsince\narg\ncwd\nend\n",
+        b"buildslots-record 1\npid 2147483648\nsince -inf\nwaited -1\ncap 99999999999\nend\n",
         bytes(range(256)) * 64,
         b"buildslots-record 1\n" + b"arg x\n" * 9000 + b"end\n",
     ],
@@ -142,6 +143,14 @@ def test_junk_in_the_pool_directory_is_passed_over(pool: Pool) -> None:
     assert pool.held() == [0]
 
 
+def test_a_fifo_in_a_slot_file_s_place_stops_nobody(pool: Pool) -> None:
+    """Neither status nor a build waits for somebody to open its other end."""
+    pool.slot_run("true")
+    os.mkfifo(pool.dir / "slot-7")
+    assert pool.held() == []
+    assert pool.slot_run("-n9", "true").returncode == 0
+
+
 def test_records_survive_any_argument() -> None:
     """What is written is what is read, for every byte that an argument can have."""
     command = ["a\nb\\n", "", "end", "\\", os.fsdecode(bytes(range(1, 256)))]
@@ -164,6 +173,7 @@ def test_long_commands_are_cut() -> None:
     record = records.parse(text)
     assert record is not None
     assert record["command"].endswith("x\0…\0")
+    assert len(records.record(["\N{GRINNING FACE}" * 4000], cap=1, nonce="")) < 8192
 
 
 def test_a_record_that_is_only_half_written_is_none() -> None:

@@ -2,10 +2,12 @@ r"""In a real terminal (tmux): Ctrl-C, Ctrl-\\ and Ctrl-Z do to a command what t
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,6 @@ from builds import Pool, script, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 class Terminal:
@@ -189,6 +190,27 @@ def test_a_command_that_handles_keys_itself_is_not_disturbed(terminal: Terminal,
     terminal.wait_for("end")
     assert not any("Stopped" in line for line in terminal.lines())
     assert sum("caught" in line for line in terminal.lines()) == 2
+
+
+def test_giving_up_clears_the_line(pool: Pool, terminal: Terminal) -> None:
+    """What is said at the end of a wait stands on a line of its own."""
+    first = pool.build("-n1")
+    first.started()
+    terminal.type(f"clear; {script('slot-run')} -n1 -t 1.5 --on-timeout fail true")
+    terminal.wait_for("slot-run: no slot of pool 'default' became free within 1.5 s; giving up")
+
+
+def test_a_command_stopped_alone_in_a_script_does_not_hang_it(terminal: Terminal, tmp_path: Path) -> None:
+    """Without job control around it, slot-run does not imitate a SIGSTOP that nobody would undo for it."""
+    (tmp_path / "self-stopper").write_text("echo $$ > pid; kill -STOP $$; echo went on\n")
+    (tmp_path / "script").write_text(f"{script('slot-run')} sh self-stopper; echo done\n")
+    terminal.type(f"cd {tmp_path}; clear; sh script")
+    pid = int(wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "a pid"))
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the command stopped itself")
+    os.kill(pid, signal.SIGCONT)
+    terminal.wait_for("went on")
+    terminal.wait_for("done")
 
 
 def test_closing_the_terminal_ends_the_build(pool: Pool, terminal: Terminal, tmp_path: Path) -> None:

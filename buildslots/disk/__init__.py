@@ -44,16 +44,19 @@ a held slot rings. Everybody else listens to the bell of the live ticket before 
 
 **A bell** is a FIFO that its owner opened for reading and writing and made anew (removed and
 created) for this one holding or wait. It has rung when it has no writer any more (the owner
-let go or died: end of file for a reader, POLLHUP) or, at a slot, when a byte lies in it (the
-owner let go while some other process still has a copy of the descriptor). A bell may be missing,
-may ring a little before the lock is gone, and may ring for nothing. Only the lock tells. While
-the lock of a held slot has no bell that works, the head looks again every 50 ms.
+let go or died: end of file for a reader, POLLHUP) or, at a slot, when bytes lie in it (the
+owner let go while some other process still has a copy of the descriptor). A listener that asks by
+reading takes one byte at most; who rings writes 64, so that all others still find some. A bell may
+be missing, may ring a little before the lock is gone, and may ring for nothing. Only the lock
+tells. While the lock of a held slot has no bell that works, the head looks again every 50 ms.
 
 **Sleepers.** A byte in the bell of a *ticket* is a knock: its owner reads it away and looks. A
 waiter that has seen a slot lie free for a second, which all those before it could have taken by
 the CAPs in their names, who all got a knock and left it unread all that time, takes it.
 
-**Letting go** of a slot: blank the record, unlock, write a byte into the bell, close.
+**Letting go** of a slot: blank the record, unlock, write into the bell, close. Leaving the line: remove
+the ticket and its bell, unlock, close, and knock at the ticket after the next: its owner may be
+second now, and the second watches the head most closely.
 
 **Nesting.** The environment variable BUILD_SLOTS_HELD lists the slots that a command runs under,
 `N:NONCE` joined by commas. Such an entry is believed while slot N is locked, its record has

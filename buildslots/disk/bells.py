@@ -30,6 +30,7 @@ POLLIN = 1
 
 FIFOS = hasattr(os, "mkfifo")
 """Whether this platform has FIFOs at all; Windows has none."""
+RING = b"!" * 64
 NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 """How mkfifo(3) says that this file system or kernel has no FIFOs; a full disk speaks otherwise."""
 
@@ -57,14 +58,16 @@ def hang(path: str) -> int | None:
 
 
 def ring(fd: int | None) -> None:
-    """Ring the bell `fd` and close it. The byte is for listeners while a child has a copy of `fd`."""
+    """Ring the bell `fd`, to be closed next. The bytes are for listeners while a child has a copy of `fd`.
+
+    Many bytes, because whoever begins to listen at this moment may read one away (see `listen`).
+    """
     if fd is None:
         return
     try:
-        os.write(fd, b"!")
+        os.write(fd, RING)
     except OSError:
         pass  # full of earlier bytes: it has rung already
-    os.close(fd)
 
 
 def listen(path: str) -> tuple[int | None, bool]:
@@ -78,16 +81,19 @@ def listen(path: str) -> tuple[int | None, bool]:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return None, False
-    if _has_byte(fd):
-        return fd, True
     try:
+        if _has_byte(fd):
+            return fd, True
         # poll(2) does not report POLLHUP on a FIFO that had no writer since it was opened; read does.
-        if os.read(fd, 1) == b"":
-            os.close(fd)
-            return None, False
+        if os.read(fd, 1):
+            return fd, True  # rung since we asked
     except BlockingIOError:
-        pass
-    return fd, False
+        return fd, False
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None, False
 
 
 def knock(path: str) -> bool:

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+"""For open(2): a FIFO that somebody put in the place of a file must not stop a build."""
 MUTEX_PATIENCE_S = 1.0
 """How long the mutex may resist before its owner counts as stopped (DESIGN, admission rule 4)."""
 
@@ -80,7 +82,7 @@ def lock_file(path: str, flags: int = os.O_CREAT) -> int | None:
     The lock is one on the file that has the name *now*. Raises OSError from open(2) or flock(2).
     """
     while True:
-        fd = os.open(path, os.O_RDWR | flags, 0o600)
+        fd = os.open(path, os.O_RDWR | NO_WAIT | flags, 0o600)
         try:
             won = try_lock(fd)
             if won and has_name(fd, path):
@@ -96,7 +98,7 @@ def lock_file(path: str, flags: int = os.O_CREAT) -> int | None:
 def locked(path: str) -> bool:
     """Whether somebody holds the lock of the file at `path`; a missing file is held by nobody."""
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY | NO_WAIT)
     except FileNotFoundError:
         return False
     try:
@@ -120,14 +122,13 @@ class Mutex:
 
     def __enter__(self) -> None:
         # Trying and sleeping, because a blocking flock cannot be given a deadline without signals.
-        pause_s, give_up = 0.00005, 0.0
+        pause_s, give_up, inode = 0.00005, 0.0, -1
         while (fd := lock_file(self._path)) is None:
             now = time.monotonic()
-            if not give_up:
+            if inode != (inode := self._inode()):  # the first try, or a new file: a new patience
                 give_up = now + MUTEX_PATIENCE_S
             elif now > give_up:
                 self._remove()
-                give_up = 0.0
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.005)
         self._fd = fd
@@ -136,8 +137,16 @@ class Mutex:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Unlocked by name, not by closing: a child forked meanwhile by another thread has a copy.
-        unlock(self._fd)
-        os.close(self._fd)
+        try:
+            unlock(self._fd)
+        finally:
+            os.close(self._fd)
+
+    def _inode(self) -> int:
+        try:
+            return os.stat(self._path).st_ino
+        except FileNotFoundError:
+            return -1
 
     def _remove(self) -> None:
         try:

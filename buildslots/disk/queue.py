@@ -44,7 +44,10 @@ def live(directory: str, name: str) -> bool:
     if locked(path):
         return True
     # Removed while locked: its owner may be between creating and locking it (if we lost the mutex).
-    fd = _lock_existing(path)
+    try:
+        fd = lock_file(path, 0)
+    except (FileNotFoundError, IsADirectoryError):
+        return False
     if fd is None:
         return locked(path)
     _discard(directory, name, fd)
@@ -64,14 +67,16 @@ class Ticket:
         bell: Descriptor of its bell, or None where there are no FIFOs.
     """
 
-    __slots__ = ("_directory", "_fd", "_record", "bell", "name")
+    __slots__ = ("_directory", "_fd", "_next_but_one", "_record", "bell", "name")
 
     def __init__(self, directory: str, cap: int, record: bytes) -> None:
         """Join the queue at its end. Raises OSError, and then nothing is left behind."""
         self._directory = directory
         self._record = record
         self._fd = -1
+        self._next_but_one: str | None = None
         self.bell: int | None = None
+        _keep_from_children(self)
         names = waiting(directory)
         number = time.time_ns() // 1000
         if names:
@@ -84,32 +89,43 @@ class Ticket:
 
     def rejoin(self) -> None:
         """Join again with the same number, after the pool directory was removed."""
-        unlock(self._fd)
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
         self._close_bell()
+        if fd >= 0:  # not at a second try
+            unlock(fd)
+            os.close(fd)
         self._take_place(number_of(self.name), cap_of(self.name))
 
     def ahead(self) -> list[str]:
         """The tickets before this one, first come first; the last of them, if any, is live."""
-        names = [name for name in waiting(self._directory) if name < self.name]
+        line = waiting(self._directory)
+        place = sum(name < self.name for name in line)
+        names = line[:place]
+        self._next_but_one = line[place + 2] if len(line) > place + 2 else None
         while names and not live(self._directory, names[-1]):
             names.pop()
         return names
 
     def leave(self) -> None:
-        """Leave the line and wake who comes next. Idempotent; raises nothing; needs no mutex."""
+        """Leave the line and wake who comes next. Idempotent; raises nothing; needs no mutex.
+
+        The one after that gets a knock: it may be next but one now, and glance too rarely (`wait`).
+        """
+        _tickets.discard(self)
         if self._fd < 0:
             return
-        _discard(self._directory, self.name, self._fd)
+        fd, self._fd = self._fd, -1
+        _discard(self._directory, self.name, fd)
         self._close_bell()
-        self._fd = -1
+        if self._next_but_one is not None:
+            bells.knock(f"{self._directory}/bells/{self._next_but_one}")
 
     def abandon(self) -> None:
         """Close the copies that a forked child has of its parent's ticket, or they would keep it alive."""
-        if self._fd >= 0:
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
             self._close_bell()
-            self._fd = -1
 
     def _take_place(self, number: int, cap: int) -> None:
         while True:
@@ -156,8 +172,20 @@ def _remove(directory: str, name: str) -> bool:
     return removed
 
 
-def _lock_existing(path: str) -> int | None:
-    try:
-        return lock_file(path, 0)
-    except FileNotFoundError:
-        return None
+_tickets: set[Ticket] = set()
+_hook_installed = False
+
+
+def _keep_from_children(ticket: Ticket) -> None:
+    """See to it that a child forked before `ticket.leave()` does not keep it alive after its parent."""
+    global _hook_installed  # noqa: PLW0603 - hooks cannot be removed, so one serves all tickets
+    _tickets.add(ticket)
+    if not _hook_installed and hasattr(os, "register_at_fork"):
+        _hook_installed = True
+        os.register_at_fork(after_in_child=_abandon_all)
+
+
+def _abandon_all() -> None:
+    for ticket in _tickets:
+        ticket.abandon()
+    _tickets.clear()

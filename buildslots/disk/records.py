@@ -9,6 +9,7 @@ A record is text, one field a line, name and value parted by one space::
     pidns pid:[4026531836]   namespace in which the pid counts; Linux only
     since 1790000000.25 Unix time from which the slot is held, or the wait began
     waited 3.2          seconds that the holder had waited before that; holders only
+    overflow            only if it runs beyond its cap
     cap 3               K of this process
     nonce 0f…           128 random bits
     cwd /home/me/src
@@ -41,8 +42,14 @@ COMMAND_BYTES = 4096
 _process: tuple[int, bytes] = (0, b"")  # the pid and the lines that stay the same for it
 
 
-def record(
-    command: list[str], *, cap: int, nonce: str, cwd: str | None = None, waited_s: float | None = None
+def record(  # noqa: PLR0913 - one for each line of a record
+    command: list[str],
+    *,
+    cap: int,
+    nonce: str,
+    cwd: str | None = None,
+    waited_s: float | None = None,
+    overflow: bool = False,
 ) -> bytes:
     """A record of this process, of now.
 
@@ -52,6 +59,7 @@ def record(
         nonce: What marks this one holding or wait.
         cwd: Directory of the build; None for that of this process.
         waited_s: How long a holder had waited.
+        overflow: Whether a holder runs beyond its cap.
     """
     if cwd is None:
         try:
@@ -61,14 +69,17 @@ def record(
     lines = [MAGIC, _this_process(), b"since %.6f\ncap %d\nnonce %b\n" % (time.time(), cap, nonce.encode())]
     if waited_s is not None:
         lines.append(b"waited %.6f\n" % waited_s)
+    if overflow:
+        lines.append(b"overflow\n")
     lines.append(b"cwd %b\n" % _escaped(cwd))
     room = COMMAND_BYTES
     for count, argument in enumerate(command):
-        room -= len(argument) + 1
+        line = b"arg %b\n" % _escaped(argument)
+        room -= len(line)
         if room < 0:
             lines.append(b"more %d\n" % (len(command) - count))
             break
-        lines.append(b"arg %b\n" % _escaped(argument))
+        lines.append(line)
     lines.append(END)
     return b"".join(lines)
 
@@ -117,6 +128,28 @@ def parse(text: bytes) -> dict[str, str] | None:
         elif name != "command":
             fields[name] = value
     return fields
+
+
+def number(text: str | None) -> int | None:
+    """The whole number that a field says, or None; nothing that is no pid or cap on any system."""
+    if text is None or not text.isdecimal() or len(text) > len(str(2**31)) or int(text) >= 2**31:
+        return None
+    return int(text)
+
+
+def seconds(text: str | None) -> float | None:
+    """The seconds that a field says, or None."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 <= value < 1e12 else None
+
+
+def age_s(record: dict[str, str]) -> float | None:
+    """How long ago the holding or the wait began, by the wall clock, or None."""
+    since = seconds(record.get("since"))
+    return None if since is None else max(0.0, time.time() - since)
 
 
 def _this_process() -> bytes:

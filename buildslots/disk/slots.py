@@ -11,7 +11,7 @@ import errno
 import os
 
 from buildslots.disk import bells, queue, records
-from buildslots.disk.lock import Mutex, lock_file, locked, unlock
+from buildslots.disk.lock import NO_WAIT, Mutex, lock_file, locked, unlock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,45 +30,62 @@ class Hold:
 
     Attributes:
         number: N of `slot-N`.
+        overflow: Whether it was taken beyond the cap.
         nonce: What marks this one holding in its record, for the nesting check.
-        lock: Descriptor of the locked slot file.
+        lock: Descriptor of the locked slot file, or -1 once it was released.
         bell: Descriptor of its bell, or None.
     """
 
-    __slots__ = ("_record", "bell", "lock", "nonce", "number")
+    __slots__ = ("_pid", "_record", "bell", "lock", "nonce", "number", "overflow")
 
     def __init__(self, directory: str, number: int, lock: int, claim: Claim) -> None:
         """Describe the slot whose locked descriptor is `lock`; lets go of it when that fails."""
         self.number = number
-        self.lock = lock
+        self.overflow = claim.overflow
         self.nonce = claim.nonce
         self.bell: int | None = None
+        self._pid = os.getpid()
         self._record = -1
+        self.lock = lock
         try:
             self.bell = bells.hang(f"{directory}/bells/slot-{number}")
-            self._record = os.open(f"{directory}/holders/slot-{number}", os.O_WRONLY | os.O_CREAT, 0o600)
+            self._record = os.open(
+                f"{directory}/holders/slot-{number}", os.O_WRONLY | os.O_CREAT | NO_WAIT, 0o600
+            )
             records.write(self._record, claim.record())
         except BaseException:
             self.release()
             raise
 
     def release(self) -> None:
-        """Let go of the slot, though a child may have copies of the descriptors; wake the head."""
+        """Let go of the slot, though a child may have copies of the descriptors; wake the head.
+
+        Idempotent. In a forked child it only closes the child's copies: the slot is the parent's.
+        """
+        lock, self.lock = self.lock, -1
+        if lock < 0:
+            return
+        own = self._pid == os.getpid()
+        try:
+            if own:
+                self._blank()
+                unlock(lock)
+                bells.ring(self.bell)
+        finally:
+            for fd in (lock, self.bell, self._record):
+                if fd is not None and fd >= 0:
+                    os.close(fd)
+
+    def __del__(self) -> None:
+        if getattr(self, "lock", -1) >= 0:  # lost like a file that nobody closed
+            self.release()
+
+    def _blank(self) -> None:
         if self._record >= 0:
             try:
                 records.blank(self._record)
             except OSError:
                 pass  # a hint only
-            os.close(self._record)
-        unlock(self.lock)
-        bells.ring(self.bell)
-        os.close(self.lock)
-
-    def abandon(self) -> None:
-        """Close this process's copies without unlocking: in a forked child that only inherited them."""
-        for fd in (self._record, self.lock, self.bell):
-            if fd is not None and fd >= 0:
-                os.close(fd)
 
 
 class Claim:
@@ -79,19 +96,23 @@ class Claim:
         command: The arguments of the build, its program first.
         nonce: 128 random bits in hex.
         waited_s: How long it has waited.
+        overflow: Whether it is to run beyond the cap.
     """
 
-    __slots__ = ("cap", "command", "nonce", "waited_s")
+    __slots__ = ("cap", "command", "nonce", "overflow", "waited_s")
 
     def __init__(self, cap: int, command: list[str]) -> None:
         self.cap = cap
         self.command = command
         self.nonce = os.urandom(16).hex()
         self.waited_s = 0.0
+        self.overflow = False
 
     def record(self) -> bytes:
         """The record of a holder."""
-        return records.record(self.command, cap=self.cap, nonce=self.nonce, waited_s=self.waited_s)
+        return records.record(
+            self.command, cap=self.cap, nonce=self.nonce, waited_s=self.waited_s, overflow=self.overflow
+        )
 
 
 class PoolDirectory:
@@ -121,6 +142,7 @@ class PoolDirectory:
 
     def take_overflow(self, claim: Claim) -> Hold:
         """Take the lowest free slot numbered `claim.cap` or above."""
+        claim.overflow = True
 
         def overflow() -> Hold:
             number = claim.cap
@@ -137,9 +159,7 @@ class PoolDirectory:
                 with Mutex(f"{self.path}/mutex"):
                     return action()
             except FileNotFoundError:
-                # Never made, or removed under us; 0700, because records hold command lines.
-                for room in ("", "/queue", "/holders", "/bells"):
-                    os.makedirs(f"{self.path}{room}", mode=0o700, exist_ok=True)
+                self._make()  # never made, or removed under us
         raise FileNotFoundError(errno.ENOENT, "the pool directory does not stay", self.path)
 
     def take(self, claim: Claim, limit: int) -> Hold | None:
@@ -156,7 +176,7 @@ class PoolDirectory:
                 return None
             number += 1
         try:
-            held += sum(locked(self._slot(n)) for n in self.numbers() if n > number)
+            held = sum(locked(self._slot(n)) for n in self.numbers() if n != number)
         except BaseException:
             os.close(fd)
             raise
@@ -201,6 +221,17 @@ class PoolDirectory:
         if fd is not None:
             os.close(fd)
         return fd is not None and not rung
+
+    def _make(self) -> None:
+        """Make the directories; 0700, because records hold command lines."""
+        try:
+            for room in ("", "/queue", "/holders", "/bells"):
+                os.makedirs(f"{self.path}{room}", mode=0o700, exist_ok=True)
+        except FileNotFoundError:
+            pass  # removed again already
+        except FileExistsError:
+            if os.path.exists(self.path) and not os.path.isdir(self.path):
+                raise  # a file in its place, not a directory that was removed and made meanwhile
 
     def _slot(self, number: int) -> str:
         return f"{self.path}/slot-{number}"

@@ -49,18 +49,19 @@ LOWEST_FD = 64
 
 def become(command: list[str], environ: dict[str, str]) -> NoReturn:
     """Replace this process by `command`, when there is no slot to give back. Raises OSError."""
+    path = _find(command[0])
     for signum in RESTORED:
         _signal.signal(signum, _signal.SIG_DFL)
     try:
-        os.execvpe(command[0], command, environ)
+        os.execve(path, command, environ)
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
-        os.execve(SHELL, _through_shell(command), environ)
+        os.execve(SHELL, [SHELL, path, *command[1:]], environ)
 
 
-def run(command: list[str], environ: dict[str, str], inherited: list[int]) -> int:
-    """Run `command` until its end: its exit status, or minus the signal that it died of.
+def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> int:
+    """Start `command`, to be handed to `supervise`: its pid. From here on signals wait for that.
 
     Args:
         command: Its arguments, the program first, looked up in PATH.
@@ -70,11 +71,45 @@ def run(command: list[str], environ: dict[str, str], inherited: list[int]) -> in
     Raises:
         OSError: It cannot be executed.
     """
+    path = _find(command[0])
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
     # A handler, for two reasons: an inherited SIG_IGN would make the kernel reap the command,
     # and outside Linux a signal whose default is to be ignored may not stay pending.
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
-    return os.waitstatus_to_exitcode(_supervise(_spawn(command, environ, inherited, mask)))
+    copies = [copy for fd in inherited if (copy := _hand_down(fd)) is not None]
+    try:
+        # posix_spawn and not fork: half the cost (bench/primitives.py).
+        try:
+            pid = os.posix_spawn(path, command, environ, setsigmask=mask, setsigdef=RESTORED)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            # A script without "#!": execvp(3) and every shell give it to sh.
+            pid = os.posix_spawn(
+                SHELL, [SHELL, path, *command[1:]], environ, setsigmask=mask, setsigdef=RESTORED
+            )
+    finally:
+        for fd in copies:
+            os.close(fd)
+    # What came before there was a command has not reached it from the terminal either.
+    for signum in FORWARDED & _signal.sigpending():
+        _signal.sigwait([signum])
+        _kill(pid, signum)
+    return pid
+
+
+def supervise(pid: int) -> int:
+    """Pass signals on to the command `pid` until its end: exit status, or minus the signal it died of."""
+    while True:
+        signum, from_terminal = _next_signal()
+        if signum == _signal.SIGCHLD:
+            ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+            if ended and os.WIFSTOPPED(status):
+                _stop_too(os.WSTOPSIG(status), pid)
+            elif ended:
+                return os.waitstatus_to_exitcode(status)
+        elif not from_terminal:
+            _kill(pid, signum)  # not reaped yet, so the pid is the command's
 
 
 def die_of(signum: int) -> None:
@@ -95,24 +130,6 @@ def die_of(signum: int) -> None:
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [signum])
 
 
-def _spawn(command: list[str], environ: dict[str, str], inherited: list[int], mask: set[int]) -> int:
-    # posix_spawn and not fork: half the cost (bench/primitives.py).
-    copies = [copy for fd in inherited if (copy := _hand_down(fd)) is not None]
-    try:
-        try:
-            return os.posix_spawnp(command[0], command, environ, setsigmask=mask, setsigdef=RESTORED)
-        except OSError as error:
-            if error.errno != errno.ENOEXEC:
-                raise
-            # A script without "#!": execvp(3) and every shell give it to sh, posix_spawnp(3) does not.
-            return os.posix_spawn(
-                SHELL, _through_shell(command), environ, setsigmask=mask, setsigdef=RESTORED
-            )
-    finally:
-        for fd in copies:
-            os.close(fd)
-
-
 def _hand_down(fd: int) -> int | None:
     """Let the command inherit a copy of `fd` with a high number, or else `fd` itself: the copy, if any."""
     try:
@@ -122,28 +139,26 @@ def _hand_down(fd: int) -> int | None:
         return None
 
 
-def _through_shell(command: list[str]) -> list[str]:
-    path = command[0]
-    if "/" not in path:
-        for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
-            if os.access(candidate := os.path.join(directory or ".", path), os.X_OK):
-                path = candidate
-                break
-    return [SHELL, path, *command[1:]]
+def _find(program: str) -> str:
+    """The path of `program` by the rules of execvp(3). Raises FileNotFoundError or PermissionError."""
+    if "/" in program:
+        return program
+    found = errno.ENOENT
+    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory, program)
+        if os.path.isfile(path):
+            if os.access(path, os.X_OK):
+                return path
+            found = errno.EACCES
+    raise OSError(found, os.strerror(found))
 
 
-def _supervise(pid: int) -> int:
-    """Pass signals on to the command `pid` until it has ended; its wait status."""
-    while True:
-        signum, from_terminal = _next_signal()
-        if signum == _signal.SIGCHLD:
-            ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
-            if ended and os.WIFSTOPPED(status):
-                _stop_too(os.WSTOPSIG(status), pid)
-            elif ended:
-                return status
-        elif not from_terminal:
-            os.kill(pid, signum)  # not reaped yet, so the pid is the command's
+def _kill(pid: int, signum: int) -> None:
+    """Send a signal, unless the command may not be signalled by us: it is another user's by setuid, say."""
+    try:
+        os.kill(pid, signum)
+    except OSError:
+        pass
 
 
 def _next_signal() -> tuple[int, bool]:
@@ -160,16 +175,24 @@ def _next_signal() -> tuple[int, bool]:
 def _stop_too(signum: int, pid: int) -> None:
     """Stop as the command `pid` did, so that the shell sees its job stopped; go on together.
 
-    A SIGSTOP that somebody sent to the command alone is not imitated outside a terminal's
-    foreground: nobody there would continue slot-run.
+    A SIGSTOP that somebody sent to the command alone is imitated only below a shell that looks after
+    us as its job, in a terminal's foreground: nobody else would continue slot-run.
     """
-    if signum == _signal.SIGSTOP and not _in_foreground():
+    if signum == _signal.SIGSTOP and not (_is_job() and _in_foreground()):
         return
     os.kill(os.getpid(), signum)
     if signum != _signal.SIGSTOP:  # stops here, when it is unblocked
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [signum])
         _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
-    os.kill(pid, _signal.SIGCONT)
+    _kill(pid, _signal.SIGCONT)
+
+
+def _is_job() -> bool:
+    """Whether our parent put us into a process group of our own, as a shell with job control does."""
+    try:
+        return os.getpgid(os.getppid()) != os.getpgrp()
+    except OSError:
+        return False
 
 
 def _in_foreground() -> bool:

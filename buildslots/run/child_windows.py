@@ -36,16 +36,20 @@ KILL_ON_JOB_CLOSE = 0x2000
 
 def become(command: list[str], environ: dict[str, str]) -> NoReturn:
     """Run `command` and exit as it does: Windows cannot replace a process. Raises OSError."""
-    os._exit(run(command, environ, []))
+    os._exit(supervise(spawn(command, environ, [])))
 
 
-def run(command: list[str], environ: dict[str, str], inherited: list[int]) -> int:
-    """Run `command` until its end: its exit status. `inherited` is of no use here. Raises OSError."""
+def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> subprocess.Popen[bytes]:
+    """Start `command`; `inherited` is of no use here. Raises OSError when it cannot be executed."""
     del inherited
     # The console has told the command too; slot-run stays to hold the slot until it has ended.
     _signal.signal(_signal.SIGINT, lambda *_: None)
     program = shutil.which(command[0]) or command[0]  # with PATHEXT: CreateProcess finds only .exe
-    process = subprocess.Popen([program, *command[1:]], env=environ)
+    return subprocess.Popen([program, *command[1:]], env=environ)
+
+
+def supervise(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the end of the command: its exit status."""
     with Job(_kernel32()) as job:
         job.add(int(process._handle))  # type: ignore[attr-defined]  # noqa: SLF001 - Popen has no public one
         return process.wait()

@@ -59,6 +59,11 @@ def main() -> NoReturn:
 
 def run(args: list[str]) -> int:
     """Do what `args` say; the exit status. Does not return where it becomes the command."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:  # closed by our caller: a lock or bell with this number would be written to
+            os.open(os.devnull, os.O_RDWR)
     for signum in ENDING:
         # Whoever started us with a signal ignored (nohup, `&` in a script) wants it to stay so.
         if _signal.getsignal(signum) is not _signal.SIG_IGN:
@@ -93,6 +98,10 @@ def say(text: str) -> None:
 
 
 def _interrupt(signum: int, _frame: object) -> None:
+    # The first one counts: a second would interrupt the clean-up. Not SIG_IGN: for a signal that is
+    # on its way already Python complains of that on stderr.
+    for further in ENDING:
+        _signal.signal(further, lambda *_: None)
     raise Interrupted(signum)
 
 
@@ -114,7 +123,11 @@ def _slot(options: Options) -> Slot:
         notices.append(Notice(settings))
         return notices[0]
 
-    slot = acquire(settings, options.command, None if options.quiet else notice)
+    try:
+        slot = acquire(settings, options.command, None if options.quiet else notice)
+    finally:
+        for spoken in notices:
+            spoken.clear()
     for spoken in notices:
         spoken.started(slot)
     if slot.overflow:
@@ -148,13 +161,14 @@ def _run_command(command: list[str], slot: Slot | None) -> int:
             if slot is None:
                 environ.pop("BUILD_SLOT", None)
             child.become(command, environ)
-        try:
-            status = child.run(command, slot.environ(), slot.descriptors)
-        finally:
-            slot.release()
+        process = child.spawn(command, slot.environ(), slot.descriptors)
     except OSError as error:
+        if slot is not None:
+            slot.release()
         say(f"{command[0]}: {error.strerror}")
         return NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
+    status = child.supervise(process)
+    slot.release()
     if status < 0:
         child.die_of(-status)
         return 128 - status

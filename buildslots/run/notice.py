@@ -56,7 +56,6 @@ class Notice:
 
     def started(self, slot: Slot) -> None:
         """Say that the command starts now, if it was said that it waits."""
-        self.clear()
         if self._spoken and not slot.overflow:
             where = f"slot {slot.number}" if slot.number is not None else "no slot"
             _write(f"slot-run: starting after {span(slot.waited_s)} with {where}\n")
@@ -96,17 +95,12 @@ def _holders(directory: PoolDirectory, held: list[int]) -> str:
         command = printable(" ".join([os.path.basename(program) or program, *arguments]))
         if len(command) > COMMAND_SHOWN:
             command = command[: COMMAND_SHOWN - 1] + "…"
-        words.append(f"`{command}` in {short_path(record.get('cwd', '?'))} ({span(_age_s(record))})")
+        words.append(
+            f"`{command}` in {short_path(record.get('cwd', '?'))} ({span(records.age_s(record) or 0.0)})"
+        )
     if len(held) > HOLDERS_SHOWN:
         words.append(f"{len(held) - HOLDERS_SHOWN} more")
     return ", ".join(words) or "nobody now"
-
-
-def _age_s(record: dict[str, str]) -> float:
-    try:
-        return max(0.0, time.time() - float(record["since"]))
-    except (KeyError, ValueError, OverflowError):
-        return 0.0
 
 
 def _on_live_terminal() -> bool:
