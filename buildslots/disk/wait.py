@@ -51,6 +51,7 @@ def glance_period_s(place: int) -> float:
     The further back, the more rarely: the glance of a waiter matters only when everyone before it
     is asleep. Each sleeper at the head of the line delays those behind it by half a second, all
     together by no more than four seconds, and 100 waiters glance 30 times a second together.
+    (Who comes second gets a knock, see `Ticket.leave`, and so always glances twice a second.)
     """
     return GLANCE_S * min(max(1, place), 8)
 
@@ -194,16 +195,8 @@ class _Ears:
 
     def nothing_new(self) -> bool:
         """Glance: whether all slots that were held still are, and our ticket is still in line."""
-        if self._bells.poll(0):
+        if self._bells.poll(0) or not self._ticket.in_line():
             return False
-        if self.period_s <= GLANCE_S:
-            if not self._ticket.in_line():
-                return False
-        else:  # the line before us may have become shorter
-            names = queue.waiting(self._directory.path)
-            if self._ticket.name not in names:
-                return False
-            self.period_s = glance_period_s(names.index(self._ticket.name))
         return not self._silent or self._directory.step(lambda: all(map(locked, self._silent)))
 
     def _listen_to_slot(self, number: int, *, head: bool) -> None:
