@@ -50,10 +50,10 @@ def glance_period_s(place: int) -> float:
 
     The further back, the more rarely: the glance of a waiter matters only when everyone before it
     is asleep. Each sleeper at the head of the line delays those behind it by half a second, all
-    together by no more than four seconds, and 100 waiters glance 30 times a second together.
+    together by no more than six seconds, and 100 waiters glance 23 times a second together.
     (Who comes second gets a knock, see `Ticket.leave`, and so always glances twice a second.)
     """
-    return GLANCE_S * min(max(1, place), 8)
+    return GLANCE_S * min(max(1, place), 12)
 
 
 def wait(
