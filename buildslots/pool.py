@@ -33,7 +33,7 @@ NUMBER = "BUILD_SLOT"
 
 
 class Slot:
-    """A slot that is held until `release()`, or until the end of `with slot:`.
+    """A slot that is held until `release()`, until the end of `with slot:`, or until it is forgotten.
 
     Nothing is held when `number` is None (the machinery failed, and a warning said so) or
     `nested` is True (an outer holder has it, and releases it). Such a slot is released like any other.
@@ -145,10 +145,9 @@ class Slot:
     ) -> None:
         held = _held()
         held.set(tuple(slot for slot in held.get(()) if slot is not self))
-        if self._pid == os.getpid():
-            self.release()
-        elif self._hold is not None:  # a forked child that leaves the block of its parent
-            self._released = True
+        # Quietly, also after an early release() and in a forked child that leaves its parent's block.
+        self._released = True
+        if self._hold is not None:
             self._hold.release()
 
     def _covers(self, directory: str) -> bool:

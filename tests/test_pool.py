@@ -197,6 +197,15 @@ def test_an_exception_in_the_block_gives_the_slot_back(pool: Pool) -> None:
     assert pool.held() == []
 
 
+def test_an_early_release_in_the_block_is_enough(pool: Pool) -> None:
+    """Leaving the block then releases nothing more, least of all what somebody else holds now."""
+    with build_slot(slots=1) as slot:
+        slot.release()
+        other = SlotPool(slots=1).acquire()
+    assert pool.held() == [0]
+    other.release()
+
+
 def test_a_lost_slot_object_gives_its_slot_back(pool: Pool) -> None:
     """Like a file that nobody closed."""
     SlotPool(slots=1).acquire()

@@ -67,16 +67,16 @@ class Ticket:
         bell: Descriptor of its bell, or None where there are no FIFOs.
     """
 
-    __slots__ = ("_directory", "_fd", "_next_but_one", "_record", "bell", "name")
+    __slots__ = ("_directory", "_fd", "_next_but_one", "_pid", "_record", "bell", "name")
 
     def __init__(self, directory: str, cap: int, record: bytes) -> None:
         """Join the queue at its end. Raises OSError, and then nothing is left behind."""
         self._directory = directory
         self._record = record
         self._fd = -1
+        self._pid = os.getpid()
         self._next_but_one: str | None = None
         self.bell: int | None = None
-        _keep_from_children(self)
         names = waiting(directory)
         number = time.time_ns() // 1000
         if names:
@@ -92,6 +92,7 @@ class Ticket:
         fd, self._fd = self._fd, -1
         self._close_bell()
         if fd >= 0:  # not at a second try
+            del _kept_from_children[fd]
             unlock(fd)
             os.close(fd)
         self._take_place(number_of(self.name), cap_of(self.name))
@@ -109,23 +110,21 @@ class Ticket:
     def leave(self) -> None:
         """Leave the line and wake who comes next. Idempotent; raises nothing; needs no mutex.
 
-        The one after that gets a knock: it may be next but one now, and glance too rarely (`wait`).
+        The one after that gets a knock: it may be second now, and glance too rarely (`wait`).
+        In a forked child nothing happens: the place is the parent's.
         """
-        _tickets.discard(self)
-        if self._fd < 0:
+        if self._fd < 0 or self._pid != os.getpid():
             return
         fd, self._fd = self._fd, -1
+        _kept_from_children.pop(fd, None)
         _discard(self._directory, self.name, fd)
         self._close_bell()
         if self._next_but_one is not None:
             bells.knock(f"{self._directory}/bells/{self._next_but_one}")
 
-    def abandon(self) -> None:
-        """Close the copies that a forked child has of its parent's ticket, or they would keep it alive."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-            self._close_bell()
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:  # lost when an exception came at a bad moment
+            self.leave()
 
     def _take_place(self, number: int, cap: int) -> None:
         while True:
@@ -140,6 +139,7 @@ class Ticket:
         self._fd = fd
         try:
             self.bell = bells.hang(f"{self._directory}/bells/{self.name}")
+            _keep_from_children(fd, self.bell)
             records.write(fd, self._record)
         except BaseException:
             self.leave()
@@ -172,20 +172,23 @@ def _remove(directory: str, name: str) -> bool:
     return removed
 
 
-_tickets: set[Ticket] = set()
+_kept_from_children: dict[int, int | None] = {}
+"""The descriptors of this process's tickets: of the file, and of the bell."""
 _hook_installed = False
 
 
-def _keep_from_children(ticket: Ticket) -> None:
-    """See to it that a child forked before `ticket.leave()` does not keep it alive after its parent."""
+def _keep_from_children(fd: int, bell: int | None) -> None:
+    """See to it that a child forked while the ticket is in line does not keep it alive."""
     global _hook_installed  # noqa: PLW0603 - hooks cannot be removed, so one serves all tickets
-    _tickets.add(ticket)
+    _kept_from_children[fd] = bell
     if not _hook_installed and hasattr(os, "register_at_fork"):
         _hook_installed = True
-        os.register_at_fork(after_in_child=_abandon_all)
+        os.register_at_fork(after_in_child=_close_in_child)
 
 
-def _abandon_all() -> None:
-    for ticket in _tickets:
-        ticket.abandon()
-    _tickets.clear()
+def _close_in_child() -> None:
+    for fd, bell in _kept_from_children.items():
+        os.close(fd)
+        if bell is not None:
+            os.close(bell)
+    _kept_from_children.clear()
