@@ -12,7 +12,7 @@ import sys
 import time
 from _thread import allocate_lock
 
-from buildslots.disk.slots import Claim, Hold, PoolDirectory
+from buildslots.disk.slots import Claim, PoolDirectory
 from buildslots.errors import NotSlotOwnerError, SlotReleasedError, SlotTimeoutError
 from buildslots.settings import UNSET, Settings, resolve
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from buildslots.disk.queue import Ticket
+    from buildslots.disk.slots import Hold
     from buildslots.disk.wait import Notice
     from buildslots.settings import Unset
     from buildslots.status import PoolStatus
@@ -245,7 +247,7 @@ class SlotPool:
         """`acquire`, with warnings about the line `stacklevel - 1` calls up."""
         try:
             settings = self._usable_settings().replace(timeout_s=timeout, on_timeout=on_timeout)
-            return acquire(settings, sys.orig_argv)
+            slot, ticket = acquire(settings, sys.orig_argv)
         except SlotTimeoutError:
             raise
         except OSError as error:
@@ -255,6 +257,9 @@ class SlotPool:
 
             warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=stacklevel)
             return Slot(self.name)
+        if ticket is not None:
+            ticket.leave()
+        return slot
 
     def _usable_settings(self) -> Settings:
         if self._settings is None:
@@ -305,13 +310,19 @@ class build_slot:  # noqa: N801 - used like a function
         slot.__exit__(kind, error, trace)
 
 
-def acquire(settings: Settings, command: list[str], notice: Callable[[], Notice] | None = None) -> Slot:
+def acquire(
+    settings: Settings, command: list[str], notice: Callable[[], Notice] | None = None
+) -> tuple[Slot, Ticket | None]:
     """Get a slot as `SlotPool.acquire` does, which calls this, as does `slot-run`.
 
     Args:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
         notice: Called when a wait begins; what it returns is told when it is time to say something.
+
+    Returns:
+        The slot, and the place in line of one who had to wait. Nobody behind it starts before the
+        caller leaves it, so that builds start in exactly the order in which they came.
 
     Raises:
         SlotTimeoutError: A TimeoutError, and so an OSError; no slot in time.
@@ -320,40 +331,36 @@ def acquire(settings: Settings, command: list[str], notice: Callable[[], Notice]
     directory = PoolDirectory(settings.dir)
     outer = _outer(directory)
     if outer is not None:
-        return Slot(settings.pool, settings.dir, mark=outer)
+        return Slot(settings.pool, settings.dir, mark=outer), None
     started = time.monotonic()
-    hold = _take(directory, Claim(settings.slots, command), settings, started, notice)
-    waited_s = time.monotonic() - started
-    if hold is None:
-        raise SlotTimeoutError(settings.pool, settings.timeout_s or 0.0, waited_s)
-    return Slot(settings.pool, settings.dir, hold=hold, waited_s=waited_s)
-
-
-def _take(
-    directory: PoolDirectory,
-    claim: Claim,
-    settings: Settings,
-    started: float,
-    notice: Callable[[], Notice] | None,
-) -> Hold | None:
-    """Take a slot, in line and as overflow if need be; None if it is to fail instead."""
+    claim = Claim(settings.slots, command)
+    hold: Hold | None
+    ticket: Ticket | None = None
     if settings.timeout_s == 0:
         hold = directory.try_take(claim)
-        return directory.take_overflow(claim) if hold is None and settings.on_timeout == "run" else hold
-    got = directory.take_or_join(claim)
-    if isinstance(got, Hold):
-        return got
+    else:
+        hold, ticket = directory.take_or_join(claim)
     try:
-        from buildslots.disk.wait import wait  # noqa: PLC0415 - only who has to wait needs it
+        if ticket is not None:
+            from buildslots.disk.wait import wait  # noqa: PLC0415 - only who has to wait needs it
 
-        deadline = float("inf") if settings.timeout_s is None else started + settings.timeout_s
-        hold = wait(directory, got, claim, deadline, notice() if notice else None)
-        if hold is None and settings.on_timeout == "run":
-            claim.waited_s = time.monotonic() - started
-            hold = directory.take_overflow(claim)
-        return hold
-    finally:
-        got.leave()
+            deadline = float("inf") if settings.timeout_s is None else started + settings.timeout_s
+            hold = wait(directory, ticket, claim, deadline, notice() if notice else None)
+        claim.waited_s = time.monotonic() - started
+        if hold is None:
+            hold = _at_timeout(directory, claim, settings)
+    except BaseException:
+        if ticket is not None:
+            ticket.leave()
+        raise
+    return Slot(settings.pool, settings.dir, hold=hold, waited_s=claim.waited_s), ticket
+
+
+def _at_timeout(directory: PoolDirectory, claim: Claim, settings: Settings) -> Hold:
+    """Run as overflow or fail, as the settings say."""
+    if settings.on_timeout == "run":
+        return directory.take_overflow(claim)
+    raise SlotTimeoutError(settings.pool, settings.timeout_s or 0.0, claim.waited_s)
 
 
 def _outer(directory: PoolDirectory) -> str | None:

@@ -54,6 +54,9 @@ tells. While the lock of a held slot has no bell that works, the head looks agai
 waiter that has seen a slot lie free for a second, which all those before it could have taken by
 the CAPs in their names, who all got a knock and left it unread all that time, takes it.
 
+**Starting.** Who waited leaves the line when its build has started, not when it has the slot: so builds
+start in the order in which they joined.
+
 **Letting go** of a slot: blank the record, unlock, write into the bell, close. Leaving the line: remove
 the ticket and its bell, unlock, close, and knock at the ticket after the next: its owner may be
 second now, and the second watches the head most closely.

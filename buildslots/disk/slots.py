@@ -127,16 +127,15 @@ class PoolDirectory:
         """Take a slot if one is free and nobody is in line."""
         return self.step(lambda: None if queue.anybody_waits(self.path) else self.take(claim, claim.cap))
 
-    def take_or_join(self, claim: Claim) -> Hold | queue.Ticket:
+    def take_or_join(self, claim: Claim) -> tuple[Hold, None] | tuple[None, queue.Ticket]:
         """Take a slot if one is free and nobody is in line; otherwise join the line."""
 
-        def arrive() -> Hold | queue.Ticket:
+        def arrive() -> tuple[Hold, None] | tuple[None, queue.Ticket]:
             hold = None if queue.anybody_waits(self.path) else self.take(claim, claim.cap)
             if hold is not None:
-                return hold
-            return queue.Ticket(
-                self.path, claim.cap, records.record(claim.command, cap=claim.cap, nonce=claim.nonce)
-            )
+                return hold, None
+            record = records.record(claim.command, cap=claim.cap, nonce=claim.nonce)
+            return None, queue.Ticket(self.path, claim.cap, record)
 
         return self.step(arrive)
 
@@ -169,7 +168,7 @@ class PoolDirectory:
         both pass (see the package docstring).
         """
         held = number = 0
-        while (fd := lock_file(self._slot(number))) is None:
+        while (fd := self._lock(number)) is None:
             # A refusal may also come from one who is just looking: not held, but not to be had.
             held += locked(self._slot(number))
             if held >= limit:
@@ -221,6 +220,13 @@ class PoolDirectory:
         if fd is not None:
             os.close(fd)
         return fd is not None and not rung
+
+    def _lock(self, number: int) -> int | None:
+        """Lock slot `number`: its descriptor, or None. Tries again if it was let go at this moment."""
+        fd = lock_file(self._slot(number))
+        if fd is None and not locked(self._slot(number)):
+            fd = lock_file(self._slot(number))
+        return fd
 
     def _make(self) -> None:
         """Make the directories; 0700, because records hold command lines."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from typing import NoReturn
 
+    from buildslots.disk.queue import Ticket
     from buildslots.pool import Slot
     from buildslots.run.notice import Notice
 else:
@@ -75,8 +76,10 @@ def run(args: list[str]) -> int:
         return USAGE
     if options.show is not None:
         return _show(options.show)
+    slot: Slot | None = None
+    ticket: Ticket | None = None
     try:
-        slot = _slot(options)
+        slot, ticket = _slot(options)
     except SettingError as error:
         say(f"{error} (see slot-run --help)")
         return USAGE
@@ -85,8 +88,7 @@ def run(args: list[str]) -> int:
         return NO_SLOT
     except Exception as error:  # noqa: BLE001 - no failure of ours may stop a build
         say(f"running without a slot: {error if isinstance(error, OSError) else repr(error)}")
-        slot = None
-    return _run_command(options.command, slot)
+    return _run_command(options.command, slot, ticket)
 
 
 def say(text: str) -> None:
@@ -105,8 +107,8 @@ def _interrupt(signum: int, _frame: object) -> None:
     raise Interrupted(signum)
 
 
-def _slot(options: Options) -> Slot:
-    """The slot to run under. Raises what `resolve` and `acquire` raise."""
+def _slot(options: Options) -> tuple[Slot, Ticket | None]:
+    """The slot to run under, and the place in line. Raises what `resolve` and `acquire` raise."""
     settings = resolve(
         pool=options.pool,
         slots=options.slots,
@@ -124,7 +126,7 @@ def _slot(options: Options) -> Slot:
         return notices[0]
 
     try:
-        slot = acquire(settings, options.command, None if options.quiet else notice)
+        slot, ticket = acquire(settings, options.command, None if options.quiet else notice)
     finally:
         for spoken in notices:
             spoken.clear()
@@ -135,7 +137,7 @@ def _slot(options: Options) -> Slot:
 
         why = f"no slot within {span(slot.waited_s)}" if settings.timeout_s else "no slot is free"
         say(f"{why}: running beyond the cap of {settings.slots} (overflow slot {slot.number})")
-    return slot
+    return slot, ticket
 
 
 def _show(what: str) -> int:
@@ -153,8 +155,11 @@ def _show(what: str) -> int:
     return 0
 
 
-def _run_command(command: list[str], slot: Slot | None) -> int:
-    """Run `command` under `slot`; without a slot to give back, become the command."""
+def _run_command(command: list[str], slot: Slot | None, ticket: Ticket | None) -> int:
+    """Run `command` under `slot`, and leave the line when it has started.
+
+    Without a slot to give back, become the command.
+    """
     try:
         if slot is None or not slot.descriptors:
             environ = dict(os.environ) if slot is None else slot.environ()
@@ -167,6 +172,9 @@ def _run_command(command: list[str], slot: Slot | None) -> int:
             slot.release()
         say(f"{command[0]}: {error.strerror}")
         return NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
+    finally:
+        if ticket is not None:
+            ticket.leave()
     status = child.supervise(process)
     slot.release()
     if status < 0:
