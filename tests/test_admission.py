@@ -195,6 +195,7 @@ def peer(request: pytest.FixtureRequest, pool: Pool) -> Build:
     return pool.popen(sys.executable, "-c", program[request.param])
 
 
+@pytest.mark.linux
 def test_a_foreign_lock_is_a_held_slot_and_its_release_is_noticed(pool: Pool, peer: Build) -> None:
     """A build waits for a peer that has slot-0, and starts when the peer lets go, without a bell."""
     assert peer.started() == "locked"

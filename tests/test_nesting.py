@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from builds import Pool, script
 
 SHOW = 'echo "${BUILD_SLOT-none}"'
@@ -64,6 +65,7 @@ def test_the_marker_is_worth_nothing_when_the_slot_is_free(pool: Pool) -> None:
     assert result.returncode == 75
 
 
+@pytest.mark.linux
 def test_the_marker_of_a_killed_holder_is_worth_nothing_to_a_foreign_lock(pool: Pool) -> None:
     """The record is still there and the slot is locked, but not by the holder that the marker names."""
     build = pool.popen(script("slot-run"), "-n1", "sh", "-c", 'echo "$BUILD_SLOTS_HELD"; exec sleep 300')

@@ -90,6 +90,7 @@ def test_a_reader_that_goes_away_is_no_error(pool: Pool) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.linux
 def test_a_read_only_pool_can_be_looked_at(pool: Pool) -> None:
     """Where the mutex cannot be had, looking goes on without it."""
     build = pool.build("-n1")

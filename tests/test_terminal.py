@@ -200,6 +200,7 @@ def test_giving_up_clears_the_line(pool: Pool, terminal: Terminal) -> None:
     terminal.wait_for("slot-run: no slot of pool 'default' became free within 1.5 s; giving up")
 
 
+@pytest.mark.linux
 def test_a_command_stopped_alone_in_a_script_does_not_hang_it(terminal: Terminal, tmp_path: Path) -> None:
     """Without job control around it, slot-run does not imitate a SIGSTOP that nobody would undo for it."""
     (tmp_path / "self-stopper").write_text("echo $$ > pid; kill -STOP $$; echo went on\n")
