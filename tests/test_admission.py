@@ -16,7 +16,7 @@ import pytest
 from builds import Build, Pool, script, wait_until
 
 from buildslots import SlotPool
-from buildslots.disk import bells, lock, slots
+from buildslots.disk import bells, lock, slots, wait
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -355,6 +355,24 @@ def test_a_bell_that_rang_is_heard_by_all(tmp_path: Path) -> None:
     assert listener.poll(0) == [(first, bells.POLLIN)]
     for fd in (bell, first, second):
         os.close(fd)
+
+
+def test_only_the_second_in_line_is_quick_to_knock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those further back wait until those before them had the time to; or all would wake all."""
+    now, knocks = [0.0], []
+    monkeypatch.setattr(wait.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(wait.queue, "live", lambda *_: True)
+    monkeypatch.setattr(wait.bells, "knock", lambda path: knocks.append(path) or True)
+    for place, quiet_s in ((1, 0.09), (2, 0.59), (4, 1.59)):
+        ahead = [f"{number:020d}-3" for number in range(place)]
+        sleepers, now[0] = wait.Sleepers(), 0.0
+        for now[0] in (0.0, quiet_s):
+            assert sleepers.overtake("pool", ahead, 3, 0) == 0
+        assert knocks == []
+        now[0] = sleepers.look_at
+        assert sleepers.overtake("pool", ahead, 3, 0) == 0
+        assert knocks == [f"pool/bells/{name}" for name in ahead]
+        knocks.clear()
 
 
 def test_looking_leaves_no_trace(pool: Pool) -> None:

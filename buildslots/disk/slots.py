@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
+HELD, LOOKED_AT = -1, -2
+"""Why a slot could not be locked; one that somebody just looks at is not held, but not to be had."""
 REMOVALS = 100
 """How often one step makes the directories again that somebody removes, before it gives up."""
 
@@ -168,9 +170,8 @@ class PoolDirectory:
         both pass (see the package docstring).
         """
         held = number = 0
-        while (fd := self._lock(number)) is None:
-            # A refusal may also come from one who is just looking: not held, but not to be had.
-            held += locked(self._slot(number))
+        while (fd := self._lock(number)) < 0:
+            held += fd == HELD
             if held >= limit:
                 return None
             number += 1
@@ -221,12 +222,15 @@ class PoolDirectory:
             os.close(fd)
         return fd is not None and not rung
 
-    def _lock(self, number: int) -> int | None:
-        """Lock slot `number`: its descriptor, or None. Tries again if it was let go at this moment."""
-        fd = lock_file(self._slot(number))
-        if fd is None and not locked(self._slot(number)):
+    def _lock(self, number: int) -> int:
+        """Lock slot `number`: its descriptor, or HELD, or LOOKED_AT."""
+        for _ in range(2):  # once more if it was let go between refusal and question
             fd = lock_file(self._slot(number))
-        return fd
+            if fd is not None:
+                return fd
+            if locked(self._slot(number)):
+                return HELD
+        return LOOKED_AT
 
     def _make(self) -> None:
         """Make the directories; 0700, because records hold command lines."""

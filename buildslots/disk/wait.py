@@ -39,8 +39,10 @@ FOREIGN_POLL_S = 0.05
 """How often the head looks while a slot is held that has no bell; DESIGN promises 100 ms."""
 FIRST_POLL_S = 0.0005
 """The first such look, for a bell that rang before its lock was gone; each further one doubles it."""
-IDLE_S = 1.0
-"""How long a free slot has to lie before those who left it lying count as asleep."""
+FIRST_KNOCK_S = 0.1
+"""How long a free slot may lie before the second in line knocks at the head."""
+IDLE_S = 0.9
+"""How long a knock has to lie unread before those who got it count as asleep."""
 IDLE_LOOKS = 4
 NEVER = float("inf")
 
@@ -49,8 +51,7 @@ def glance_period_s(place: int) -> float:
     """Seconds between two glances of the waiter at `place` (0 is the head).
 
     The further back, the more rarely: the glance of a waiter matters only when everyone before it
-    is asleep. Each sleeper at the head of the line delays those behind it by half a second, all
-    together by no more than six seconds, and 100 waiters glance 23 times a second together.
+    is asleep. 100 waiters glance 23 times a second together.
     (Who comes second gets a knock, see `Ticket.leave`, and so always glances twice a second.)
     """
     return GLANCE_S * min(max(1, place), 12)
@@ -229,7 +230,7 @@ class Sleepers:
 
     look_at: float
     _ahead: list[str]
-    _since: float
+    _knock_at: float
     _knocked: list[str] | None
     _patience_s: float
 
@@ -251,8 +252,13 @@ class Sleepers:
             self._forget()
         elif self._ahead != ahead:  # first seen, or somebody ahead took a slot: not all are asleep
             self._forget()
-            self._ahead, self._since = ahead, now
-            self.look_at = now + 0.1  # nearly always the head is about to take it
+            # Nearly always the head is about to take it. If not, the second is to find out; only
+            # then the third, and so on: or one sleeper, or load, would set all of them knocking.
+            self._ahead = ahead
+            self._knock_at = now + FIRST_KNOCK_S + GLANCE_S * min(len(ahead) - 1, 12)
+            self.look_at = self._knock_at
+        elif now < self._knock_at:
+            self.look_at = self._knock_at  # woken by something else
         elif self._knocked is None:
             self._knocked = [bell for name in ahead if bells.knock(bell := f"{directory}/bells/{name}")]
             if len(self._knocked) < len(ahead):
@@ -262,13 +268,13 @@ class Sleepers:
         elif any(map(bells.answered, self._knocked)):
             self._ahead = []
             self.look_at = now + GLANCE_S
-        elif now - self._since >= self._patience_s:
+        elif now - self._knock_at >= self._patience_s:
             return limit
         else:
-            self.look_at = min(now + IDLE_S / IDLE_LOOKS, self._since + self._patience_s)
+            self.look_at = min(now + IDLE_S / IDLE_LOOKS, self._knock_at + self._patience_s)
         return 0
 
     def _forget(self) -> None:
-        self._ahead, self._since = [], 0.0
+        self._ahead, self._knock_at = [], 0.0
         self._knocked, self._patience_s = None, IDLE_S
         self.look_at = NEVER
