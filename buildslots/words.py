@@ -7,7 +7,7 @@ import os
 
 def span(seconds: float) -> str:
     """`seconds` for people: "0.5 s", "7 s", "2 min 5 s", "1 h 10 min"."""
-    if 0 < seconds < 0.95:
+    if 0.05 <= seconds < 0.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

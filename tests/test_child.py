@@ -109,7 +109,7 @@ def test_an_inherited_ignored_sigchld_does_not_lose_the_exit_status(pool: Pool) 
     assert pool.run(sys.executable, "-c", program).returncode == 4
 
 
-@pytest.mark.parametrize("name", ["TERM", "HUP", "INT", "QUIT", "USR1"])
+@pytest.mark.parametrize("name", ["TERM", "HUP", "INT", "QUIT", "USR1", "USR2"])
 def test_a_signal_ends_a_wait_and_leaves_nothing(pool: Pool, name: str) -> None:
     """slot-run dies of it at once, its command never runs, its place in line is gone."""
     first = pool.build("-n1")
@@ -153,6 +153,31 @@ def test_a_signal_before_there_is_a_command_is_not_lost(pool: Pool) -> None:
     os.kill(holder.pid, signal.SIGTERM)
     wait_until(lambda: pool.held() == [], "the command ended by the signal")
     assert build.process.wait() == -signal.SIGTERM
+
+
+def test_a_file_in_path_that_may_not_be_executed(pool: Pool, tmp_path) -> None:
+    """Found but not executable: 126, unless a later directory of PATH has a better one."""
+    (tmp_path / "tool").write_text("")
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = pool.slot_run("tool", environ=environ)
+    assert (result.returncode, result.stderr) == (126, "slot-run: tool: Permission denied\n")
+    (tmp_path / "tool").rename(tmp_path / "true")
+    assert pool.slot_run("true", environ=environ).returncode == 0
+
+
+def test_no_failure_of_ours_stops_a_build(pool: Pool) -> None:
+    """Not even a bug: it is a warning, and the command runs."""
+    program = (
+        "import sys\n"
+        "from buildslots.run import main\n"
+        "def broken(*_): raise RuntimeError('a bug')\n"
+        "main.acquire = broken\n"
+        "sys.argv = ['slot-run', 'echo', 'ran']\n"
+        "main.main()\n"
+    )
+    result = pool.run(sys.executable, "-c", program)
+    assert result.stdout == "ran\n"
+    assert result.stderr == "slot-run: running without a slot: RuntimeError('a bug')\n"
 
 
 def test_a_directory_earlier_in_path_is_no_command(pool: Pool, tmp_path) -> None:

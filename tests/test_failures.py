@@ -222,8 +222,10 @@ def test_closed_standard_streams(pool: Pool) -> None:
         assert not any("slot-0" in line or "bells" in line for line in low), low
     first = pool.build("-n1")
     first.started()
-    pool.run("sh", "-c", f"{script('slot-run')} -n1 -t0 true <&- >&- 2>&-")
-    assert [path.stat().st_size for path in pool.dir.glob("slot-*")] == [0, 0]
+    for closed in ("<&-", ">&-", "2>&-", ">&- 2>&-", "<&- 2>&-", "<&- >&- 2>&-"):
+        pool.run("sh", "-c", f"{script('slot-run')} -n1 -t0 true {closed}")
+        assert [path.stat().st_size for path in pool.dir.glob("slot-*")] == [0, 0], closed
+        assert b"slot-run: " not in (pool.dir / "holders" / "slot-1").read_bytes(), closed
 
 
 def test_a_failure_in_the_middle_leaves_no_lock(pool: Pool) -> None:

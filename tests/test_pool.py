@@ -178,6 +178,23 @@ def test_a_slot_entered_as_a_block_is_one_for_build_slot() -> None:
         assert (inner.number, inner.nested) == (outer.number, True)
 
 
+def test_blocks_of_other_pools_are_no_outer_blocks(pool: Pool) -> None:
+    """Each pool has its own nesting, and nothing is left in the context afterwards."""
+    with build_slot(slots=1), build_slot("link", slots=1) as link:
+        assert link.nested is False
+    assert buildslots.pool._held().get(()) == ()
+
+
+def test_one_object_entered_twice(pool: Pool) -> None:
+    """The inner block ends first, and ends nothing else."""
+    shared = build_slot(slots=1)
+    with shared as outer:
+        with shared as inner:
+            assert inner.nested
+        assert pool.held() == [0]
+    assert (outer.descriptors, pool.held()) == ([], [])
+
+
 def test_a_released_outer_slot_covers_nothing(pool: Pool) -> None:
     """A context that was copied under a slot does not give it for ever."""
     with build_slot(slots=1):
@@ -285,6 +302,31 @@ def test_a_fork_during_a_wait_keeps_no_place_in_line(pool: Pool) -> None:
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def test_a_child_of_a_killed_waiter_does_not_wait_for_it(pool: Pool) -> None:
+    """The place in line is gone with the process, though a child that it forked meanwhile lives on."""
+    first = pool.build("-n1")
+    first.started()
+    program = (
+        "import os, signal, threading, time, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "from buildslots import SlotPool\n"
+        "pool = SlotPool(slots=1, timeout=None)\n"
+        "threading.Thread(target=pool.acquire).start()\n"
+        "while not pool.status().waiters: time.sleep(0.01)\n"
+        "child = os.fork()\n"
+        "if child == 0: signal.pause()\n"
+        "print(child, flush=True)\n"
+    )
+    build = pool.popen(sys.executable, "-c", program)
+    child = int(build.started())
+    try:
+        build.process.kill()
+        build.process.wait()
+        wait_until(lambda: not pool.status().waiters, "nobody waits")
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_keyboard_interrupt_leaves_the_line(pool: Pool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,6 +49,21 @@ def test_the_fields_that_programs_rely_on(pool: Pool, tmp_path: Path) -> None:
         (place, waiter.pid, cap) for place, (waiter, cap) in enumerate(zip(waiters, (1, 2), strict=True), 1)
     ]
     assert list(status["waiters"][0]) == ["place", "pid", "command", "cwd", "waited_s", "cap", "host"]
+
+
+@pytest.mark.linux
+def test_the_record_of_a_dead_holder_is_not_shown_for_a_foreign_one(pool: Pool) -> None:
+    """After kill -9 the record stays; who locks the slot then is another program."""
+    build = pool.popen(
+        script("slot-run"), "-n1", "sh", "-c", "echo up; exec sleep 300", start_new_session=True
+    )
+    build.started()
+    os.killpg(build.pid, signal.SIGKILL)
+    foreign = pool.popen("flock", str(pool.dir / "slot-0"), "sh", "-c", "echo locked; read line")
+    assert foreign.started() == "locked"
+    (holder,) = status_json(pool)["holders"]
+    assert (holder["foreign"], holder["orphaned"], holder["pid"]) == (True, False, foreign.pid)
+    assert holder["command"][0] == "flock"
 
 
 def test_status_for_people(pool: Pool) -> None:

@@ -1,0 +1,156 @@
+"""The pieces of the protocol on disk, each in the one moment that matters for it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from buildslots.disk import bells, lock, queue, slots, wait
+from buildslots.run.notice import Notice
+from buildslots.settings import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> slots.PoolDirectory:
+    """A pool directory with its rooms."""
+    directory = slots.PoolDirectory(str(tmp_path / "pool"))
+    directory.step(lambda: None)
+    return directory
+
+
+@pytest.fixture
+def tickets(directory: slots.PoolDirectory) -> Iterator[list[queue.Ticket]]:
+    """Tickets that leave the line at the end."""
+    tickets: list[queue.Ticket] = []
+    yield tickets
+    for ticket in tickets:
+        ticket.leave()
+
+
+def test_a_lock_that_was_won_on_a_file_without_its_name_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is removed between open(2) and flock(2): the lock returned is one on the new file."""
+    path, real, removed = tmp_path / "slot-0", lock.try_lock, []
+
+    def remove_once(fd: int) -> bool:
+        if not removed:
+            removed.append(path.unlink())
+        return real(fd)
+
+    monkeypatch.setattr(lock, "try_lock", remove_once)
+    fd = lock.lock_file(str(path))
+    assert fd is not None
+    assert os.fstat(fd).st_ino == path.stat().st_ino
+    os.close(fd)
+
+
+def test_the_mutex_is_unlocked_for_those_too_who_inherited_it(directory: slots.PoolDirectory) -> None:
+    """A child that was forked meanwhile does not keep it."""
+    mutex = lock.Mutex(f"{directory.path}/mutex")
+    with mutex:
+        copy = os.dup(mutex._fd)
+    assert not lock.locked(f"{directory.path}/mutex")
+    os.close(copy)
+
+
+def test_a_new_bell_knows_nothing_of_an_old_one(tmp_path: Path) -> None:
+    """Though somebody still keeps the old one open, and it has rung."""
+    path = str(tmp_path / "bell")
+    old = bells.hang(path)
+    bells.ring(old)
+    new = bells.hang(path)
+    listener, rung = bells.listen(path)
+    assert (listener is not None, rung) == (True, False)
+    for fd in (old, new, listener):
+        os.close(fd)
+
+
+def test_tickets_stay_in_order_when_the_clock_is_set_back(
+    directory: slots.PoolDirectory, tickets: list[queue.Ticket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number is larger than all that are in the queue."""
+    for now in (5_000_000, 4_000_000, 1_000):
+        monkeypatch.setattr(queue.time, "time_ns", lambda now=now: now)
+        tickets.append(queue.Ticket(directory.path, 3, b""))
+    assert [ticket.name for ticket in tickets] == queue.waiting(directory.path)
+
+
+def test_a_dead_ticket_is_nobody_ahead(directory: slots.PoolDirectory, tickets: list[queue.Ticket]) -> None:
+    """It is removed with its bell when it is found."""
+    name = "0" * 19 + "1-3"
+    for room in ("queue", "bells"):
+        open(f"{directory.path}/{room}/{name}", "w").close()
+    tickets.append(queue.Ticket(directory.path, 3, b""))
+    assert tickets[0].ahead() == []
+    assert os.listdir(f"{directory.path}/bells") == [tickets[0].name]
+
+
+def test_whoever_is_in_line_counts_though_the_last_one_died(
+    directory: slots.PoolDirectory, tickets: list[queue.Ticket]
+) -> None:
+    """A newcomer does not overtake those before a dead ticket."""
+    tickets.append(queue.Ticket(directory.path, 3, b""))
+    open(f"{directory.path}/queue/{'9' * 20}-3", "w").close()
+    assert directory.try_take(slots.Claim(3, ["make"])) is None
+
+
+def test_overflow_does_not_take_a_number_below_the_cap(
+    directory: slots.PoolDirectory, tickets: list[queue.Ticket]
+) -> None:
+    """Even if one is free: it belongs to those in line."""
+    tickets.append(queue.Ticket(directory.path, 2, b""))
+    hold = directory.take_overflow(slots.Claim(2, ["make"]))
+    assert (hold.number, hold.overflow) == (2, True)
+    hold.release()
+
+
+def test_ears_are_closed(directory: slots.PoolDirectory, tickets: list[queue.Ticket]) -> None:
+    """However often a waiter looks, it keeps no descriptor that it no longer listens to."""
+    hold = directory.try_take(slots.Claim(1, ["make"]))
+    assert hold is not None
+    claim = slots.Claim(1, ["make"])
+    tickets += [queue.Ticket(directory.path, 1, b"") for _ in range(2)]
+    before = os.listdir("/dev/fd")
+    for ticket in tickets:
+        assert wait.wait(directory, ticket, claim, 0.0, None) is None
+    assert os.listdir("/dev/fd") == before
+    hold.release()
+
+
+def test_the_words_of_the_waiting_line(
+    directory: slots.PoolDirectory, tickets: list[queue.Ticket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs without their directories, cut commands, nothing that steers a terminal, who else holds."""
+    commands = [["/usr/bin/make", "-j8"], ["cc", "x" * 99], ["evil\x1b[2J"], ["d"], ["e"], ["f"]]
+    holds = [directory.try_take(slots.Claim(9, command)) for command in commands]
+    stale = holds[3]
+    assert stale is not None
+    os.close(stale.bell or 0)  # as if it had died, and another program had locked its slot since
+    stale.bell = None
+    tickets += [queue.Ticket(directory.path, 6, b"") for _ in range(2)]
+
+    def line(**settings: object) -> str:
+        options = {"slots": 6, "timeout_s": 90.0, "dir": directory.path} | settings
+        notice = Notice(resolve(environ={"HOME": "/nowhere"}, warn=pytest.fail, **options))
+        return notice._line(directory, tickets[1])
+
+    text = line()
+    where = f"in {os.getcwd()} (0 s)"
+    assert text.startswith("waiting for a build slot, place 2 of 2 in line, 6 held of 6: ")
+    assert (
+        f"`make -j8` {where}, `cc {'x' * 36}…` {where}, `evil?[2J` {where}, another program (slot-3)" in text
+    )
+    assert text.endswith(", 2 more; runs anyway in 1 min 30 s")
+    assert line(timeout_s=None).endswith("; waiting as long as it takes")
+    assert line(on_timeout="fail").endswith("; gives up in 1 min 30 s")
+    assert "slot of pool 'link', place" in line(pool="link")
+    for hold in holds:
+        assert hold is not None
+        hold.release()
