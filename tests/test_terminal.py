@@ -28,8 +28,8 @@ class Terminal:
             env=environ,
             check=True,
         )
-        self.type("PS1='$ '; clear")
-        wait_until(lambda: self.lines()[-1:] == ["$"], "a prompt")
+        self.type("PS1='$ '")
+        self.clear()
 
     def keys(self, *keys: str) -> None:
         """Press keys, in tmux's names: C-c, C-z, Enter."""
@@ -39,6 +39,11 @@ class Terminal:
         """Type a command line."""
         subprocess.run([*self._tmux, "send-keys", "-l", line], check=True)
         self.keys("Enter")
+
+    def clear(self) -> None:
+        """Clear the screen, so that what is waited for next is not what stood there before."""
+        self.type("clear")
+        wait_until(lambda: self.lines() == ["$"], "an empty screen")
 
     def type_at_prompt(self, line: str) -> None:
         """Type a command line when the shell asks for one."""
@@ -95,7 +100,8 @@ def test_keys_that_end_a_build(pool: Pool, terminal: Terminal, tmp_path: Path, k
     """The shell sees the same exit status with and without slot-run, and the slot is free."""
     seen = []
     for wrapper in ("", f"{script('slot-run')} "):
-        terminal.type(f"clear; {wrapper}{builds(tmp_path)[kind]}")
+        terminal.clear()
+        terminal.type(f"{wrapper}{builds(tmp_path)[kind]}")
         terminal.wait_for("building")
         terminal.keys(key)
         terminal.type_at_prompt("echo status=$?")
@@ -116,8 +122,9 @@ def test_ctrl_z_stops_a_build_and_fg_goes_on(
     terminal.keys("C-z")
     terminal.wait_for("[1]+  Stopped")
     assert pool.held() == [0]  # a stopped build still has its memory and its files
-    terminal.type("clear; fg")
-    wait_until(lambda: terminal.lines()[:1] and "slot-run" in terminal.lines()[0], "fg says what goes on")
+    terminal.clear()
+    terminal.type("fg")
+    wait_until(lambda: any("slot-run" in line for line in terminal.lines()), "fg says what goes on")
     terminal.keys("C-c")
     terminal.type_at_prompt("echo status=$?")
     terminal.wait_for("status=")
