@@ -51,6 +51,13 @@ def bell_made_anew(path: str) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
 
 
+def bell_again(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    os.read(fd, 1)
+    os.close(fd)
+    os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
+
 def fork_and_exec() -> None:
     if (pid := os.fork()) == 0:
         os.execv("/bin/true", ["true"])
@@ -71,6 +78,7 @@ def main() -> None:
             ("write a record with O_TRUNC", lambda: write(file, os.O_TRUNC), 500),
             ("write a record and rename it", lambda: write_and_rename(file), 500),
             ("make a bell anew (unlink, mkfifo, open)", lambda: bell_made_anew(fifo), 2000),
+            ("use a bell again (open, read, open)", lambda: bell_again(fifo), 2000),
             ("fork, exec and reap true", fork_and_exec, 200),
             ("posix_spawn and reap true", spawn, 200),
         ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildslots.disk import bells, lock, queue, slots, wait
+from buildslots.disk import bells, lock, queue, records, slots, wait
 from buildslots.run.notice import Notice
 from buildslots.settings import resolve
 
@@ -72,6 +72,33 @@ def test_a_new_bell_knows_nothing_of_an_old_one(tmp_path: Path) -> None:
         os.close(fd)
 
 
+def test_a_bell_that_nobody_has_open_serves_again(tmp_path: Path) -> None:
+    """Whoever listens to it hears the new owner, and no longer the old one."""
+    path = tmp_path / "bell"
+    old = bells.hang(str(path))
+    inode = path.stat().st_ino
+    ear, _ = bells.listen(str(path))
+    bells.ring(old)
+    os.close(old)
+    new = bells.hang(str(path))
+    assert path.stat().st_ino == inode
+    listener = bells.poll()
+    listener.register(ear, bells.POLLIN)
+    assert listener.poll(0) == []
+    bells.ring(new)
+    assert listener.poll(0) == [(ear, bells.POLLIN)]
+    os.close(new)
+    os.close(ear)
+
+
+def test_a_file_in_the_bell_s_place_is_no_bell(tmp_path: Path) -> None:
+    """It is replaced."""
+    path = tmp_path / "bell"
+    path.write_text("not a FIFO")
+    os.close(bells.hang(str(path)))
+    assert path.is_fifo()
+
+
 def test_tickets_stay_in_order_when_the_clock_is_set_back(
     directory: slots.PoolDirectory, tickets: list[queue.Ticket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +136,15 @@ def test_overflow_does_not_take_a_number_below_the_cap(
     hold = directory.take_overflow(slots.Claim(2, ["make"]))
     assert (hold.number, hold.overflow) == (2, True)
     hold.release()
+
+
+def test_a_released_slot_has_no_record(directory: slots.PoolDirectory) -> None:
+    """Who held it last is not what a foreign program in its place is taken for."""
+    hold = directory.try_take(slots.Claim(1, ["make"]))
+    assert hold is not None
+    assert (records.read(f"{directory.path}/holders/slot-0") or {})["nonce"] == hold.nonce
+    hold.release()
+    assert records.read(f"{directory.path}/holders/slot-0") is None
 
 
 def test_ears_are_closed(directory: slots.PoolDirectory, tickets: list[queue.Ticket]) -> None:

@@ -42,8 +42,9 @@ not count.
 **Waiting.** The head of the queue (no live ticket before its own) tries to take whenever a bell of
 a held slot rings. Everybody else listens to the bell of the live ticket before its own.
 
-**A bell** is a FIFO that its owner opened for reading and writing and made anew (removed and
-created) for this one holding or wait. It has rung when it has no writer any more (the owner
+**A bell** is a FIFO that its owner opened for reading and writing. Whoever hangs one uses the FIFO that is
+there, after reading it empty, if nobody else has it open to write, and otherwise removes it and
+makes a new one. It has rung when it has no writer any more (the owner
 let go or died: end of file for a reader, POLLHUP) or, at a slot, when bytes lie in it (the
 owner let go while some other process still has a copy of the descriptor). A listener that asks by
 reading takes one byte at most; who rings writes 64, so that all others still find some. A bell may

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from stat import S_ISFIFO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,24 +37,26 @@ NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIN
 
 
 def hang(path: str) -> int | None:
-    """Make the bell at `path` anew and keep it open: its descriptor, or None where FIFOs do not exist.
+    """Keep the bell at `path` open: its descriptor, or None where FIFOs do not exist.
 
-    Anew, because a daemon that an earlier build left behind may still have the old one open.
-    Opened for reading and writing, so that neither open(2) nor write(2) ever waits or fails for
-    want of a reader. Raises OSError if the directory cannot be written.
+    A bell that is there serves again if it is silent: then no file system has anything to write.
+    One that a daemon of an earlier build still has open is left to it, and made anew. Opened for
+    reading and writing, so that neither open(2) nor write(2) ever waits or fails for want of a
+    reader. Raises OSError if the directory cannot be written.
     """
     if not FIFOS:
         return None
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    try:
-        os.mkfifo(path, 0o600)
-    except OSError as error:
-        if error.errno in NO_FIFO_HERE:
-            return None
-        raise
+    if not _silenced(path):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        try:
+            os.mkfifo(path, 0o600)
+        except OSError as error:
+            if error.errno in NO_FIFO_HERE:
+                return None
+            raise
     return os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
 
@@ -128,6 +131,22 @@ def hear(fd: int) -> None:
             pass
     except BlockingIOError:
         pass
+
+
+def _silenced(path: str) -> bool:
+    """Whether there is a bell at `path` that nobody keeps open; what was rung is read away."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        while os.read(fd, 4096):
+            pass
+        return S_ISFIFO(os.fstat(fd).st_mode)
+    except OSError:  # EAGAIN: somebody has it open to write
+        return False
+    finally:
+        os.close(fd)
 
 
 def poll() -> Poll:
