@@ -19,7 +19,7 @@ NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 """For open(2): a FIFO that somebody put in the place of a file must not stop a build."""
 MUTEX_PAUSE_S = 0.005
 """The longest sleep between two tries. With 0.5 ms, 64 that wanted it kept two cores busy trying, and
-its owner from its work: 5 starts a second instead of 230 (64 contenders, 3 slots, 10 ms each)."""
+its owner from its work (bench/README.md)."""
 MUTEX_PATIENCE_S = 1.0
 """How long the mutex may resist before its owner counts as stopped (DESIGN, admission rule 4)."""
 

@@ -24,7 +24,7 @@ with another first line, is no record. Lines with other names are to be passed o
 
 A record is written in place and never truncated: truncating a file to nothing, or renaming one
 over it, makes ext4 start writing it to disk when it is closed (`auto_da_alloc` in ext4(5)). That
-cost 269 and 204 µs against 5 µs for overwriting (bench/README.md).
+cost 281 and 249 µs against 5 µs for overwriting (bench/README.md).
 """
 
 from __future__ import annotations
