@@ -87,14 +87,19 @@ class Round:
         return process
 
 
-def released(round_: Round) -> float:
-    """The holder's command ends."""
-    holder = round_.hold_by_slot_run()
-    round_.wait()
+def let_go(round_: Round, holder: subprocess.Popen[bytes]) -> float:
+    """Seconds from the end of the holder's command to the next start."""
     began = time.monotonic()
     assert holder.stdin is not None
     holder.stdin.close()
     return round_.started_s() - began
+
+
+def released(round_: Round) -> float:
+    """The holder's command ends."""
+    holder = round_.hold_by_slot_run()
+    round_.wait()
+    return let_go(round_, holder)
 
 
 def killed_with_its_slot_run(round_: Round) -> float:
@@ -113,20 +118,14 @@ def orphan_ended(round_: Round) -> float:
     holder.kill()
     holder.wait()
     time.sleep(0.2)
-    began = time.monotonic()
-    assert holder.stdin is not None
-    holder.stdin.close()
-    return round_.started_s() - began
+    return let_go(round_, holder)
 
 
 def foreign_released(round_: Round) -> float:
     """flock(1), which has no bell, lets go."""
     holder = round_.hold_by_flock()
     round_.wait()
-    began = time.monotonic()
-    assert holder.stdin is not None
-    holder.stdin.close()
-    return round_.started_s() - began
+    return let_go(round_, holder)
 
 
 def head_stopped(round_: Round) -> float:
@@ -134,10 +133,7 @@ def head_stopped(round_: Round) -> float:
     holder = round_.hold_by_slot_run()
     os.kill(round_.wait().pid, signal.SIGSTOP)
     round_.wait()
-    began = time.monotonic()
-    assert holder.stdin is not None
-    holder.stdin.close()
-    return round_.started_s() - began
+    return let_go(round_, holder)
 
 
 def main() -> None:

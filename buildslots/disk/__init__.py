@@ -42,18 +42,19 @@ not count.
 **Waiting.** The head of the queue (no live ticket before its own) tries to take whenever a bell of
 a held slot rings. Everybody else listens to the bell of the live ticket before its own.
 
-**A bell** is a FIFO that its owner opened for reading and writing. Whoever hangs one uses the FIFO that is
-there, after reading it empty, if nobody else has it open to write, and otherwise removes it and
-makes a new one. It has rung when it has no writer any more (the owner
-let go or died: end of file for a reader, POLLHUP) or, at a slot, when bytes lie in it (the
-owner let go while some other process still has a copy of the descriptor). A listener that asks by
-reading takes one byte at most; who rings writes 64, so that all others still find some. A bell may
-be missing, may ring a little before the lock is gone, and may ring for nothing. Only the lock
-tells. While the lock of a held slot has no bell that works, the head looks again every 50 ms.
+**A bell** is a FIFO that its owner opened for reading and writing. Whoever hangs one uses the FIFO
+that is there, after reading it empty, if nobody else has it open to write; otherwise it removes
+that and makes a new one. A bell has rung when it has no writer any more (the owner let go or died:
+end of file for a reader, POLLHUP) or, at a slot, when bytes lie in it (the owner let go while some
+other process still has a copy of the descriptor). A listener that asks by reading takes one byte
+at most; who rings writes 64, so that all others still find some. A bell may be missing, may ring
+a little before the lock is gone, and may ring for nothing. Only the lock tells. While the lock of
+a held slot has no bell that works, the head looks again every 50 ms.
 
 **Sleepers.** A byte in the bell of a *ticket* is a knock: its owner reads it away and looks. A
 waiter that has seen a slot lie free for a second, which all those before it could have taken by
-the CAPs in their names, who all got a knock and left it unread all that time, takes it.
+the CAPs in their names, who all got a knock and left it unread all that time, takes it. The second
+in line knocks 0.1 s after it saw the slot, each one further back half a second later.
 
 **Starting.** Who waited leaves the line when its build has started, not when it has the slot: so builds
 start in the order in which they joined.
