@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RECORDER = """
-import sys, time, os
+import os, sys, time
+log, marks, slots = sys.argv[1:]
 start = time.monotonic_ns()
-time.sleep(float(sys.argv[2]))
-with open(sys.argv[1], "a") as log:
-    log.write(f"{start} {time.monotonic_ns()}\\n")
+open(os.path.join(marks, str(os.getpid())), "w").close()
+while len(os.listdir(marks)) < int(slots):  # the first ones wait until all slots are in use
+    time.sleep(0.001)
+with open(log, "a") as file:
+    file.write(f"{start} {time.monotonic_ns()}\\n")
 """
 
 
@@ -42,8 +45,9 @@ def peak_overlap(spans: list[tuple[int, int]]) -> int:
 @pytest.mark.parametrize("slots", [1, 3])
 def test_a_burst_runs_exactly_as_many_at_once_as_there_are_slots(pool: Pool, slots: int) -> None:
     """Twenty builds that arrive together overlap K at a time, no more and no fewer."""
-    log = pool.dir.parent / "log"
-    recorder = [sys.executable, "-I", "-S", "-c", RECORDER, str(log), "0.05"]
+    log, marks = pool.dir.parent / "log", pool.dir.parent / "marks"
+    marks.mkdir()
+    recorder = [sys.executable, "-I", "-S", "-c", RECORDER, str(log), str(marks), str(slots)]
     builds = [pool.popen(script("slot-run"), f"-n{slots}", "-t", "none", *recorder) for _ in range(20)]
     assert [build.process.wait(60) for build in builds] == [0] * 20
     spans = [(int(start), int(end)) for start, end in map(str.split, log.read_text().splitlines())]
