@@ -311,14 +311,14 @@ class build_slot:  # noqa: N801 - used like a function
 
 
 def acquire(
-    settings: Settings, command: list[str], notice: Callable[[], Notice] | None = None
+    settings: Settings, command: list[str], notice: Callable[[], Notice | None] | None = None
 ) -> tuple[Slot, Ticket | None]:
     """Get a slot as `SlotPool.acquire` does, which calls this, as does `slot-run`.
 
     Args:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
-        notice: Called when a wait begins; what it returns is told when it is time to say something.
+        notice: Called when a wait begins; what it returns, if anything, is told when to speak.
 
     Returns:
         The slot, and the place in line of one who had to wait. Nobody behind it starts before the

@@ -132,6 +132,28 @@ def test_signals_in_quick_succession_end_a_wait_just_as_well(pool: Pool) -> None
     assert (waiter.errors(), pool.leftovers()) == ("", [])
 
 
+def test_a_signal_while_python_would_drop_it_still_ends_the_wait(pool: Pool) -> None:
+    """An exception in a `__del__` is lost, and imports run such code: the signal comes afterwards."""
+    first = pool.build("-n1")
+    first.started()
+    program = (
+        "import os, signal, sys\n"
+        "class Lost:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        for _ in range(1000): pass\n"
+        "class Finder:\n"
+        "    def find_spec(name, path, target=None):\n"
+        "        if name == 'buildslots.disk.wait': Lost()\n"
+        "sys.meta_path.insert(0, Finder)\n"
+        "sys.argv = ['slot-run', '-q', '-n1', 'true']\n"
+        "from buildslots.run.main import main\n"
+        "main()\n"
+    )
+    result = pool.run(sys.executable, "-c", program)
+    assert (result.returncode, result.stderr, pool.leftovers()) == (-signal.SIGTERM, "", [])
+
+
 @pytest.mark.linux
 def test_a_command_that_may_not_be_signalled_is_still_waited_for(pool: Pool) -> None:
     """As below sudo: the slot stays held, and the exit status is the command's."""

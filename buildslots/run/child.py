@@ -47,9 +47,27 @@ LOWEST_FD = 64
 (`exec 3>`), configure (5, 6) and jobservers use as theirs."""
 
 
+_mask: set[int] | None = None
+"""The signal mask that slot-run was started with, and that the command gets."""
+
+
+def defer_signals() -> None:
+    """Let signals wait: Python drops an exception that a handler raises within an import or a `__del__`."""
+    global _mask  # noqa: PLW0603 - one process, one mask
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, FORWARDED - {_signal.SIGTSTP, _signal.SIGCONT})
+    if _mask is None:
+        _mask = mask
+
+
+def admit_signals() -> None:
+    """Let signals come, those first that have waited."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, _mask or ())
+
+
 def become(command: list[str], environ: dict[str, str]) -> NoReturn:
     """Replace this process by `command`, when there is no slot to give back. Raises OSError."""
     path = _find(command[0])
+    admit_signals()
     for signum in RESTORED:
         _signal.signal(signum, _signal.SIG_DFL)
     try:
@@ -72,7 +90,9 @@ def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> 
         OSError: It cannot be executed.
     """
     path = _find(command[0])
-    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
+    defer_signals()
+    mask = _mask or set()
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
     # A handler, for two reasons: an inherited SIG_IGN would make the kernel reap the command,
     # and outside Linux a signal whose default is to be ignored may not stay pending.
     _signal.signal(_signal.SIGCHLD, lambda *_: None)

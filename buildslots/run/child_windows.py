@@ -34,6 +34,14 @@ KILL_ON_JOB_CLOSE = 0x2000
 """JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, winnt.h."""
 
 
+def defer_signals() -> None:
+    """Nothing: there are no signal masks here."""
+
+
+def admit_signals() -> None:
+    """Nothing, likewise."""
+
+
 def become(command: list[str], environ: dict[str, str]) -> NoReturn:
     """Run `command` and exit as it does: Windows cannot replace a process. Raises OSError."""
     os._exit(supervise(spawn(command, environ, [])))

@@ -69,6 +69,7 @@ def run(args: list[str]) -> int:
         # Whoever started us with a signal ignored (nohup, `&` in a script) wants it to stay so.
         if _signal.getsignal(signum) is not _signal.SIG_IGN:
             _signal.signal(signum, _interrupt)
+    child.defer_signals()
     try:
         options = Options(args)
     except (UsageError, SettingError) as error:
@@ -119,15 +120,21 @@ def _slot(options: Options) -> tuple[Slot, Ticket | None]:
     )
     notices: list[Notice] = []
 
-    def notice() -> Notice:
-        from buildslots.run.notice import Notice  # noqa: PLC0415 - only who waits says something
+    def notice() -> Notice | None:
+        """Called when all is ready for the wait: from here on a signal may end it."""
+        import select  # noqa: F401, PLC0415 - so that nothing is imported then
 
-        notices.append(Notice(settings))
-        return notices[0]
+        if not options.quiet:
+            from buildslots.run.notice import Notice  # noqa: PLC0415 - only who waits says something
+
+            notices.append(Notice(settings))
+        child.admit_signals()
+        return notices[0] if notices else None
 
     try:
-        slot, ticket = acquire(settings, options.command, None if options.quiet else notice)
+        slot, ticket = acquire(settings, options.command, notice)
     finally:
+        child.defer_signals()
         for spoken in notices:
             spoken.clear()
     for spoken in notices:
