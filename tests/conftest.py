@@ -21,7 +21,8 @@ if sys.platform != "linux":
     collect_ignore += ["test_failures.py", "test_fast_path.py", "test_windows_seams.py"]
 if os.name == "nt":
     collect_ignore += [
-        f"test_{name}.py" for name in ("admission", "child", "disk", "nesting", "pool", "status", "terminal")
+        f"test_{name}.py"
+        for name in ("admission", "child", "disk", "nesting", "pool", "status", "terminal", "waiting")
     ]
 
 

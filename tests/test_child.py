@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,6 +28,20 @@ def test_slot_run_dies_of_the_signal_that_killed_the_command(pool: Pool, name: s
     result = pool.slot_run("sh", "-c", f"kill -{signum} $$", cwd=pool.dir.parent)
     assert (result.returncode, result.stderr) == (-signum, "")
     assert not list(pool.dir.parent.glob("core*"))
+
+
+def test_the_death_of_slot_run_dumps_no_core(pool: Pool, tmp_path) -> None:
+    """Where core files are wanted, the command's own is the only one."""
+    program = textwrap.dedent("""
+        import os, resource, sys
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+        _, status = os.waitpid(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ), 0)
+        print(os.WTERMSIG(status), os.WCOREDUMP(status))
+    """)
+    command = [script("slot-run"), "sh", "-c", "ulimit -c 0; kill -SEGV $$"]
+    result = pool.run(sys.executable, "-c", program, *command, cwd=tmp_path)
+    assert result.stdout == f"{int(signal.SIGSEGV)} False\n"
 
 
 def test_what_cannot_be_run(pool: Pool, tmp_path) -> None:
@@ -86,7 +101,7 @@ def test_ignored_signals_stay_ignored(pool: Pool) -> None:
 
 
 @pytest.mark.linux
-def test_signal_dispositions_are_the_defaults_in_the_command(pool: Pool) -> None:
+def test_signal_dispositions_are_the_defaults_in_the_command(pool: Pool, tmp_path) -> None:
     """Nothing that Python ignores, and nothing that slot-run blocks, is left so in the command."""
     show = ("grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
 
@@ -97,6 +112,11 @@ def test_signal_dispositions_are_the_defaults_in_the_command(pool: Pool) -> None
     wanted = masks("sh", "-c", 'exec "$@"', "sh", *show)
     assert masks(script("slot-run"), *show) == wanted
     assert masks(script("slot-run"), script("slot-run"), *show) == wanted
+    plain = tmp_path / "plain"  # without an interpreter line
+    plain.write_text(f"exec {shlex.join(show)}\n")
+    plain.chmod(0o755)
+    assert masks(script("slot-run"), str(plain)) == wanted
+    assert masks(script("slot-run"), script("slot-run"), str(plain)) == wanted
 
 
 def test_an_inherited_ignored_sigchld_does_not_lose_the_exit_status(pool: Pool) -> None:
@@ -226,6 +246,28 @@ def test_a_killed_slot_run_keeps_its_slot_until_the_command_ends(pool: Pool) -> 
     assert waiter.started() == "0"
 
 
+def test_a_slot_is_handed_down_where_descriptors_are_few(pool: Pool) -> None:
+    """A limit too low for the high numbers: the command inherits the lock all the same."""
+    command = f"ulimit -n 32; exec {script('slot-run')} -n1 -- sh -c {shlex.quote(HELD_BUILD)}"
+    build = pool.popen("sh", "-c", command)
+    build.started()
+    build.process.kill()
+    build.process.wait()
+    assert pool.held() == [0]
+    build.process.stdin.close()
+    wait_until(lambda: pool.held() == [], "the command ended")
+
+
+@pytest.mark.linux
+def test_a_daemon_of_a_killed_command_keeps_nothing(pool: Pool) -> None:
+    """The slot is given back before slot-run dies as the command did."""
+    result = pool.slot_run("-n1", "sh", "-c", "setsid sleep 300 >/dev/null 2>&1 & echo $!; kill -9 $$")
+    try:
+        assert (result.returncode, pool.held()) == (-signal.SIGKILL, [])
+    finally:
+        os.kill(int(result.stdout), signal.SIGKILL)
+
+
 @pytest.mark.linux
 def test_a_daemon_that_the_command_leaves_behind_keeps_nothing(pool: Pool) -> None:
     """A process that inherited lock and bell and lives on does not hold the slot, nor silence its bell."""
@@ -234,7 +276,8 @@ def test_a_daemon_that_the_command_leaves_behind_keeps_nothing(pool: Pool) -> No
     try:
         program = Path(f"/proc/{daemon}/comm")
         wait_until(lambda: program.read_text() == "sleep\n", "the daemon is its own program")
-        files = [os.readlink(f"/proc/{daemon}/fd/{fd}") for fd in os.listdir(f"/proc/{daemon}/fd")]
+        # realpath: the loader may close one of its files while we look.
+        files = [os.path.realpath(f"/proc/{daemon}/fd/{fd}") for fd in os.listdir(f"/proc/{daemon}/fd")]
         assert str(pool.dir / "slot-0") in files
         assert pool.held() == []
         first = pool.build("-n1")

@@ -26,6 +26,7 @@ from buildslots import (
     UnthrottledWarning,
     build_slot,
 )
+from buildslots.disk import bells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -325,6 +326,8 @@ def test_a_child_of_a_killed_waiter_does_not_wait_for_it(pool: Pool) -> None:
         build.process.kill()
         build.process.wait()
         wait_until(lambda: not pool.status().waiters, "nobody waits")
+        (bell,) = pool.dir.glob("bells/*-1")
+        wait_until(lambda: bells.listen(str(bell)) == (None, False), "nobody has its bell")
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -441,6 +444,30 @@ def test_named_pools_are_apart(pool: Pool) -> None:
     with SlotPool(slots=1).acquire(), SlotPool("link", slots=1).acquire() as link:
         assert (link.pool, link.number) == ("link", 0)
         assert (pool.dir / "pools" / "link" / "slot-0").exists()
+
+
+def test_descriptors_of_a_slot(pool: Pool) -> None:
+    """They are open until the release, and then nobody's."""
+    slot = SlotPool(slots=1).acquire()
+    assert len(slot.descriptors) == 2
+    assert not any(os.get_inheritable(fd) for fd in slot.descriptors)
+    slot.release()
+    assert slot.descriptors == []
+
+
+def test_a_forked_child_that_leaves_the_block_has_no_copies(pool: Pool) -> None:
+    """It lives on without what would hold the slot of its killed parent."""
+
+    def child() -> bool:
+        copies = slot.descriptors
+        slot.__exit__(None, None, None)
+        for fd in copies:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
+        return True
+
+    with SlotPool(slots=1).acquire() as slot:
+        assert in_fork(child)
 
 
 def test_importing_is_cheap() -> None:

@@ -131,6 +131,7 @@ def test_options(args: str, command: list[str], values: dict[str, object]) -> No
         (["-x", "make"], UsageError, "there is no option '-x'"),
         (["-qx", "make"], UsageError, "there is no option '-x'"),
         (["--slot", "3", "make"], UsageError, "there is no option '--slot'"),
+        (["--slots=", "3", "make"], SettingError, "--slots: '' is not a positive whole number"),
         (["-n", "0", "make"], SettingError, "--slots: '0' is not a positive whole number"),
         (["-t", "soon", "make"], SettingError, "--timeout: 'soon' is not a duration"),
         (["--on-timeout", "x", "make"], SettingError, "--on-timeout: 'x' is neither 'run' nor 'fail'"),

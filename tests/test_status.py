@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import json
 import os
+import re
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 from builds import Pool, script
 
-from buildslots import SlotPool
+from buildslots import SlotPool, status
 from buildslots.disk import records
 from buildslots.words import printable, span
 
@@ -218,6 +221,88 @@ def test_the_waiting_line(pool: Pool) -> None:
     first.finish()
     waiter.started()
     assert waiter.read_error_line().startswith("slot-run: starting after ")
+    assert (pool.status().holders[0].waited_s or 0) > 0
+
+
+def test_after_a_wait_in_vain_no_start_is_said(pool: Pool) -> None:
+    """What follows the line of the wait is the one about the overflow slot."""
+    pool.build("-n1").started()
+    waiting, beyond = pool.slot_run("-n1", "-t1.5", "true").stderr.splitlines()
+    assert "; runs anyway in " in waiting
+    assert beyond.startswith("slot-run: no slot within ")
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    ("changed", "foreign"),
+    [
+        ({}, False),
+        ({b"start": b"1"}, True),  # the pid is another process's by now
+        ({b"pid": b"2147483647"}, True),
+        ({b"pid": b"2147483647", b"start": b"1", b"host": b"elsewhere"}, False),
+        ({b"pid": b"2147483647", b"start": b"1", b"pidns": b"pid:[1]"}, False),
+    ],
+)
+def test_without_a_bell_the_record_s_process_tells(pool: Pool, changed: dict, foreign: bool) -> None:
+    """A record counts while its writer lives, or where we cannot know whether it does."""
+    with SlotPool(slots=1).acquire():
+        (pool.dir / "bells" / "slot-0").unlink()
+        path = pool.dir / "holders" / "slot-0"
+        text = path.read_bytes()
+        for name, value in changed.items():
+            text = re.sub(b"\n%b .*\n" % name, b"\n%b %b\n" % (name, value), text)
+        path.write_bytes(text)
+        (holder,) = pool.status().holders
+        assert holder.foreign is foreign
+
+
+@pytest.mark.linux
+def test_the_owner_of_a_foreign_lock_is_that_of_the_file_s_device(pool: Pool, tmp_path: Path) -> None:
+    """Not somebody who locked another file, or only part of this one."""
+    pool.slot_run("true")
+    with open(pool.dir / "slot-0", "w") as part, open(pool.dir / "slot-7", "w") as whole:
+        fcntl.lockf(part, fcntl.LOCK_EX)
+        fcntl.flock(whole, fcntl.LOCK_EX)
+        (holder,) = pool.status(slots=1).holders
+        assert (holder.slot, holder.overflow, holder.foreign, holder.pid) == (7, True, True, os.getpid())
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    ("locks", "pid"),
+    [
+        (["FLOCK ADVISORY WRITE 11 HERE", "FLOCK ADVISORY WRITE 22 fe:ff:INODE"], 11),
+        (["FLOCK ADVISORY WRITE 22 fe:ff:INODE"], 22),  # btrfs shows another device than stat
+        (["FLOCK ADVISORY WRITE 22 fe:ff:INODE", "FLOCK ADVISORY WRITE 33 fe:fe:INODE"], None),
+        (["FLOCK ADVISORY WRITE 22 fe:ff:1INODE"], None),
+        (["POSIX ADVISORY WRITE 11 HERE", "-> FLOCK ADVISORY WRITE 22 HERE"], None),
+        (["FLOCK ADVISORY WRITE -1 HERE"], None),  # of another pid namespace
+        ([""], None),
+    ],
+)
+def test_who_has_locked_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: list[str], pid: int | None
+) -> None:
+    """By device and inode, as proc_locks(5) shows them; by the inode where that is clear without a device."""
+    path = tmp_path / "slot-0"
+    path.touch()
+    stat = path.stat()
+    here = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
+    text = "".join(
+        f"{n}: {lock.replace('HERE', here).replace('INODE', str(stat.st_ino))} 0 EOF\n"
+        for n, lock in enumerate(locks, 1)
+    )
+    monkeypatch.setattr(status, "open", lambda *_, **__: io.StringIO(text), raising=False)
+    assert status._lock_owner(str(path)) == pid
+
+
+def test_dead_waiters_are_not_in_line(pool: Pool) -> None:
+    """A ticket that nobody has locked belongs to nobody, and looking does not remove it."""
+    pool.slot_run("true")
+    dead = pool.dir / "queue" / ("0" * 20 + "-1")
+    dead.touch()
+    assert pool.status().waiters == ()
+    assert dead.exists()
 
 
 def test_quiet_leaves_only_warnings(pool: Pool) -> None:

@@ -76,6 +76,12 @@ def terminal(pool: Pool, tmp_path: Path) -> Iterator[Terminal]:
     terminal.close()
 
 
+def blocks(pid: int, signum: int) -> bool:
+    """Whether process `pid` has the signal blocked."""
+    mask = Path(f"/proc/{pid}/status").read_text().partition("SigBlk:")[2].split()[0]
+    return bool(int(mask, 16) >> (signum - 1) & 1)
+
+
 def builds(tmp_path: Path) -> dict[str, str]:
     """Commands that run until they are told otherwise: a shell pipeline, and make with a recipe."""
     makefile = tmp_path / "Makefile"
@@ -219,6 +225,56 @@ def test_a_command_stopped_alone_in_a_script_does_not_hang_it(terminal: Terminal
     os.kill(pid, signal.SIGCONT)
     terminal.wait_for("went on")
     terminal.wait_for("done")
+
+
+@pytest.mark.linux
+def test_a_command_that_stops_itself_is_a_stopped_job(terminal: Terminal, tmp_path: Path) -> None:
+    """The shell hears of a SIGSTOP as well, and fg continues both."""
+    (tmp_path / "self-stopper").write_text("kill -STOP $$; echo went on\n")
+    terminal.type(f"cd {tmp_path}; clear; {script('slot-run')} sh self-stopper")
+    terminal.wait_for("[1]+  Stopped")
+    terminal.type_at_prompt("fg")
+    terminal.wait_for("went on")
+
+
+@pytest.mark.linux
+def test_ctrl_c_before_there_is_a_command_ends_it(pool: Pool, terminal: Terminal) -> None:
+    """The terminal has sent it to slot-run alone, which passes it on to the command that it is starting."""
+    calls = "clone,clone3,vfork"
+    trace = f"strace -o /dev/null -e trace={calls} -e inject={calls}:delay_enter=700000"
+    terminal.clear()
+    terminal.type(f"{trace} {script('slot-run')} sleep 300")
+    holder = wait_until(lambda: pool.status().holders, "the slot is held")[0]
+    wait_until(lambda: blocks(holder.pid, signal.SIGINT), "slot-run is about to start the command")
+    terminal.keys("C-c")
+    wait_until(lambda: pool.held() == [], "the command ended by the signal")
+    terminal.type_at_prompt("echo status=$?")
+    terminal.wait_for("status=130")
+
+
+def test_a_wait_in_the_background_says_whole_lines(pool: Pool, terminal: Terminal) -> None:
+    """It does not rewrite the line in which its user types now."""
+    first = pool.build("-n1")
+    first.started()
+    terminal.clear()
+    terminal.type(f"{script('slot-run')} -n1 echo ran &")
+    wait_until(lambda: any("slot-run: waiting" in line for line in terminal.lines()), "the line of the wait")
+    terminal.type("echo typed")
+    terminal.wait_for("typed")
+    assert "echo typed" in terminal.lines()
+    assert any("slot-run: waiting" in line for line in terminal.lines())
+
+
+def test_a_line_longer_than_the_terminal_is_cut(pool: Pool, terminal: Terminal, tmp_path: Path) -> None:
+    """What is broken into two could not be rewritten in place."""
+    (tmp_path / ("long" * 50)).mkdir()
+    first = pool.build("-n1", cwd=tmp_path / ("long" * 50))
+    first.started()
+    terminal.clear()
+    terminal.type(f"{script('slot-run')} -n1 true")
+    terminal.wait_for("slot-run: waiting for a build slot")
+    assert terminal.lines()[-1].startswith("slot-run: waiting for a build slot")
+    assert terminal.lines()[-1].endswith("…")
 
 
 def test_closing_the_terminal_ends_the_build(pool: Pool, terminal: Terminal, tmp_path: Path) -> None:

@@ -1,0 +1,288 @@
+"""Locks, tickets, bells and waits step by step: in whole builds a glance makes up for what is broken."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from buildslots.disk import bells, lock, queue, wait
+from buildslots.disk.slots import Claim, Hold, PoolDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from builds import Pool
+
+
+class Line:
+    """A pool of one slot that is held, with waiters of this process."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.directory = PoolDirectory(str(pool.dir))
+        hold = self.directory.try_take(Claim(1, ["make"]))
+        assert hold is not None
+        self.hold = hold
+        self.tickets: list[queue.Ticket] = []
+        self._ears: list[wait._Ears] = []
+
+    def join(self, cap: int = 1) -> queue.Ticket:
+        ticket = self.directory.step(lambda: queue.Ticket(self.directory.path, cap, b""))
+        self.tickets.append(ticket)
+        return ticket
+
+    def ears(self, ticket: queue.Ticket) -> wait._Ears:
+        """What `ticket` listens to now."""
+        ears = self.directory.step(lambda: wait._Ears(self.directory, ticket, ticket.ahead()))
+        self._ears.append(ears)
+        return ears
+
+    def bell(self, ticket: queue.Ticket) -> str:
+        return f"{self.directory.path}/bells/{ticket.name}"
+
+    def close(self) -> None:
+        for ears in self._ears:
+            ears.close()
+        for ticket in self.tickets:
+            ticket.leave()
+        self.hold.release()
+
+
+@pytest.fixture
+def line(pool: Pool) -> Iterator[Line]:
+    line = Line(pool)
+    yield line
+    line.close()
+
+
+class Clock:
+    """`time.monotonic` for `wait`, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(wait.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_release_wakes_the_head_and_its_leaving_the_next(line: Line) -> None:
+    """By their bells, without any glance, and nobody else."""
+    head, second, third = (line.ears(line.join()) for _ in range(3))
+    assert [ears.listen(0) for ears in (head, second, third)] == [False] * 3
+    line.hold.release()
+    assert [ears.listen(0) for ears in (head, second, third)] == [True, False, False]
+    line.tickets[0].leave()
+    assert [ears.listen(0) for ears in (second, third)] == [True, False]
+
+
+def test_a_killed_holder_s_bell_wakes_the_head(line: Line) -> None:
+    """All its descriptors are closed, and nothing is written into the bell."""
+    ears = line.ears(line.join())
+    assert not ears.listen(0)
+    assert line.hold.bell is not None
+    os.close(line.hold.bell)
+    line.hold.bell = None
+    assert ears.listen(0)
+
+
+def test_a_bell_that_nobody_keeps_open_is_none(tmp_path: Path) -> None:
+    """Whoever listened to it would hear its end for ever, or never."""
+    path = str(tmp_path / "bell")
+    assert bells.listen(path) == (None, False)
+    bell = bells.hang(path)
+    assert bell is not None
+    os.close(bell)
+    assert bells.listen(path) == (None, False)
+    assert not bells.knock(path)
+
+
+def test_only_the_head_is_deaf_to_a_lock_without_a_bell(line: Line) -> None:
+    """It has to look at the lock often; those behind it need not."""
+    head, second = line.join(), line.join()
+    assert [line.ears(ticket).deaf_head for ticket in (head, second)] == [False, False]
+    foreign = lock.lock_file(f"{line.directory.path}/slot-7")
+    assert foreign is not None
+    assert [line.ears(ticket).deaf_head for ticket in (head, second)] == [True, False]
+    os.close(foreign)
+
+
+def test_a_glance_sees_a_silent_lock_go(line: Line) -> None:
+    """Also that of somebody who is not the head."""
+    line.join()
+    foreign = lock.lock_file(f"{line.directory.path}/slot-7")
+    assert foreign is not None
+    ears = line.ears(line.join())
+    assert ears.nothing_new()
+    os.close(foreign)
+    assert not ears.nothing_new()
+
+
+def test_a_glance_sees_that_the_ticket_is_gone(line: Line) -> None:
+    """Somebody removed the queue."""
+    head = line.join()
+    ears = line.ears(head)
+    assert ears.nothing_new()
+    os.unlink(f"{line.directory.path}/queue/{head.name}")
+    assert not ears.nothing_new()
+
+
+def test_a_knock_is_heard_once(line: Line) -> None:
+    """Its owner reads it away, or it would never sleep again; whoever knocked sees that."""
+    head = line.join()
+    ears = line.ears(head)
+    assert bells.knock(line.bell(head))
+    assert not bells.answered(line.bell(head))
+    assert not bells.answered(line.bell(head))  # asking does not answer
+    assert ears.listen(0)
+    assert bells.answered(line.bell(head))
+    assert not ears.listen(0)
+
+
+def test_who_comes_second_is_told(line: Line) -> None:
+    """It sleeps as long as one who is far back, and has to watch the head from now on."""
+    head, second, third = (line.join() for _ in range(3))
+    line.directory.step(head.ahead)
+    head.leave()
+    assert bells.answered(line.bell(second))
+    assert not bells.answered(line.bell(third))
+
+
+def looks(line: Line, sleepers: wait.Sleepers, clock: Clock, ahead: list[queue.Ticket], held: int) -> int:
+    """What one who stands behind `ahead` with K = 2 sees when it is told to look."""
+    clock.now = max(clock.now, min(sleepers.look_at, clock.now + 1)) + 0.001
+    names = [ticket.name for ticket in ahead]
+    return line.directory.step(lambda: sleepers.overtake(line.directory.path, names, 2, held))
+
+
+def test_sleepers_are_overtaken_after_a_knock_that_they_leave_unread_for_a_second(
+    line: Line, clock: Clock
+) -> None:
+    """Not before, and with the bound that their caps allow."""
+    ahead, sleepers = [line.join(2), line.join(2)], wait.Sleepers()
+    limits = [looks(line, sleepers, clock, ahead, 1)]
+    began = clock.now
+    while not any(limits):
+        limits.append(looks(line, sleepers, clock, ahead, 1))
+        assert len(limits) < 100
+    assert limits[-1] == 2
+    assert clock.now - began >= 1.0
+    assert [bells.answered(line.bell(ticket)) for ticket in ahead] == [False, False]
+
+
+def test_who_answers_a_knock_is_not_overtaken(line: Line, clock: Clock) -> None:
+    """One of several that is awake is enough."""
+    ahead, sleepers = [line.join(2), line.join(2)], wait.Sleepers()
+    for _ in range(50):
+        assert looks(line, sleepers, clock, ahead, 1) == 0
+        assert ahead[1].bell is not None
+        bells.hear(ahead[1].bell)
+
+
+@pytest.mark.parametrize("held", [1, 2])
+def test_a_slot_that_one_ahead_may_not_take_is_left(line: Line, clock: Clock, held: int) -> None:
+    """K = 1 ahead of us, or our own K, and nobody is knocked at."""
+    ahead, sleepers = [line.join(1 if held == 1 else 2)], wait.Sleepers()
+    for _ in range(50):
+        assert looks(line, sleepers, clock, ahead, held) == 0
+    assert bells.answered(line.bell(ahead[0]))
+
+
+def test_a_slot_that_is_freed_while_one_looks_is_taken(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let go after the head's try and before it listens: no bell would ever tell."""
+    head = line.join()
+    held = line.directory.held
+
+    def freed_meanwhile(_: PoolDirectory) -> list[int]:
+        line.hold.release()
+        return held()
+
+    monkeypatch.setattr(PoolDirectory, "held", freed_meanwhile)
+    monkeypatch.setattr(wait._Wait, "_sleep", lambda *_: pytest.fail("it sleeps"))
+    hold = wait.wait(line.directory, head, Claim(1, ["make"]), wait.NEVER, None)
+    assert hold is not None
+    assert hold.number == 0
+    hold.release()
+
+
+def test_a_slot_that_is_free_at_the_deadline_is_taken(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was stopped until long after it looks once more."""
+
+    def overslept(*_: object) -> bool:
+        line.hold.release()
+        return True
+
+    monkeypatch.setattr(wait._Wait, "_sleep", overslept)
+    hold = wait.wait(line.directory, line.join(), Claim(1, ["make"]), 0.0, None)
+    assert hold is not None
+    hold.release()
+
+
+def test_who_joins_again_keeps_its_number(line: Line) -> None:
+    """After the queue was removed, in whichever order they notice."""
+    names = [line.join().name for _ in range(3)]
+    for name in names:
+        os.unlink(f"{line.directory.path}/queue/{name}")
+    assert not any(ticket.in_line() for ticket in line.tickets)
+    for ticket in reversed(line.tickets):
+        line.directory.step(ticket.rejoin)
+    assert queue.waiting(line.directory.path) == names == [ticket.name for ticket in line.tickets]
+    assert all(ticket.in_line() for ticket in line.tickets)
+
+
+def test_a_step_outlives_many_removals(pool: Pool) -> None:
+    """Somebody removes the directory over and over while one process arrives."""
+    removals = iter(range(20))
+
+    def step() -> str:
+        for _ in removals:
+            raise FileNotFoundError
+        return "done"
+
+    assert PoolDirectory(str(pool.dir)).step(step) == "done"
+
+
+def test_a_lock_without_the_record_s_nonce_or_the_lock_is_not_ours(line: Line) -> None:
+    """Each of record, lock and bell is asked for."""
+    ours: Callable[[], bool] = lambda: line.directory.is_ours(0, line.hold.nonce)  # noqa: E731
+    assert ours()
+    assert not line.directory.is_ours(0, "0" * 32)
+    lock.unlock(line.hold.lock)  # the bell has not rung, and the record is there
+    assert not ours()
+    assert lock.try_lock(line.hold.lock)
+    assert ours()
+    bells.ring(line.hold.bell)
+    assert not ours()
+
+
+def test_a_released_slot_leaves_no_record(line: Line) -> None:
+    """Nor does its number say anything of the next holder's."""
+    path = f"{line.directory.path}/holders/slot-0"
+    with open(path, "rb") as record:
+        assert b"arg make\n" in record.read()
+    line.hold.release()
+    with open(path, "rb") as record:
+        assert not record.read().startswith(b"buildslots-record")
+
+
+def test_a_release_leaves_no_descriptor(line: Line) -> None:
+    """Neither lock nor bell nor record."""
+    before = len(os.listdir("/dev/fd"))
+    hold = line.directory.take_overflow(Claim(1, ["make"]))
+    assert isinstance(hold, Hold)
+    assert len(os.listdir("/dev/fd")) == before + 3
+    hold.release()
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_pool_is_its_user_s_own(pool: Pool) -> None:
+    """Whatever the umask says: records hold command lines, and a lock is for whoever can open the file."""
+    first = pool.build("-n1", umask=0)
+    first.started()
+    pool.queued("-n1", umask=0)
+    modes = {str(path): path.stat().st_mode & 0o077 for path in [pool.dir, *pool.dir.rglob("*")]}
+    assert set(modes.values()) == {0}, modes
