@@ -4,7 +4,8 @@ The command runs in slot-run's own process group with slot-run's own terminal, s
 terminal does (Ctrl-C, Ctrl-\\, Ctrl-Z, hang-up) reaches it without help. slot-run keeps every signal
 that concerns it blocked and takes them one by one with sigwaitinfo(2): there are no handlers, so
 none can run between the death of the command and the moment slot-run knows of it, and `si_code`
-tells the terminal (SI_KERNEL) from a `kill` (SI_USER), which is passed on.
+tells the terminal (SI_KERNEL) from a `kill` (SI_USER), which is passed on. Before there is a command
+signals come while slot-run waits in line (`admit_signals`), and only then: `main` handles them.
 
 The command inherits the locked descriptor and the bell: should slot-run be killed with SIGKILL,
 the slot is held until the command has ended too.
@@ -45,8 +46,6 @@ SHELL = "/bin/sh"
 LOWEST_FD = 64
 """Where the command finds the slot's descriptors: clear of the low numbers that shell scripts
 (`exec 3>`), configure (5, 6) and jobservers use as theirs."""
-
-
 _mask: set[int] | None = None
 """The signal mask that slot-run was started with, and that the command gets."""
 
