@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from builds import Pool
+from terminals import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,3 +52,11 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     pool = Pool(directory, dict(os.environ))
     yield pool
     pool.end()
+
+
+@pytest.fixture
+def terminal(pool: Pool, tmp_path: Path) -> Iterator[Terminal]:
+    """An interactive bash in a terminal, with that pool."""
+    terminal = Terminal(tmp_path / "tmux", pool.environ)
+    yield terminal
+    terminal.close()

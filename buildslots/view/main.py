@@ -1,56 +1,155 @@
-"""The command line of `buildslots`."""
+"""The command line of `buildslots`: its commands, their options, and what becomes of their errors.
+
+Each command is a module of this package with `run(options) -> int`, loaded when it is asked for.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 
 from buildslots import __version__
 from buildslots.errors import SettingError
-from buildslots.settings import resolve
-from buildslots.status import pool_status
+from buildslots.settings import parse_duration
+
+SHELLS = ("bash", "zsh", "fish")
+EXAMPLES = """\
+examples:
+  buildslots status --watch              who builds, who waits, and what it costs, kept up to date
+  buildslots history --since 7d          how long builds waited and ran, and whether the cap fits
+  buildslots doctor                      what is wrong with this machine's pool, if anything
+
+Builds are run with slot-run; see `slot-run --help`.
+"""
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the console script: its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="buildslots", description="Look at the machine's build slots. Builds are run with slot-run."
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    status = commands.add_parser("status", help="who holds the slots and who waits, in order")
-    status.add_argument("-p", "--pool", metavar="NAME", help="the pool to look at [default]")
-    status.add_argument("--dir", metavar="PATH", help="directory of the default pool")
-    status.add_argument("--json", action="store_true", help="for programs; the README names the fields")
+    parser = build_parser()
     options = parser.parse_args(args)
     try:
-        return _status(options)
+        status = importlib.import_module(f"buildslots.view.{options.command}").run(options)
+        sys.stdout.flush()
     except SettingError as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         # Python would flush stdout once more at exit, and fail again ("Note on SIGPIPE", library/signal).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        sys.stderr.write(f"buildslots: {error}\n")
+        warn(str(error))
         return 1
+    return int(status)
 
 
-def _status(options: argparse.Namespace) -> int:
-    status = pool_status(resolve(pool=options.pool, dir=options.dir, warn=_warn))
-    if options.json:
-        import json  # noqa: PLC0415
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `options.command` names the module that does it."""
+    parser = argparse.ArgumentParser(
+        prog="buildslots",
+        description="See the machine's build slots, their past, and what is wrong with them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
 
-        text = json.dumps(status.as_dict(), indent=2)
-    else:
-        from buildslots.view.table import status_text  # noqa: PLC0415
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
-        text = status_text(status)
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-    return 0
+    status = command("status", "who holds the slots and who waits, in order")
+    _of_pool(status)
+    status.add_argument("-a", "--all", action="store_true", help="all pools in the directory")
+    status.add_argument("-w", "--watch", action="store_true", help="keep it up to date, with CPU and memory")
+    status.add_argument(
+        "--interval", type=_seconds, default=1.0, metavar="DURATION", help="between two updates [1s]"
+    )
+    _as_json(status)
+
+    history = command("history", "how long builds waited and ran, from the journal, with advice")
+    _of_past(history)
+    _as_json(history)
+
+    trace = command("trace", "the journal as trace events, for ui.perfetto.dev and chrome://tracing")
+    _of_past(trace)
+    trace.add_argument("-o", "--output", metavar="FILE", default="-", help="where to write it [stdout]")
+
+    report = command("report", "the same timeline as one web page that needs no network")
+    _of_past(report)
+    report.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help='where to write it; "-": stdout'
+    )
+
+    doctor = command("doctor", "try out what the pool relies on, and say what is wrong; exits 1 then")
+    _of_pool(doctor)
+    _as_json(doctor)
+
+    release = command("release", "end what keeps a slot although its build is gone, after asking")
+    _of_pool(release)
+    release.add_argument(
+        "slots", nargs="*", type=_slot, metavar="SLOT", help="only these, even if their builds still run"
+    )
+    release.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+    pools = command("pools", "the names of the pools, one a line")
+    _in_dir(pools)
+
+    completion = command("completion", "what makes a shell complete slot-run and buildslots")
+    completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+    return parser
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Say one line on stderr."""
     sys.stderr.write(f"buildslots: {text}\n")
+
+
+def _of_pool(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-p", "--pool", metavar="NAME", help="the pool [default]")
+    _in_dir(parser)
+
+
+def _in_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", metavar="PATH", help="directory of the default pool")
+
+
+def _of_past(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-p", "--pool", metavar="NAME", help="only this pool [all]")
+    parser.add_argument(
+        "--since",
+        type=_period,
+        default="1d",
+        metavar="DURATION",
+        help="how far back: 90m, 12h, 7d [1d]",
+    )
+
+
+def _as_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs; the README names the fields")
+
+
+def _period(text: str) -> float | None:
+    """A duration as in slot-run's --timeout, or days such as 7d, in seconds; None for "none"."""
+    days = text.endswith("d")
+    try:
+        hours_or_all = parse_duration(f"{text[:-1]}h" if days else text, "--since")
+    except SettingError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error.problem}") from None
+    return hours_or_all * 24 if days and hours_or_all else hours_or_all
+
+
+def _seconds(text: str) -> float:
+    seconds = _period(text)
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time that passes")
+    return seconds
+
+
+def _slot(text: str) -> int:
+    digits = text.removeprefix("slot-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a slot")
+    return int(digits)

@@ -1,0 +1,63 @@
+"""Real terminals to test with: a bash in a tmux of its own."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+from builds import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Terminal:
+    """An interactive bash in a tmux of its own."""
+
+    def __init__(self, socket: Path, environ: dict[str, str]) -> None:
+        self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
+        environ = environ | {"PS1": "$ ", "HISTFILE": "", "TERM": "screen"}
+        subprocess.run(
+            [*self._tmux, "new-session", "-d", "-x", "200", "-y", "50", "bash --norc --noprofile -i"],
+            env=environ,
+            check=True,
+        )
+        self.type("PS1='$ '")
+        self.clear()
+
+    def keys(self, *keys: str) -> None:
+        """Press keys, in tmux's names: C-c, C-z, Enter."""
+        subprocess.run([*self._tmux, "send-keys", *keys], check=True)
+
+    def type(self, line: str) -> None:
+        """Type a command line."""
+        subprocess.run([*self._tmux, "send-keys", "-l", line], check=True)
+        self.keys("Enter")
+
+    def clear(self) -> None:
+        """Clear the screen, so that what is waited for next is not what stood there before."""
+        self.type("clear")
+        wait_until(lambda: self.lines() == ["$"], "an empty screen")
+
+    def type_at_prompt(self, line: str) -> None:
+        """Type a command line when the shell asks for one."""
+        wait_until(lambda: self.lines()[-1:] == ["$"], "a prompt")
+        self.type(line)
+
+    def lines(self) -> list[str]:
+        """What stands on the screen, without empty lines."""
+        screen = subprocess.run(
+            [*self._tmux, "capture-pane", "-p"], check=True, capture_output=True, text=True
+        )
+        return [line.rstrip() for line in screen.stdout.splitlines() if line.strip()]
+
+    def wait_for(self, text: str) -> None:
+        """Wait until a line on the screen begins with `text`."""
+        try:
+            wait_until(lambda: any(line.startswith(text) for line in self.lines()), f"{text!r} on the screen")
+        except BaseException:
+            print("\n".join(self.lines()))
+            raise
+
+    def close(self) -> None:
+        subprocess.run([*self._tmux, "kill-server"], check=False, capture_output=True)
