@@ -14,6 +14,7 @@ from buildslots.settings import (
     MAX_SLOTS,
     MAX_TIMEOUT_S,
     NOT_A_DURATION,
+    NOT_JOURNAL,
     NOT_ON_TIMEOUT,
     NOT_SLOTS,
     TOO_LONG,
@@ -21,6 +22,7 @@ from buildslots.settings import (
     Config,
     is_seconds,
     parse_duration,
+    parse_journal,
     parse_on_timeout,
     parse_pool,
     shown_number,
@@ -159,7 +161,11 @@ class _Checker:
                 elif key == "timeout":
                     self.config.timeout_s[pool] = (_timeout_from_toml(value, source), source)
                 elif key == "on_timeout":
-                    self.config.on_timeout[pool] = (_on_timeout_from_toml(value, source), source)
+                    word = _word_from_toml(value, source, parse_on_timeout, NOT_ON_TIMEOUT)
+                    self.config.on_timeout[pool] = (word, source)
+                elif key == "journal":
+                    word = _word_from_toml(value, source, parse_journal, NOT_JOURNAL)
+                    self.config.journal[pool] = (word, source)
                 else:
                     self._ignored(f"{source}: no such setting{_hint(key, root=not above)}")
             except SettingError as error:
@@ -178,7 +184,7 @@ def _hint(key: str, *, root: bool) -> str:
     """Return ", perhaps 'slots'" for a key that is nearly one of ours."""
     import difflib  # noqa: PLC0415 - only for a mistake
 
-    known = ["slots", "timeout", "on_timeout", *(["pools"] if root else [])]
+    known = ["slots", "timeout", "on_timeout", "journal", *(["pools"] if root else [])]
     close = difflib.get_close_matches(key, known, 1)
     return f", perhaps {close[0]!r}" if close else ""
 
@@ -200,10 +206,10 @@ def _timeout_from_toml(value: object, source: str) -> float | None:
     raise SettingError(source, _toml_text(value), TOO_LONG if too_long else NOT_A_DURATION)
 
 
-def _on_timeout_from_toml(value: object, source: str) -> str:
+def _word_from_toml(value: object, source: str, parse: Callable[[str, str], str], problem: str) -> str:
     if isinstance(value, str):
-        return parse_on_timeout(value, source)
-    raise SettingError(source, _toml_text(value), NOT_ON_TIMEOUT)
+        return parse(value, source)
+    raise SettingError(source, _toml_text(value), problem)
 
 
 def _toml_text(value: object) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from buildslots.disk.queue import Ticket
     from buildslots.disk.slots import Hold
     from buildslots.disk.wait import Notice
+    from buildslots.journal import Log
     from buildslots.settings import Unset
     from buildslots.status import PoolStatus
 
@@ -52,6 +53,7 @@ class Slot:
         "_block",
         "_directory",
         "_hold",
+        "_log",
         "_mark",
         "_pid",
         "_released",
@@ -81,6 +83,7 @@ class Slot:
         self.waited_s = waited_s
         self._directory = directory
         self._hold = hold
+        self._log: Log | None = None
         self._mark = mark
         self._pid = os.getpid()
         self._released = False
@@ -101,8 +104,12 @@ class Slot:
             return []
         return [fd for fd in (self._hold.lock, self._hold.bell) if fd is not None]
 
-    def release(self) -> None:
+    def release(self, status: int | None = None) -> None:
         """Give the slot back; the next in line starts.
+
+        Args:
+            status: How the build ended, for the journal: its exit status, or minus the signal that
+                killed it, as in `subprocess.Popen.returncode`. None if there is no telling.
 
         Raises:
             SlotReleasedError: It was released before.
@@ -113,9 +120,7 @@ class Slot:
             raise SlotReleasedError(self.pool, self.number)
         if self._pid != os.getpid():
             raise NotSlotOwnerError(self.pool, self.number, self._pid, os.getpid())
-        self._released = True
-        if self._hold is not None:
-            self._hold.release()
+        self._let_go(status)
 
     def environ(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment in which a child process counts as running under this slot.
@@ -148,9 +153,16 @@ class Slot:
         held = _held()
         held.set(tuple(slot for slot in held.get(()) if slot is not self))
         # Quietly, also after an early release() and in a forked child that leaves its parent's block.
+        self._let_go(None)
+
+    def _let_go(self, status: int | None) -> None:
+        """Let go of what is held, if it still is; in a forked child, of its copies only."""
         self._released = True
         if self._hold is not None:
             self._hold.release()
+        log, self._log = self._log, None
+        if log is not None and self._pid == os.getpid():
+            log.ended(status)
 
     def _covers(self, directory: str) -> bool:
         """Whether a build of the pool in `directory`, with this slot in its context, runs under it."""
@@ -247,7 +259,8 @@ class SlotPool:
         """`acquire`, with warnings about the line `stacklevel - 1` calls up."""
         try:
             settings = self._usable_settings().replace(timeout_s=timeout, on_timeout=on_timeout)
-            slot, ticket = acquire(settings, sys.orig_argv)
+            admission = Admission(settings, sys.orig_argv)
+            slot = admission.acquire()
         except SlotTimeoutError:
             raise
         except OSError as error:
@@ -257,8 +270,7 @@ class SlotPool:
 
             warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=stacklevel)
             return Slot(self.name)
-        if ticket is not None:
-            ticket.leave()
+        admission.started(slot)
         return slot
 
     def _usable_settings(self) -> Settings:
@@ -310,57 +322,94 @@ class build_slot:  # noqa: N801 - used like a function
         slot.__exit__(kind, error, trace)
 
 
-def acquire(
-    settings: Settings, command: list[str], notice: Callable[[], Notice | None] | None = None
-) -> tuple[Slot, Ticket | None]:
-    """Get a slot as `SlotPool.acquire` does, which calls this, as does `slot-run`.
+class Admission:
+    """The way of one build to its slot: `acquire()`, and `started()` when it runs. Tells the journal.
 
     Args:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
-        notice: Called when a wait begins; what it returns, if anything, is told when to speak.
-
-    Returns:
-        The slot, and the place in line of one who had to wait. Nobody behind it starts before the
-        caller leaves it, so that builds start in exactly the order in which they came.
-
-    Raises:
-        SlotTimeoutError: A TimeoutError, and so an OSError; no slot in time.
-        OSError: The pool directory cannot be used. Nothing is held.
     """
-    directory = PoolDirectory(settings.dir)
-    outer = _outer(directory)
-    if outer is not None:
-        return Slot(settings.pool, settings.dir, mark=outer), None
-    started = time.monotonic()
-    claim = Claim(settings.slots, command)
-    hold: Hold | None
-    ticket: Ticket | None = None
-    if settings.timeout_s == 0:
-        hold = directory.try_take(claim)
-    else:
-        hold, ticket = directory.take_or_join(claim)
-    try:
-        if ticket is not None:
+
+    __slots__ = ("_claim", "_directory", "_log", "_settings", "_ticket")
+
+    def __init__(self, settings: Settings, command: list[str]) -> None:
+        self._settings = settings
+        self._claim = Claim(settings.slots, command)
+        self._directory = PoolDirectory(settings.dir)
+        self._ticket: Ticket | None = None
+        self._log: Log | None = None
+
+    def acquire(self, notice: Callable[[], Notice | None] | None = None) -> Slot:
+        """Get a slot as `SlotPool.acquire` does, which calls this, as does `slot-run`.
+
+        Who had to wait for it keeps its place in line: nobody behind it starts before `started()`, so
+        that builds start in exactly the order in which they came.
+
+        Args:
+            notice: Called when a wait begins; what it returns, if anything, is told when to speak.
+
+        Raises:
+            SlotTimeoutError: A TimeoutError, and so an OSError; no slot in time.
+            OSError: The pool directory cannot be used. Nothing is held, and no place in line.
+        """
+        try:
+            outer = _outer(self._directory)
+            if outer is not None:
+                return Slot(self._settings.pool, self._settings.dir, mark=outer)
+            hold = self._take(notice)
+        except BaseException as error:
+            if self._ticket is not None:
+                self._ticket.leave()
+            self._failed(error)
+            raise
+        return Slot(self._settings.pool, self._settings.dir, hold=hold, waited_s=self._claim.waited_s)
+
+    def started(self, slot: Slot) -> None:
+        """Leave the line, because the build has started under `slot`. Raises nothing."""
+        if self._ticket is not None:
+            self._ticket.leave()
+        if slot.number is not None and not slot.nested and (log := self._told()):
+            log.started(slot.number, slot.waited_s, overflow=slot.overflow)
+            slot._log = log
+
+    def _take(self, notice: Callable[[], Notice | None] | None) -> Hold:
+        """Take a slot at once, or wait in line for it; at the timeout do what the settings say."""
+        began = time.monotonic()
+        claim, timeout_s = self._claim, self._settings.timeout_s
+        if timeout_s == 0:
+            hold = self._directory.try_take(claim)
+        else:
+            hold, self._ticket = self._directory.take_or_join(claim)
+        if self._ticket is not None:
+            if log := self._told():
+                log.queued()
             from buildslots.disk.wait import wait  # noqa: PLC0415 - only who has to wait needs it
 
-            deadline = float("inf") if settings.timeout_s is None else started + settings.timeout_s
-            hold = wait(directory, ticket, claim, deadline, notice() if notice else None)
-        claim.waited_s = time.monotonic() - started
-        if hold is None:
-            hold = _at_timeout(directory, claim, settings)
-    except BaseException:
-        if ticket is not None:
-            ticket.leave()
-        raise
-    return Slot(settings.pool, settings.dir, hold=hold, waited_s=claim.waited_s), ticket
+            deadline = float("inf") if timeout_s is None else began + timeout_s
+            hold = wait(self._directory, self._ticket, claim, deadline, notice() if notice else None)
+        claim.waited_s = time.monotonic() - began
+        if hold is not None:
+            return hold
+        if self._settings.on_timeout == "run":
+            return self._directory.take_overflow(claim)
+        raise SlotTimeoutError(self._settings.pool, timeout_s or 0.0, claim.waited_s)
 
+    def _failed(self, error: BaseException) -> None:
+        """Tell the journal why there is no slot; not of a look (`try_acquire`) that found none."""
+        gave_up = isinstance(error, SlotTimeoutError) or not isinstance(error, Exception)
+        if (self._ticket is not None or not gave_up) and (log := self._told()):
+            if gave_up:
+                log.gave_up("timeout" if isinstance(error, SlotTimeoutError) else "interrupted")
+            else:
+                log.degraded(str(error))
 
-def _at_timeout(directory: PoolDirectory, claim: Claim, settings: Settings) -> Hold:
-    """Run as overflow or fail, as the settings say."""
-    if settings.on_timeout == "run":
-        return directory.take_overflow(claim)
-    raise SlotTimeoutError(settings.pool, settings.timeout_s or 0.0, claim.waited_s)
+    def _told(self) -> Log | None:
+        """What tells the journal of this build; None if it is off."""
+        if self._log is None and self._settings.journal != "off":
+            from buildslots.journal import Log  # noqa: PLC0415 - when the command runs, or has to wait
+
+            self._log = Log(self._settings, self._claim.command, self._claim.nonce[:12])
+        return self._log
 
 
 def _outer(directory: PoolDirectory) -> str | None:

@@ -9,6 +9,7 @@ The config file is TOML, `~/.config/buildslots/config.toml` on Linux::
     slots = 3               # of the default pool
     timeout = "10m"         # of every pool; seconds as a number, or a duration
     on_timeout = "fail"     # of every pool
+    journal = "off"         # of every pool
 
     [pools.link]            # of one pool, before the lines above; [pools.default] is the default pool
     slots = 1
@@ -44,6 +45,10 @@ DEFAULT_TIMEOUT_S = 120.0
 DEFAULT_ON_TIMEOUT = "run"
 """What happens after that: "run" without a slot, or "fail"."""
 
+DEFAULT_JOURNAL = "programs"
+"""What the journal keeps of a build: its program's name ("programs"), its whole command line ("commands",
+which may hold secrets), or nothing ("off")."""
+
 MAX_SLOTS = 999_999_999
 """More is a mistake, and would make a number that other programs cannot read back."""
 
@@ -66,6 +71,7 @@ TOO_MANY_SLOTS = f"is more than {MAX_SLOTS} slots"
 NOT_A_DURATION = "is not a duration such as 90, 90s, 2m, 1h30m or none"
 TOO_LONG = "is longer than ten years; 'none' waits for ever"
 NOT_ON_TIMEOUT = "is neither 'run' nor 'fail'"
+NOT_JOURNAL = "is none of 'off', 'programs' and 'commands'"
 
 
 class Unset:
@@ -94,10 +100,14 @@ class Settings:
         timeout_source: Who said so.
         on_timeout: "run" or "fail".
         on_timeout_source: Who said so.
+        journal: What the journal keeps: "programs", "commands" or "off".
+        journal_source: Who said so.
     """
 
     __slots__ = (
         "dir",
+        "journal",
+        "journal_source",
         "on_timeout",
         "on_timeout_source",
         "pool",
@@ -107,19 +117,22 @@ class Settings:
         "timeout_source",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each thing that can be set
         self,
         pool: str,
         directory: str,
+        *,
         slots: tuple[int, str],
         timeout: tuple[float | None, str],
         on_timeout: tuple[str, str],
+        journal: tuple[str, str],
     ) -> None:
         self.pool = pool
         self.dir = directory
         self.slots, self.slots_source = slots
         self.timeout_s, self.timeout_source = timeout
         self.on_timeout, self.on_timeout_source = on_timeout
+        self.journal, self.journal_source = journal
 
     def __repr__(self) -> str:
         return f"<Settings {' '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)}>"
@@ -137,9 +150,10 @@ class Settings:
         return Settings(
             self.pool,
             self.dir,
-            (self.slots, self.slots_source),
-            _timeout_option(timeout_s) or (self.timeout_s, self.timeout_source),
-            _on_timeout_option(on_timeout) or (self.on_timeout, self.on_timeout_source),
+            slots=(self.slots, self.slots_source),
+            timeout=_timeout_option(timeout_s) or (self.timeout_s, self.timeout_source),
+            on_timeout=_on_timeout_option(on_timeout) or (self.on_timeout, self.on_timeout_source),
+            journal=(self.journal, self.journal_source),
         )
 
 
@@ -195,20 +209,24 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
     return Settings(
         pool,
         pool_dir(pool, base),
-        slots_option
+        slots=slots_option
         or _from_environ(environ, slots_variable(pool), parse_slots, warn)
         or config.slots.get(pool)
         or _machine_slots(),
-        timeout_option
+        timeout=timeout_option
         or _from_environ(environ, "BUILD_SLOTS_TIMEOUT", parse_duration, warn)
         or config.timeout_s.get(pool)
         or config.timeout_s.get("")
         or (DEFAULT_TIMEOUT_S, "default"),
-        on_timeout_option
+        on_timeout=on_timeout_option
         or _from_environ(environ, "BUILD_SLOTS_ON_TIMEOUT", parse_on_timeout, warn)
         or config.on_timeout.get(pool)
         or config.on_timeout.get("")
         or (DEFAULT_ON_TIMEOUT, "default"),
+        journal=_from_environ(environ, "BUILD_SLOTS_JOURNAL", parse_journal, warn)
+        or config.journal.get(pool)
+        or config.journal.get("")
+        or (DEFAULT_JOURNAL, "default"),
     )
 
 
@@ -309,6 +327,17 @@ def parse_on_timeout(text: str, source: str) -> str:
     """
     if text not in ("run", "fail"):
         raise SettingError(source, text, NOT_ON_TIMEOUT)
+    return text
+
+
+def parse_journal(text: str, source: str) -> str:
+    """Return what the journal is to keep, "off", "programs" or "commands".
+
+    Raises:
+        SettingError: It is none of these.
+    """
+    if text not in ("off", "programs", "commands"):
+        raise SettingError(source, text, NOT_JOURNAL)
     return text
 
 
@@ -438,6 +467,24 @@ def cache_dir(environ: Mapping[str, str]) -> str:
         raise _no_home() from error
 
 
+def state_dir(environ: Mapping[str, str]) -> str:
+    """Return this program's directory of what is to outlast a reboot and is no setting: the journal.
+
+    On Linux `$XDG_STATE_HOME/buildslots`, or `~/.local/state/buildslots`; elsewhere platformdirs says.
+
+    Raises:
+        OSError: There is no home directory to put it in.
+    """
+    if sys.platform == "linux":
+        return os.path.join(_xdg_dir(environ, "XDG_STATE_HOME", ".local/state"), "buildslots")
+    import platformdirs  # noqa: PLC0415 - 20 ms
+
+    try:
+        return platformdirs.user_state_dir("buildslots", appauthor=False)
+    except RuntimeError as error:
+        raise _no_home() from error
+
+
 def config_path(environ: Mapping[str, str]) -> str:
     """Return the path of the user's config file, which need not exist.
 
@@ -496,12 +543,13 @@ def _no_home() -> OSError:
 class Config:
     """The valid settings of a config file, with their sources, by pool; "" stands for all pools."""
 
-    __slots__ = ("on_timeout", "slots", "timeout_s")
+    __slots__ = ("journal", "on_timeout", "slots", "timeout_s")
 
     def __init__(self) -> None:
         self.slots: dict[str, tuple[int, str]] = {}
         self.timeout_s: dict[str, tuple[float | None, str]] = {}
         self.on_timeout: dict[str, tuple[str, str]] = {}
+        self.journal: dict[str, tuple[str, str]] = {}
 
 
 def _load_config(environ: Mapping[str, str], warn: Callable[[str], None]) -> Config:

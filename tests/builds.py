@@ -155,3 +155,16 @@ class Pool:
                         stream.close()
                     except BrokenPipeError:
                         pass
+
+
+class Mounts:
+    """A shell in a mount namespace of its own, as root of a user namespace where we are not root."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def run(self, setup: str, command: str) -> subprocess.CompletedProcess[str]:
+        """Run `setup`, with $P the directory of the pool, and then `command`."""
+        user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        text = f"set -e; P={self._pool.dir}; R={script('slot-run')}; mkdir -p $P; {setup}; set +e; {command}"
+        return self._pool.run("unshare", *user, "--mount", "sh", "-c", text)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import Pool
+from builds import Mounts, Pool
 from terminals import Terminal
 
 if TYPE_CHECKING:
@@ -60,3 +60,9 @@ def terminal(pool: Pool, tmp_path: Path) -> Iterator[Terminal]:
     terminal = Terminal(tmp_path / "tmux", pool.environ)
     yield terminal
     terminal.close()
+
+
+@pytest.fixture
+def mounts(pool: Pool) -> Mounts:
+    """A shell that may mount, with that pool."""
+    return Mounts(pool)

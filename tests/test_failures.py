@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import DEADLINE_S, Build, Pool, script, wait_until
+from builds import DEADLINE_S, Build, Mounts, Pool, script, wait_until
 
 if TYPE_CHECKING:
     import subprocess
@@ -24,24 +24,6 @@ def assert_degraded(result: subprocess.CompletedProcess[str], cause: str) -> Non
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("slot-run: running without a slot: ")
     assert cause in result.stderr
-
-
-class Mounts:
-    """A shell in a mount namespace of its own, as root of a user namespace where we are not root."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    def run(self, setup: str, command: str) -> subprocess.CompletedProcess[str]:
-        """Run `setup`, with $P the directory of the pool, and then `command`."""
-        user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        text = f"set -e; P={self._pool.dir}; R={script('slot-run')}; mkdir -p $P; {setup}; set +e; {command}"
-        return self._pool.run("unshare", *user, "--mount", "sh", "-c", text)
-
-
-@pytest.fixture
-def mounts(pool: Pool) -> Mounts:
-    return Mounts(pool)
 
 
 SHOW = "sh -c 'echo ran ${BUILD_SLOT-none}'"

@@ -27,39 +27,53 @@ OURS = {
     "buildslots.settings",
 }
 FAST = OURS | {"__future__", "errno", "fcntl"}
+JOURNAL = {"buildslots.journal"}
+"""Loaded when the command runs already."""
 WAITING = {"buildslots.disk.wait", "buildslots.run.notice", "buildslots.words", "select"}
 
 REPORT = """
 import os, sys
 before = set(sys.modules)
-leave = os._exit
-def report(status):
-    loaded = sorted(set(sys.modules) - before)
-    with open(os.environ["LOADED"], "w") as file:
-        file.write(" ".join(loaded))
+spawn, leave = os.posix_spawn, os._exit
+def report():
+    with open(os.environ["LOADED"], "a") as file:
+        print(*sorted(set(sys.modules) - before), file=file)
+def reporting_spawn(*args, **options):
+    report()
+    return spawn(*args, **options)
+def reporting_leave(status):
+    report()
     leave(status)
-os._exit = report
+os.posix_spawn, os._exit = reporting_spawn, reporting_leave
 sys.argv = ["slot-run", *sys.argv[1:]]
 from buildslots.run.main import main
 main()
 """
 
 
-def loaded(pool: Pool, *args: str) -> set[str]:
+def loaded(pool: Pool, *args: str, journal: str = "programs") -> list[set[str]]:
+    """What is loaded when the command starts, and at the end."""
     report = pool.dir.parent / "loaded"
-    environ = pool.environ | {"LOADED": str(report)}
+    report.unlink(missing_ok=True)
+    environ = pool.environ | {"LOADED": str(report), "BUILD_SLOTS_JOURNAL": journal}
     subprocess.run([sys.executable, "-c", REPORT, *args], env=environ, check=True)
-    return set(report.read_text().split())
+    return [set(line.split()) for line in report.read_text().splitlines()]
 
 
 def test_a_build_that_need_not_wait_loads_these_modules_and_no_others(pool: Pool) -> None:
     """First in a new pool, then in one that exists."""
-    assert loaded(pool, "--", "true") == FAST
-    assert loaded(pool, "--", "true") == FAST
+    assert loaded(pool, "--", "true") == [FAST, FAST | JOURNAL]
+    assert loaded(pool, "--", "true") == [FAST, FAST | JOURNAL]
+
+
+def test_without_the_journal_it_stays_at_that(pool: Pool) -> None:
+    """What is off is not loaded."""
+    assert loaded(pool, "--", "true", journal="off") == [FAST, FAST]
 
 
 def test_a_wait_loads_little_more(pool: Pool) -> None:
     """What waits keeps the memory of a bare interpreter."""
     first = pool.build("-n1")
     first.started()
-    assert loaded(pool, "-n1", "-t", "1.2", "--", "true") == FAST | WAITING
+    waited = FAST | WAITING | JOURNAL
+    assert loaded(pool, "-n1", "-t", "1.2", "--", "true") == [waited, waited]

@@ -405,6 +405,30 @@ def test_precedence_of_on_timeout(
     assert machine.said == []
 
 
+@pytest.mark.parametrize(
+    ("pool", "environ", "config", "journal"),
+    [
+        ("link", {"BUILD_SLOTS_JOURNAL": "off"}, 'journal = "commands"', ("off", "BUILD_SLOTS_JOURNAL")),
+        (
+            "link",
+            {},
+            'journal = "off"\n[pools.link]\njournal = "commands"',
+            ("commands", "pools.link.journal"),
+        ),
+        ("test", {}, 'journal = "off"\n[pools.link]\njournal = "commands"', ("off", "journal")),
+        ("test", {}, "", ("programs", "default")),
+    ],
+)
+def test_precedence_of_journal(
+    machine: Machine, *, pool: str, environ: dict[str, str], config: str, journal: tuple[str, str]
+) -> None:
+    """What the journal keeps is found in the same order; there is no option for it."""
+    found = machine.with_environ(**environ).with_config(config).resolve(pool=pool)
+    assert (found.journal, found.journal_source.rpartition(" ")[2]) == journal
+    assert found.replace(timeout_s=1).journal == found.journal
+    assert machine.said == []
+
+
 def test_replace(machine: Machine) -> None:
     """The wait of one acquire can differ, and everything else stays."""
     before = machine.resolve(pool="link", slots=2)
@@ -422,7 +446,8 @@ def test_replace(machine: Machine) -> None:
 def test_repr(machine: Machine) -> None:
     """Settings show all they have."""
     assert repr(machine.resolve(slots=2, dir=os.sep)) == (
-        f"<Settings dir={os.path.abspath(os.sep)!r} on_timeout='run' on_timeout_source='default' "
+        f"<Settings dir={os.path.abspath(os.sep)!r} journal='programs' journal_source='default' "
+        "on_timeout='run' on_timeout_source='default' "
         "pool='default' slots=2 slots_source='option' timeout_s=120.0 timeout_source='default'>"
     )
     assert repr(UNSET) == "UNSET"
@@ -493,7 +518,8 @@ def test_xdg_rule_is_that_of_platformdirs(
     value: str | None, home: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The three lines of our own XDG rule and platformdirs name the same directories."""
-    for name, text in (("XDG_CACHE_HOME", value), ("XDG_CONFIG_HOME", value), ("HOME", home)):
+    variables = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
+    for name, text in (*((variable, value) for variable in variables), ("HOME", home)):
         if text is None:
             monkeypatch.delenv(name, raising=False)
         else:
@@ -501,6 +527,7 @@ def test_xdg_rule_is_that_of_platformdirs(
     theirs = platformdirs.user_config_dir("buildslots", appauthor=False)
     assert settings.cache_dir(os.environ) == platformdirs.user_cache_dir()
     assert settings.config_path(os.environ) == os.path.join(theirs, "config.toml")
+    assert settings.state_dir(os.environ) == platformdirs.user_state_dir("buildslots", appauthor=False)
 
 
 @LINUX
@@ -543,14 +570,16 @@ def test_off_linux_platformdirs_is_asked(answer: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platformdirs, "user_cache_dir", directory)
     monkeypatch.setattr(platformdirs, "user_config_dir", directory)
+    monkeypatch.setattr(platformdirs, "user_state_dir", directory)
     if answer == "unknown":
-        for find in (settings.cache_dir, settings.config_path):
+        for find in (settings.cache_dir, settings.config_path, settings.state_dir):
             with pytest.raises(FileNotFoundError, match="no home directory: set HOME or BUILD_SLOTS_DIR"):
                 find({})
     else:
         assert settings.cache_dir({}) == os.path.join("there", "((), {})")
         expected = os.path.join("there", "(('buildslots',), {'appauthor': False})", "config.toml")
         assert settings.config_path({}) == expected
+        assert settings.state_dir({}) == os.path.dirname(expected)
 
 
 # Wrong values in the environment.
@@ -664,6 +693,16 @@ TOO_LONG = "is longer than ten years; 'none' waits for ever"
         ),
         pytest.param(
             "on_timeout = 1", [", line 1, key on_timeout: '1' is neither 'run' nor 'fail'"], id="on-type"
+        ),
+        pytest.param(
+            "journal = false",
+            [", line 1, key journal: 'false' is none of 'off', 'programs' and 'commands'"],
+            id="journal-type",
+        ),
+        pytest.param(
+            'journal = "on"',
+            [", line 1, key journal: 'on' is none of 'off', 'programs' and 'commands'"],
+            id="journal",
         ),
         pytest.param("slot = 2", [", line 1, key slot: no such setting, perhaps 'slots'"], id="unknown"),
         pytest.param("xyz = 2", [", line 1, key xyz: no such setting"], id="unknown-unlike"),

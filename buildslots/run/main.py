@@ -7,7 +7,7 @@ import os
 import sys
 
 from buildslots.errors import SettingError, SlotTimeoutError
-from buildslots.pool import acquire
+from buildslots.pool import Admission
 from buildslots.run.options import Options, UsageError
 from buildslots.settings import resolve
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import signal as _signal
     from typing import NoReturn
 
-    from buildslots.disk.queue import Ticket
     from buildslots.pool import Slot
     from buildslots.run.notice import Notice
 else:
@@ -78,9 +77,9 @@ def run(args: list[str]) -> int:
     if options.show is not None:
         return _show(options.show)
     slot: Slot | None = None
-    ticket: Ticket | None = None
+    admission: Admission | None = None
     try:
-        slot, ticket = _slot(options)
+        slot, admission = _slot(options)
     except SettingError as error:
         say(f"{error} (see slot-run --help)")
         return USAGE
@@ -89,7 +88,7 @@ def run(args: list[str]) -> int:
         return NO_SLOT
     except Exception as error:  # noqa: BLE001 - no failure of ours may stop a build
         say(f"running without a slot: {error if isinstance(error, OSError) else repr(error)}")
-    return _run_command(options.command, slot, ticket)
+    return _run_command(options.command, slot, admission)
 
 
 def say(text: str) -> None:
@@ -108,8 +107,8 @@ def _interrupt(signum: int, _frame: object) -> None:
     raise Interrupted(signum)
 
 
-def _slot(options: Options) -> tuple[Slot, Ticket | None]:
-    """The slot to run under, and the place in line. Raises what `resolve` and `acquire` raise."""
+def _slot(options: Options) -> tuple[Slot, Admission]:
+    """The slot to run under, and who is to know when it does. Raises what `resolve` and `acquire` raise."""
     settings = resolve(
         pool=options.pool,
         slots=options.slots,
@@ -131,8 +130,9 @@ def _slot(options: Options) -> tuple[Slot, Ticket | None]:
         child.admit_signals()
         return notices[0] if notices else None
 
+    admission = Admission(settings, options.command)
     try:
-        slot, ticket = acquire(settings, options.command, notice)
+        slot = admission.acquire(notice)
     finally:
         child.defer_signals()
         for spoken in notices:
@@ -144,7 +144,7 @@ def _slot(options: Options) -> tuple[Slot, Ticket | None]:
 
         why = f"no slot within {span(slot.waited_s)}" if settings.timeout_s else "no slot is free"
         say(f"{why}: running beyond the cap of {settings.slots} (overflow slot {slot.number})")
-    return slot, ticket
+    return slot, admission
 
 
 def _show(what: str) -> int:
@@ -162,8 +162,8 @@ def _show(what: str) -> int:
     return 0
 
 
-def _run_command(command: list[str], slot: Slot | None, ticket: Ticket | None) -> int:
-    """Run `command` under `slot`, and leave the line when it has started.
+def _run_command(command: list[str], slot: Slot | None, admission: Admission | None) -> int:
+    """Run `command` under `slot`, and say when it has started.
 
     Without a slot to give back, become the command.
     """
@@ -173,17 +173,19 @@ def _run_command(command: list[str], slot: Slot | None, ticket: Ticket | None) -
             if slot is None:
                 environ.pop("BUILD_SLOT", None)
             child.become(command, environ)
-        process = child.spawn(command, slot.environ(), slot.descriptors)
+        try:
+            process = child.spawn(command, slot.environ(), slot.descriptors)
+        finally:
+            if admission is not None:
+                admission.started(slot)
     except OSError as error:
+        status = NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
         if slot is not None:
-            slot.release()
+            slot.release(status)
         say(f"{command[0]}: {error.strerror}")
-        return NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
-    finally:
-        if ticket is not None:
-            ticket.leave()
+        return status
     status = child.supervise(process)
-    slot.release()
+    slot.release(status)
     if status < 0:
         child.die_of(-status)
         return 128 - status

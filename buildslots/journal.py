@@ -1,0 +1,188 @@
+r"""The journal: what became of every build, one line of JSON an event, all pools in one file.
+
+    {"v":1,"t":1790000000.25,"event":"started","id":"0f3a5b…","pool":"default","dir":"/home/me/…",
+     "pid":4711,"program":"make","cwd":"/home/me/a","slot":0,"waited_s":1.5,"cap":3,"load":2.25}
+
+Every line has what the first two rows name, and its event's fields besides:
+
+    v, t, event         1; Unix time; the event
+    id, pool, dir, pid, program, cwd   which build; `command` in place of `program` if so configured
+    queued              cap, load: it joined the line
+    started             slot, waited_s, cap, load
+    fell_through        the same: it started beyond its cap, at the timeout
+    gave_up             waited_s, cause: "timeout" or "interrupted"; it never started
+    ended               slot, ran_s, status: the exit status, minus the signal that killed it, or null; load
+    degraded            cause: it runs without any slot, because the machinery failed
+
+A build that was killed together with its slot-run has no `ended`. `load` is the machine's load average over
+a minute. Nested builds are part of the build around them and do not appear.
+
+Nothing here may delay or fail a build: it is loaded once the command runs (or has to wait), and what goes
+wrong loses lines and no more. A line is one write(2) to a file opened with O_APPEND, and so in one piece
+whoever else writes: Linux, like other Unixes, holds the inode's lock over the whole of a write to a regular
+file. A disk that becomes full within a line leaves its beginning, without a line end; see `view.past` for
+how it is read all the same. On Windows the C library seeks and writes in two steps: of two lines of the same
+moment one may be lost.
+
+Whoever finds that the file has reached LIMIT bytes renames it to `journal-MICROSECONDS.jsonl`, under a lock,
+and removes the oldest such files but KEPT. The one rename either has happened or has not, so that a kill
+at any moment loses no line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from buildslots.disk.lock import NO_WAIT, lock_file, unlock
+from buildslots.settings import state_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from buildslots.settings import Settings
+
+NAME = "journal.jsonl"
+LIMIT = 4 * 1024 * 1024
+"""Bytes; some 8,000 builds."""
+KEPT = 4
+"""Older files; with these the journal has at most 20 MiB."""
+COMMAND_CHARACTERS = 4096
+"""So much of a command line stands in a line, as in the records of disk.records."""
+
+
+class Log:
+    """What the journal is told of one build. No method raises."""
+
+    __slots__ = ("_about", "_began", "_cap", "_path", "_slot")
+
+    def __init__(self, settings: Settings, command: list[str], build: str) -> None:
+        """Begin to tell of the build `command` with the id `build`; writes nothing yet."""
+        self._about = self._path = ""
+        self._slot = -1
+        self._began = time.monotonic()
+        self._cap = settings.slots
+        try:
+            self._path = os.path.join(state_dir(os.environ), NAME)
+            cwd = os.getcwd()
+        except OSError:  # no home; or the directory was removed
+            cwd = "?"
+        if settings.journal == "commands":
+            what = f'"command":[{",".join(map(_quoted, _shortened(command)))}]'
+        else:
+            what = f'"program":{_quoted(_program(command))}'
+        self._about = (
+            f'"id":{_quoted(build)},"pool":{_quoted(settings.pool)},"dir":{_quoted(settings.dir)}'
+            f',"pid":{os.getpid()},{what},"cwd":{_quoted(cwd)}'
+        )
+
+    def queued(self) -> None:
+        """It joined the line."""
+        self._write("queued", f'"cap":{self._cap}{_load()}')
+
+    def started(self, slot: int, waited_s: float, *, overflow: bool) -> None:
+        """It runs now, in `slot`."""
+        self._slot = slot
+        self._began = time.monotonic()
+        event = "fell_through" if overflow else "started"
+        self._write(event, f'"slot":{slot},"waited_s":{waited_s:.6f},"cap":{self._cap}{_load()}')
+
+    def gave_up(self, cause: str) -> None:
+        """It will not start."""
+        self._write("gave_up", f'"waited_s":{time.monotonic() - self._began:.6f},"cause":{_quoted(cause)}')
+
+    def ended(self, status: int | None) -> None:
+        """It has ended, with the exit status or minus the signal `status`; None if nobody knows."""
+        ran_s = time.monotonic() - self._began
+        shown = "null" if status is None else status
+        self._write("ended", f'"slot":{self._slot},"ran_s":{ran_s:.6f},"status":{shown}{_load()}')
+
+    def degraded(self, cause: str) -> None:
+        """It runs without any slot."""
+        self._write("degraded", f'"cause":{_quoted(cause)}')
+
+    def _write(self, event: str, fields: str) -> None:
+        line = f'{{"v":1,"t":{time.time():.6f},"event":"{event}",{self._about},{fields}}}\n'
+        try:
+            size = _append(self._path, line.encode("ascii"))
+            if size >= LIMIT:
+                rotate(self._path)
+        except Exception:  # noqa: BLE001, S110 - the journal is worth no build, whatever is wrong with it
+            pass
+
+
+def rotate(path: str) -> None:
+    """Put the journal at `path` aside if it has LIMIT bytes, unless somebody else is at it.
+
+    Raises OSError.
+    """
+    directory = os.path.dirname(path)
+    lock = lock_file(os.path.join(directory, "journal.lock"))
+    if lock is None:
+        return
+    try:
+        if os.stat(path).st_size < LIMIT:
+            return  # done while we came here
+        os.rename(path, os.path.join(directory, f"journal-{time.time_ns() // 1000}.jsonl"))
+        for old in archives(directory)[:-KEPT]:
+            os.unlink(old)
+    except FileNotFoundError:
+        pass  # somebody tidied up
+    finally:
+        unlock(lock)
+        os.close(lock)
+
+
+def archives(directory: str) -> list[str]:
+    """The paths of the older files of the journal in `directory`, oldest first. Raises OSError."""
+    names = (name for name in os.listdir(directory) if name.startswith("journal-"))
+    numbers = sorted(int(n) for name in names if (n := name[8:].removesuffix(".jsonl")).isdecimal())
+    return [os.path.join(directory, f"journal-{number}.jsonl") for number in numbers]
+
+
+def _append(path: str, line: bytes) -> int:
+    """Write `line` to the end of the file: its size then. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_WAIT
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        fd = os.open(path, flags, 0o600)
+    try:
+        os.write(fd, line)
+        return os.lseek(fd, 0, os.SEEK_CUR)
+    finally:
+        os.close(fd)
+
+
+def _load() -> str:
+    try:
+        return f',"load":{os.getloadavg()[0]:.2f}'
+    except (AttributeError, OSError):  # Windows has none; a container may hide it
+        return ""
+
+
+def _program(command: list[str]) -> str:
+    """The name of the program in `command`; of this Python program, the name of its script."""
+    if command is sys.orig_argv and sys.argv[:1] not in ([], [""], ["-c"]):
+        command = sys.argv
+    return os.path.basename(command[0]) if command else ""
+
+
+def _shortened(command: list[str]) -> list[str]:
+    room = COMMAND_CHARACTERS
+    for count, argument in enumerate(command):
+        room -= len(argument) + 3
+        if room < 0:
+            return [*command[:count], "…"]
+    return command
+
+
+def _quoted(text: str) -> str:
+    """`text` as a JSON string; `json` would cost each build 7 ms, and much more than this loop."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    units = text.encode("utf-16-be", "surrogatepass")
+    codes = (units[i] << 8 | units[i + 1] for i in range(0, len(units), 2))
+    plain = (chr(code) if 32 <= code < 127 and code not in (34, 92) else f"\\u{code:04x}" for code in codes)
+    return f'"{"".join(plain)}"'

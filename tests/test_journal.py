@@ -1,0 +1,337 @@
+"""The journal: what it says of every kind of build, and that nothing about it ever stops one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from builds import Mounts, Pool, wait_until
+
+from buildslots import SlotPool, UnthrottledWarning, build_slot, journal
+from buildslots.journal import archives, rotate
+from buildslots.view import past
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Line = dict[str, Any]
+
+
+@pytest.fixture
+def path() -> Path:
+    """Where the journal of these tests is; not made yet."""
+    return Path(os.environ["HOME"]) / ".local/state/buildslots/journal.jsonl"
+
+
+def lines(path: Path) -> list[Line]:
+    """The journal, every line of which has to be JSON."""
+    return [json.loads(line) for line in path.read_text("ascii").splitlines()] if path.exists() else []
+
+
+def named(path: Path, event: str) -> list[Line]:
+    return [line for line in lines(path) if line["event"] == event]
+
+
+def test_the_life_of_a_build_that_waits(pool: Pool, path: Path) -> None:
+    """Queued, started with wait and slot, ended with duration and status: each line says whose it is."""
+    first = pool.build("-n1")
+    first.started()
+    second = pool.queued("-n1")
+    wait_until(lambda: named(path, "queued"), "a line about the wait")
+    first.finish()
+    second.started()
+    second.finish(3)
+    of_second = [line for line in lines(path) if line["pid"] == second.pid]
+    assert [line["event"] for line in of_second] == ["queued", "started", "ended"]
+    assert len({line["id"] for line in of_second}) == 1
+    for line in of_second:
+        assert (line["v"], line["pool"], line["dir"]) == (1, "default", str(pool.dir))
+        assert (line["program"], line["cwd"]) == ("sh", os.getcwd())
+    queued, started, ended = of_second
+    assert (queued["cap"], started["cap"], started["slot"], ended["slot"]) == (1, 1, 0, 0)
+    assert queued["t"] <= started["t"] <= ended["t"] <= time.time()
+    assert started["waited_s"] == pytest.approx(started["t"] - queued["t"], abs=1)
+    assert ended["ran_s"] == pytest.approx(ended["t"] - started["t"], abs=1)
+    assert ended["status"] == 3
+    assert all(line["load"] >= 0 for line in of_second)
+
+
+def test_only_the_user_may_read_it(pool: Pool, path: Path) -> None:
+    """The file is 0600 and its directory 0700."""
+    pool.slot_run("true")
+    assert path.stat().st_mode & 0o7777 == 0o600
+    assert path.parent.stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [(("sh", "-c", "kill -9 $$"), -9), (("no-such-program",), 127), (("/etc/passwd",), 126), (("true",), 0)],
+)
+def test_how_it_ended(pool: Pool, path: Path, command: tuple[str, ...], status: int) -> None:
+    """Minus the signal, or the exit status; also of a command that could not start."""
+    pool.slot_run(*command)
+    assert [(line["event"], line.get("status")) for line in lines(path)] == [
+        ("started", None),
+        ("ended", status),
+    ]
+
+
+def test_falling_through(pool: Pool, path: Path) -> None:
+    """A build that runs beyond the cap says so in place of `started`."""
+    pool.build("-n1").started()
+    pool.slot_run("-n1", "-t", "0.1", "true")
+    (line,) = named(path, "fell_through")
+    assert line["slot"] == 1
+    assert line["waited_s"] >= 0.1
+    assert [line["slot"] for line in named(path, "ended")] == [1]
+
+
+def test_giving_up(pool: Pool, path: Path) -> None:
+    """At the timeout, or because a signal ended the wait."""
+    pool.build("-n1").started()
+    pool.slot_run("-n1", "-t", "0.1", "--on-timeout", "fail", "true")
+    waiter = pool.queued("-n1")
+    wait_until(lambda: len(named(path, "queued")) == 2, "its line")
+    waiter.process.send_signal(signal.SIGTERM)
+    waiter.process.wait()
+    assert [line["cause"] for line in named(path, "gave_up")] == ["timeout", "interrupted"]
+    assert [line["event"] for line in lines(path)].count("ended") == 0
+
+
+def test_degrading(pool: Pool, path: Path) -> None:
+    """A build that runs without any slot, from the command line and in Python, with the cause."""
+    pool.dir.write_text("in its place")
+    pool.slot_run("true")
+    with pytest.warns(UnthrottledWarning), build_slot():
+        pass
+    shown = lines(path)
+    assert [line["event"] for line in shown] == ["degraded", "degraded"]
+    assert all(str(pool.dir) in line["cause"] for line in shown)
+
+
+def test_python_code(pool: Pool, path: Path) -> None:
+    """A block is told of with the script's name; a release may say how the build ended."""
+    code = pool.dir.parent / "builder.py"
+    code.write_text("from buildslots import *\nwith build_slot(): pass\nSlotPool().acquire().release(-2)")
+    assert pool.run(sys.executable, str(code)).returncode == 0
+    shown = lines(path)
+    assert [line["event"] for line in shown] == ["started", "ended"] * 2
+    assert {line["program"] for line in shown} == {"builder.py"}
+    assert [line["status"] for line in named(path, "ended")] == [None, -2]
+
+
+def test_what_is_not_told(pool: Pool, path: Path) -> None:
+    """Nested builds, looks that find no slot, and the end of a block in a forked child."""
+    with build_slot(slots=1) as slot:
+        with build_slot(slots=1):
+            pass
+        pool.slot_run("-n1", "true", environ=slot.environ())
+        assert SlotPool(slots=1).try_acquire() is None
+        child = os.fork()
+        if not child:
+            slot.__exit__(None, None, None)
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert [line["event"] for line in lines(path)] == ["started"]
+    assert [line["event"] for line in lines(path)] == ["started", "ended"]
+
+
+def test_arguments_are_kept_only_if_asked_for(pool: Pool, path: Path) -> None:
+    """They hold secrets. `commands` keeps them, up to a length."""
+    pool.slot_run("sh", "-c", "exit 0", "--token=secret")
+    assert "secret" not in path.read_text()
+    assert "exit" not in path.read_text()
+    path.unlink()
+    pool.slot_run("true", "--token=secret", "x" * 9999, environ={"BUILD_SLOTS_JOURNAL": "commands"})
+    assert [line["command"] for line in lines(path)] == [["true", "--token=secret", "…"]] * 2
+
+
+def test_off(pool: Pool, path: Path) -> None:
+    """By variable or config file: nothing is written, nothing made."""
+    pool.slot_run("true", environ={"BUILD_SLOTS_JOURNAL": "off"})
+    config = Path(os.environ["HOME"]) / ".config/buildslots/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('journal = "off"\n')
+    pool.slot_run("true")
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ['a "b"', "a\\b", "new\nline", "\udcff\udc80", "\x7f\x00".strip("\0"), "ü 漢 🎉"]
+)
+def test_any_name_can_be_told(pool: Pool, path: Path, tmp_path: Path, name: str) -> None:
+    """JSON's reader gives back program and directory as they were, bytes that are no text too."""
+    directory = tmp_path / name
+    directory.mkdir()
+    shutil.copy("/bin/true", directory / name)
+    result = pool.slot_run(str(directory / name), cwd=directory)
+    assert result.returncode == 0
+    assert [(line["program"], line["cwd"]) for line in lines(path)] == [(name, str(directory))] * 2
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _full(path: Path) -> None:
+    path.symlink_to("/dev/full")
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to(path.parent / "nowhere/at/all")
+
+
+def _parent_is_a_file(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.write_text("")
+
+
+def _lock_is_a_directory(path: Path) -> None:
+    path.write_bytes(b"x" * journal.LIMIT)
+    (path.parent / "journal.lock").mkdir()
+
+
+@pytest.mark.parametrize(
+    "spoil", [_fifo, _directory, _full, _dangling, _parent_is_a_file, _lock_is_a_directory]
+)
+def test_a_journal_that_cannot_be_written_stops_no_build(
+    pool: Pool, path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """Nothing is said of it either."""
+    path.parent.mkdir(parents=True)
+    spoil(path)
+    result = pool.slot_run("sh", "-c", "echo built")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "built\n", "")
+
+
+@pytest.mark.linux
+def test_a_disk_that_becomes_full_during_fifty_builds(mounts: Mounts, pool: Pool, path: Path) -> None:
+    """None fails, and what is written before and after that can be read, though a line is torn."""
+    state = path.parent
+    state.mkdir(parents=True)
+    command = (
+        'i=0; while [ $i -lt 50 ]; do $R sh -c "exit 0" || echo failed; '
+        "[ $i = 40 ] && rm $S/filler; i=$((i+1)); done; cat $S/journal.jsonl"
+    )
+    setup = f"S={state}; mount -t tmpfs -o size=12288 none $S; head -c 6000 /dev/zero > $S/filler"
+    result = mounts.run(setup, command)
+    assert result.stderr == ""
+    assert "failed" not in result.stdout
+    read = [event for line in result.stdout.splitlines() if (event := past.parse(line.encode()))]
+    written = result.stdout.count('{"v":1,')
+    assert 2 <= len(read) < 100
+    assert len(read) >= written - 1, "only the torn line is lost"
+    assert [event["event"] for event in read[-2:]] == ["started", "ended"]
+    assert any(line.count('{"v":1,') > 1 for line in result.stdout.splitlines()), "a torn line to read past"
+
+
+def test_many_writers(pool: Pool, path: Path) -> None:
+    """Eight processes at once: every line is whole."""
+    code = "from buildslots import *\np = SlotPool(slots=8)\nfor _ in range(100): p.acquire().release()"
+    writers = [pool.popen(sys.executable, "-c", code) for _ in range(8)]
+    assert [writer.process.wait() for writer in writers] == [0] * 8
+    assert len(named(path, "started")) == len(named(path, "ended")) == 800
+
+
+FILLER = b'{"v":1,"t":1,"event":"filler"}\n'
+
+
+def fill(path: Path) -> int:
+    """Make the journal ready to be rotated: how many lines it has."""
+    count = journal.LIMIT // len(FILLER) + 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_bytes(FILLER * count)
+    return count
+
+
+def count_lines(path: Path) -> int:
+    files = [*archives(str(path.parent)), str(path)]
+    return sum(Path(file).read_bytes().count(b"\n") for file in files if os.path.exists(file))
+
+
+def test_rotation(pool: Pool, path: Path) -> None:
+    """The build that finds the journal large puts it aside; the oldest such files go."""
+    for round_ in range(journal.KEPT + 2):
+        before = fill(path)
+        pool.slot_run("true")
+        assert len(archives(str(path.parent))) == min(round_ + 1, journal.KEPT)
+        assert len(lines(path)) == 1, "`started` was appended to the old one, `ended` to the new one"
+        newest = Path(archives(str(path.parent))[-1])
+        assert newest.read_bytes().count(b"\n") == before + 1
+        assert newest.stat().st_mode & 0o7777 == 0o600
+
+
+def test_one_rotates_at_a_time(path: Path) -> None:
+    """While somebody has the lock nobody else does; who comes late finds it done."""
+    fill(path)
+    with open(path.parent / "journal.lock", "w") as held:
+        journal_lock = subprocess.Popen(
+            ["flock", str(held.name), "-c", "echo locked; read x"], stdin=-1, stdout=-1
+        )
+        assert journal_lock.stdout is not None
+        assert journal_lock.stdout.readline() == b"locked\n"
+        rotate(str(path))
+        assert not archives(str(path.parent))
+        journal_lock.communicate()
+    rotate(str(path))
+    assert len(archives(str(path.parent))) == 1
+    path.write_bytes(FILLER)
+    rotate(str(path))
+    assert len(archives(str(path.parent))) == 1
+
+
+KILLED_AT = """
+import os, sys
+from buildslots.journal import rotate
+left = int(sys.argv[2])
+def hook(event, arguments):
+    global left
+    if event in ("open", "os.rename", "os.listdir", "os.remove"):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), 9)
+sys.addaudithook(hook)
+rotate(sys.argv[1])
+"""
+
+
+def test_a_killed_rotation_loses_no_line(pool: Pool, path: Path) -> None:
+    """Killed before each of its steps in turn: all but the oldest file is there, and the next one goes on."""
+    for step in range(1, 100):
+        shutil.rmtree(path.parent, ignore_errors=True)
+        expected = fill(path) + journal.KEPT
+        for number in range(1, journal.KEPT + 1):
+            (path.parent / f"journal-{number}.jsonl").write_bytes(FILLER)
+        killed = pool.run(sys.executable, "-c", KILLED_AT, str(path), str(step)).returncode
+        oldest_is_gone = not (path.parent / "journal-1.jsonl").exists()
+        assert count_lines(path) == expected - oldest_is_gone
+        if not killed:
+            break
+        assert killed == -signal.SIGKILL
+        fill(path)
+        rotate(str(path))
+        assert len(archives(str(path.parent))) == journal.KEPT
+    assert step == 5, "open, rename, listdir, remove; then it ran to its end"
+    assert oldest_is_gone
+
+
+def test_the_setting_is_checked(pool: Pool) -> None:
+    """A word that is none of the three is named, and the default holds."""
+    result = pool.slot_run("true", environ={"BUILD_SLOTS_JOURNAL": "yes"})
+    assert result.returncode == 0
+    assert result.stderr == (
+        "slot-run: BUILD_SLOTS_JOURNAL: 'yes' is none of 'off', 'programs' and 'commands'; ignored\n"
+    )
