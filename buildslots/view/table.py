@@ -23,17 +23,18 @@ def status_text(status: PoolStatus) -> str:
             [str(h.slot), _pid(h.pid), _span(h.held_s), _path(h.cwd), _command(h.command) + _remark(h)]
             for h in status.holders
         ]
-        lines += ["", *_table(["SLOT", "PID", "HELD", "DIRECTORY", "COMMAND"], rows)]
+        lines += ["", *table(["SLOT", "PID", "HELD", "DIRECTORY", "COMMAND"], rows)]
     if status.waiters:
         rows = [
             [str(w.place), _pid(w.pid), _span(w.waited_s), _path(w.cwd), _command(w.command)]
             for w in status.waiters
         ]
-        lines += ["", *_table(["LINE", "PID", "WAITED", "DIRECTORY", "COMMAND"], rows)]
+        lines += ["", *table(["LINE", "PID", "WAITED", "DIRECTORY", "COMMAND"], rows)]
     return "\n".join(lines)
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """`rows` under `head`, in columns."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

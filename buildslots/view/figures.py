@@ -1,0 +1,259 @@
+"""What the past of the pools comes to: counts, waits, runs, how full the slots were, and advice."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from buildslots.cap import machine_cap
+from buildslots.settings import resolve, slots_variable
+from buildslots.words import span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from buildslots.settings import Settings
+    from buildslots.view.past import Build, Past
+
+ROUND_TIMEOUTS_S = (60, 120, 300, 600, 900, 1200, 1800, 2700, 3600, 2 * 3600, 4 * 3600, 8 * 3600, 24 * 3600)
+"""What advice rounds a timeout up to."""
+OFTEN = 0.1
+"""Slots that are full for less of the time make nobody wait much."""
+FEW = 10
+"""Fewer samples of the load say nothing."""
+IDLE, CROWDED = 0.7, 1.5
+"""Load average per core below which a machine with all slots held has room, and above which it has too much
+to do. The load counts whoever runs and whoever waits for a disk, so 1 is a machine that is just busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How long something took: nearest-rank percentiles, in seconds; None of nothing."""
+
+    p50_s: float | None
+    p95_s: float | None
+    max_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What some builds come to.
+
+    Attributes:
+        builds: How many came.
+        started: How many ran, those beyond the cap among them.
+        queued: How many had to wait in line.
+        fell_through: How many ran beyond their cap, after the timeout.
+        gave_up: How many ended at the timeout without running.
+        interrupted: How many were ended while they waited.
+        degraded: How many ran without any slot because the machinery failed.
+        failed: How many ended with a status other than 0.
+        lost: Of how many no end was written.
+        wait: How long they waited, also those that did not have to.
+        run: How long they ran.
+        peak: How many ran at once at most.
+        full_s: Seconds for which as many as their cap, or more, ran.
+        busy_s: Seconds for which any ran.
+        period_s: Seconds from the first of them to now, or of the whole period.
+    """
+
+    builds: int
+    started: int
+    queued: int
+    fell_through: int
+    gave_up: int
+    interrupted: int
+    degraded: int
+    failed: int
+    lost: int
+    wait: Spread
+    run: Spread
+    peak: int
+    full_s: float
+    busy_s: float
+    period_s: float
+
+
+def figures(builds: Iterable[Build], since: float, until: float) -> Figures:
+    """The figures of `builds` in the period from `since` to `until`, Unix times."""
+    builds = list(builds)
+    outcomes = [build.outcome for build in builds]
+    peak, full_s, busy_s = _occupancy(builds, since, until)
+    return Figures(
+        builds=len(builds),
+        started=sum(build.run_between(until) is not None for build in builds),
+        queued=sum(build.queued_at is not None for build in builds),
+        fell_through=sum(build.overflow for build in builds),
+        gave_up=outcomes.count("gave up"),
+        interrupted=outcomes.count("interrupted"),
+        degraded=outcomes.count("degraded"),
+        failed=sum(bool(build.status) for build in builds),
+        lost=outcomes.count("lost"),
+        wait=spread(build.waited_s for build in builds),
+        run=spread(build.ran_s for build in builds),
+        peak=peak,
+        full_s=full_s,
+        busy_s=busy_s,
+        period_s=until - since,
+    )
+
+
+def spread(seconds: Iterable[float | None]) -> Spread:
+    """Median, 95th percentile and maximum of those `seconds` that are known."""
+    known = sorted(s for s in seconds if s is not None)
+    if not known:
+        return Spread(None, None, None)
+    p50, p95 = (known[math.ceil(share * len(known)) - 1] for share in (0.5, 0.95))
+    return Spread(p50, p95, known[-1])
+
+
+def by(builds: Iterable[Build], *names: str) -> dict[tuple[str, ...], list[Build]]:
+    """`builds` by their attributes `names`, those first of which there are most."""
+    groups: dict[tuple[str, ...], list[Build]] = {}
+    for build in builds:
+        groups.setdefault(tuple(getattr(build, name) for name in names), []).append(build)
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+
+def stretches(builds: Iterable[Build], until: float) -> list[tuple[float, float, int, int]]:
+    """The stretches of time in which the same builds ran: (begin, end, how many, their cap), by time.
+
+    At one moment ends come before starts. A build that took no time is in none.
+    """
+    moments = []
+    for build in builds:
+        run = build.run_between(until)
+        if run is not None and run[0] < run[1]:
+            moments += [(run[0], 1, build.cap or 0), (run[1], -1, 0)]
+    moments.sort(key=lambda moment: moment[:2])
+    found = []
+    before, running, cap = 0.0, 0, 0
+    for at, change, its_cap in moments:
+        if running:
+            found.append((before, at, running, cap))
+        before, running, cap = at, running + change, its_cap or cap
+    return found
+
+
+def _occupancy(builds: list[Build], since: float, until: float) -> tuple[int, float, float]:
+    """How many ran at once at most, and for how many seconds the slots were full, and any held."""
+    peak, full_s, busy_s = 0, 0.0, 0.0
+    for begin, end, running, cap in stretches(builds, until):
+        seconds = max(0.0, min(end, until) - max(begin, since))
+        busy_s += seconds
+        full_s += seconds * (0 < cap <= running)
+        peak = max(peak, running)
+    return peak, full_s, busy_s
+
+
+def advice_now(past: Past, directory: str, pool: str) -> str:
+    """`advice` on the pool `pool` in `directory`, with the settings and the cores of this moment."""
+    settings = resolve(pool=pool, warn=lambda _: None)  # what is wrong with them is doctor's to say
+    settings.dir = directory
+    return advice(past, settings, machine_cap().cores)
+
+
+def advice(past: Past, settings: Settings, cores: int) -> str:
+    """A paragraph on what to change for the pool that `settings` are of, drawn from its builds."""
+    builds = [build for build in past.builds if (build.dir, build.pool) == (settings.dir, settings.pool)]
+    if not builds:
+        return ""
+    its = figures(builds, past.since, past.until)
+    said = [
+        _on_failures(builds, its),
+        _on_timeouts(builds, its, past),
+        _on_the_cap(builds, its, past, settings, cores),
+    ]
+    if any(said):
+        return " ".join(filter(None, said))
+    waited = "nobody had to wait" if not its.queued else f"{its.queued} of {its.builds} builds had to wait"
+    longest = f", at most {span(its.wait.max_s)}" if its.queued and its.wait.max_s is not None else ""
+    return f"Nothing to change: {waited}{longest}, and none ran beyond the cap."
+
+
+def _on_failures(builds: list[Build], its: Figures) -> str:
+    if not its.degraded:
+        return ""
+    causes = [build.cause for build in builds if build.cause]
+    return (
+        f"{_builds(its.degraded)} ran without a slot because the pool failed, the last one with"
+        f" {causes[-1]!r}: see `buildslots doctor`."
+    )
+
+
+def _on_timeouts(builds: list[Build], its: Figures, past: Past) -> str:
+    late = [build.waited_s for build in builds if build.overflow or build.outcome == "gave up"]
+    timeout_s = spread(late).p50_s
+    if not timeout_s:
+        return ""
+    what = f"{_builds(its.fell_through)} ran beyond the cap" if its.fell_through else ""
+    if its.gave_up:
+        what += f"{' and ' if what else ''}{_builds(its.gave_up)} gave up"
+    share = sum((build.ran_s or 0.0) > timeout_s for build in builds) / max(1, its.started)
+    why = f"; {share:.0%} of the runs outlast the timeout of {span(timeout_s)}" if share else ""
+    enough_s = _enough_s(builds, its, past.until)
+    if enough_s is None or enough_s <= timeout_s:
+        return f"{what} at the timeout of {span(timeout_s)}{why}."
+    return (
+        f"{what}{why}: raise the timeout to {_duration(enough_s)}"
+        f' (`timeout = "{_duration(enough_s)}"` in the config file, or BUILD_SLOTS_TIMEOUT).'
+    )
+
+
+def _enough_s(builds: list[Build], its: Figures, until: float) -> float | None:
+    """A timeout that would have done for the longest line: so many rounds of nearly the longest run."""
+    if its.run.p95_s is None:
+        return None
+    waits = [wait for build in builds if (wait := build.wait_between(until))]
+    line = longest = 0
+    for _, change in sorted([(begin, 1) for begin, _ in waits] + [(end, -1) for _, end in waits]):
+        line += change
+        longest = max(longest, line)
+    cap = min((build.cap for build in builds if build.cap), default=1)
+    needed_s = its.run.p95_s * max(1, math.ceil(longest / cap))
+    return next((float(s) for s in ROUND_TIMEOUTS_S if s >= needed_s), None)
+
+
+def _on_the_cap(builds: list[Build], its: Figures, past: Past, settings: Settings, cores: int) -> str:
+    if not its.queued or its.full_s < OFTEN * its.busy_s:
+        return ""
+    loads = _loads_while_full(builds, past)
+    if len(loads) < FEW:
+        return ""
+    load = statistics.median(loads)
+    measured = f"While all slots were held the load was {load:.1f} on {cores} core{'s' * (cores != 1)}"
+    if load < IDLE * cores:
+        return f"{measured}: there is room for more; try {_how(settings, settings.slots + 1)}."
+    if load > CROWDED * cores and settings.slots > 1:
+        return f"{measured}: too much; try {_how(settings, settings.slots - 1)}."
+    return ""
+
+
+def _how(settings: Settings, slots: int) -> str:
+    return f"{slots_variable(settings.pool)}={slots}"
+
+
+def _loads_while_full(builds: list[Build], past: Past) -> list[float]:
+    """The load averages noted when all slots had been held for a minute, which is what they average."""
+    times = [at for at, _ in past.loads]
+    found: list[float] = []
+    full_since = full_until = 0.0
+    for begin, end, running, cap in stretches(builds, past.until):
+        if 0 < cap <= running:
+            full_since = full_since if begin == full_until else begin
+            full_until = end
+            first = bisect_left(times, max(begin, full_since + 60))
+            found += [load for _, load in past.loads[first : bisect_left(times, end)]]
+    return found
+
+
+def _builds(count: int) -> str:
+    return "1 build" if count == 1 else f"{count} builds"
+
+
+def _duration(seconds: float) -> str:
+    """`seconds` as slot-run's --timeout takes it."""
+    return f"{seconds / 3600:.0f}h" if seconds % 3600 == 0 else f"{seconds / 60:.0f}m"

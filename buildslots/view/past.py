@@ -1,0 +1,239 @@
+"""The past of the pools: what the journal's lines say of each build, for `history`, `trace` and `report`.
+
+A line may be torn: the disk was full, so that only its beginning was written, and the next one stands behind
+it without a line end between them. So what counts of a line begins at the last START in it, which cannot
+stand within a line, because there every quotation mark in a text has a backslash before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import dataclass
+
+from buildslots.disk.lock import NO_WAIT
+from buildslots.journal import NAME, archives
+from buildslots.settings import state_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+START = b'{"v":1,'
+LONGEST_LINE = 1024 * 1024
+"""Bytes; of what is longer (a file that is no journal) only so much is looked at at once."""
+
+
+@dataclass(slots=True)
+class Build:
+    """One build, as far as the journal knows it. Times are Unix times, durations seconds.
+
+    Attributes:
+        id: What marks it in the journal.
+        pool: Name of its pool.
+        dir: Directory of that pool.
+        pid: Process of its slot-run, or of its Python program.
+        program: Name of its program; the whole command line if the journal is configured to keep that.
+        cwd: Directory in which it was started.
+        cap: Its K, or None.
+        queued_at: When it joined the line; None if it did not have to.
+        started_at: When it began to run, or None.
+        ended_at: When it ended or gave up, or None.
+        slot: Number of its slot, or None.
+        overflow: Whether it ran beyond its cap, after the timeout.
+        waited_s: How long it waited before it began or gave up, or None.
+        ran_s: How long it ran, or None.
+        status: Its exit status, minus the signal that killed it, or None.
+        outcome: "ended", "gave up" (its timeout), "interrupted" (while it waited), "degraded" (ran without
+            any slot), "running", "waiting", or "lost" (no end was written: killed together with its
+            slot-run, or the disk was full).
+        cause: Why it was degraded, or "".
+    """
+
+    id: str
+    pool: str
+    dir: str
+    pid: int
+    program: str
+    cwd: str
+    cap: int | None = None
+    queued_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    slot: int | None = None
+    overflow: bool = False
+    waited_s: float | None = None
+    ran_s: float | None = None
+    status: int | None = None
+    outcome: str = "lost"
+    cause: str = ""
+
+    @property
+    def came_at(self) -> float:
+        """When it is first heard of."""
+        times = (self.queued_at, self.started_at, self.ended_at)
+        return min(at for at in times if at is not None)
+
+    def run_between(self, now: float) -> tuple[float, float] | None:
+        """From when to when it ran under a slot: up to `now` if it still does, no time if nobody knows."""
+        if self.started_at is None or self.outcome == "degraded":
+            return None
+        end = self.ended_at or (now if self.outcome == "running" else self.started_at)
+        return self.started_at, max(self.started_at, end)
+
+    def wait_between(self, now: float) -> tuple[float, float] | None:
+        """From when to when it waited in line, likewise."""
+        if self.queued_at is None:
+            return None
+        end = self.started_at or self.ended_at or (now if self.outcome == "waiting" else self.queued_at)
+        return self.queued_at, max(self.queued_at, end)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The builds of a period, by arrival, and the machine's load.
+
+    Attributes:
+        since: Unix time at which the period begins: as asked for, or that of the first build.
+        until: Unix time at which it ends: now.
+        builds: All that did anything in it.
+        loads: (Unix time, load average over a minute), by time, as often as builds came and started.
+    """
+
+    since: float
+    until: float
+    builds: tuple[Build, ...]
+    loads: tuple[tuple[float, float], ...]
+
+
+def past(pool: str | None, period_s: float | None, now: float, directory: str | None = None) -> Past:
+    """What the journal tells of the last `period_s` seconds (None: of all), of one pool or (None) of all.
+
+    Raises OSError if the journal is there and cannot be read.
+    """
+    since = None if period_s is None else now - period_s
+    builds: dict[str, Build] = {}
+    loads = []
+    for event in events(directory or state_dir(os.environ)):
+        if pool is not None and event.get("pool") != pool:
+            continue
+        _tell(builds, event)
+        load = _number(event.get("load"))
+        if load is not None and (since is None or event["t"] >= since):
+            loads.append((event["t"], load))
+    shown = [build for build in builds.values() if _settle(build, now) and _is_in(build, since)]
+    shown.sort(key=lambda build: build.came_at)
+    if since is None or (shown and shown[0].came_at > since):
+        since = shown[0].came_at if shown else now
+    return Past(since, now, tuple(shown), tuple(sorted(loads)))
+
+
+def events(directory: str) -> Iterator[dict[str, Any]]:
+    """All lines of the journal in `directory` that can be read, older files first. Raises OSError."""
+    try:
+        paths = [*archives(directory), os.path.join(directory, NAME)]
+    except FileNotFoundError:
+        return
+    for path in paths:
+        try:
+            with open(path, "rb", opener=_opener) as file:
+                while line := file.readline(LONGEST_LINE):
+                    event = parse(line)
+                    if event is not None:
+                        yield event
+        except FileNotFoundError:
+            pass  # removed, or not there yet
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The event in a line of the journal; None if there is none that has what all events have."""
+    try:
+        event = json.loads(line[max(0, line.rfind(START)) :])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or event.get("v") != 1 or _number(event.get("t")) is None:
+        return None
+    if "program" not in event and isinstance(event.get("command"), list):
+        event["program"] = shlex.join(map(str, event["command"])).replace("'…'", "…")
+    texts = (event.get(name) for name in ("event", "id", "pool", "dir", "program", "cwd"))
+    if not all(isinstance(text, str) for text in texts) or _whole(event.get("pid")) is None:
+        return None
+    return event
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | NO_WAIT)
+
+
+def _tell(builds: dict[str, Build], event: dict[str, Any]) -> None:
+    """Add what `event` says to its build."""
+    build = builds.get(event["id"])
+    if build is None:
+        build = Build(*(event[name] for name in ("id", "pool", "dir", "pid", "program", "cwd")))
+        builds[build.id] = build
+    at = event["t"]
+    build.cap = _whole(event.get("cap")) or build.cap
+    if (slot := _whole(event.get("slot"))) is not None:
+        build.slot = slot
+    if (waited_s := _number(event.get("waited_s"))) is not None:
+        build.waited_s = waited_s
+    match event["event"]:
+        case "queued":
+            build.queued_at = at
+        case "started" | "fell_through":
+            build.started_at = at
+            build.overflow = event["event"] == "fell_through"
+        case "gave_up":
+            build.ended_at = at
+            build.outcome = "gave up" if event.get("cause") == "timeout" else "interrupted"
+        case "ended":
+            build.ended_at = at
+            build.ran_s = _number(event.get("ran_s"))
+            status = event.get("status")
+            build.status = status if isinstance(status, int) and abs(status) < 2**32 else None
+            build.outcome = "ended"
+        case "degraded":
+            build.started_at = at
+            build.cause = str(event.get("cause", ""))
+            build.outcome = "degraded"
+
+
+def _settle(build: Build, now: float) -> bool:
+    """Make `build` fit to be shown; whether it is, as one of which only an unknown event is told is not."""
+    if build.outcome == "ended" and build.started_at is None:  # its first line was lost, or is long gone
+        build.started_at = (build.ended_at or now) - (build.ran_s or 0.0)
+    if build.outcome == "lost" and (build.started_at or build.queued_at) and _lives(build):
+        build.outcome = "running" if build.started_at else "waiting"
+    return any(at is not None for at in (build.queued_at, build.started_at, build.ended_at))
+
+
+def _is_in(build: Build, since: float | None) -> bool:
+    if since is None or build.outcome in ("running", "waiting"):
+        return True
+    return (build.ended_at or build.came_at) >= since
+
+
+def _lives(build: Build) -> bool:
+    """Whether the process that the build's lines name may still be the one that wrote them."""
+    import psutil  # noqa: PLC0415 - only for builds without an end
+
+    try:
+        return bool(psutil.Process(build.pid).create_time() < build.came_at + 1)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+def _number(value: object) -> float | None:
+    """`value` if it is a time or a number of seconds that can be, or None."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11
+    return float(value) if good else None  # type: ignore[arg-type]
+
+
+def _whole(value: object) -> int | None:
+    """`value` if it is a whole number that a pid, slot or cap can be, or None."""
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return value if good else None  # type: ignore[return-value]

@@ -1,0 +1,80 @@
+"""`buildslots report`: the timeline of the pools as one web page that needs no network.
+
+The page is `report.html`, which draws what stands in it as JSON. All text in it came from other processes,
+so it is set as text and never as markup, and the page's own policy lets it load nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+
+from buildslots import __version__
+from buildslots.cap import machine_cap
+from buildslots.settings import parse_pool
+from buildslots.view.figures import advice_now, by, figures
+from buildslots.view.past import past
+from buildslots.view.trace import write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from buildslots.view.past import Build, Past
+
+PLACE = ' id="data">{}<'
+"""Where in the page the data belong."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the report that the options ask for."""
+    if options.pool is not None:
+        parse_pool(options.pool, "pool")
+    write(options.output, page(past(options.pool, options.since, time.time())))
+    return 0
+
+
+def page(shown: Past) -> str:
+    """The page about `shown`."""
+    with open(os.path.join(os.path.dirname(__file__), "report.html"), encoding="utf-8") as file:
+        before, place, after = file.read().partition(PLACE)
+    # Within a script element the parser looks for "</script" and "<!--", whatever stands around them.
+    data = json.dumps(_data(shown), separators=(",", ":")).replace("<", "\\u003c")
+    return before + place.replace("{}", data) + after
+
+
+def _data(shown: Past) -> dict[str, object]:
+    pools = by(shown.builds, "dir", "pool").items()
+    return {
+        "version": __version__,
+        "begin": min([shown.since, *(build.came_at for build in shown.builds)]),
+        "until": shown.until,
+        "cores": machine_cap().cores,
+        "loads": shown.loads,
+        "pools": [_pool(directory, pool, builds, shown) for (directory, pool), builds in pools],
+    }
+
+
+def _pool(directory: str, pool: str, builds: list[Build], shown: Past) -> dict[str, object]:
+    ran = sorted((build for build in builds if build.slot is not None), key=lambda b: b.started_at or 0.0)
+    runs = [_bar(b, span) for b in ran if (span := b.run_between(shown.until))]
+    waits = [_bar(b, span) for b in builds if (span := b.wait_between(shown.until))]
+    caps = [build.cap for build in builds if build.cap]
+    slots = {build.slot for build in builds if build.slot is not None}
+    return {
+        "pool": pool,
+        "dir": directory,
+        "cap": caps[-1] if caps else None,
+        "figures": asdict(figures(builds, shown.since, shown.until)),
+        "advice": advice_now(shown, directory, pool),
+        "slots": sorted(slots | set(range(min(caps[-1], 64)) if caps else ())),
+        "runs": runs,
+        "waits": waits,
+    }
+
+
+def _bar(build: Build, between: tuple[float, float]) -> dict[str, object]:
+    names = ("slot", "program", "cwd", "pid", "overflow", "waited_s", "status", "outcome")
+    return {"from": between[0], "to": between[1]} | {name: getattr(build, name) for name in names}

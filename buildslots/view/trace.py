@@ -1,0 +1,124 @@
+"""`buildslots trace`: the journal as trace events, which ui.perfetto.dev and chrome://tracing draw.
+
+The format is the Trace Event Format of Chromium's tracing (catapult, docs/trace-event-format.md): a process
+for each pool, in it a thread for each slot with a complete event ("X") for each run, the line as one track
+of asynchronous events ("b", "e"), which may overlap, and counters ("C").
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from buildslots import __version__
+from buildslots.settings import parse_pool
+from buildslots.view.figures import by
+from buildslots.view.past import past
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from buildslots.view.past import Build, Past
+
+MACHINE = 0
+"""The process with the load; the pools are 1, 2, …"""
+LINE = 0
+"""The thread of the line; slot N is thread N + 1."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the trace that the options ask for."""
+    if options.pool is not None:
+        parse_pool(options.pool, "pool")
+    shown = past(options.pool, options.since, time.time())
+    write(options.output, json.dumps(trace(shown), separators=(",", ":")) + "\n")
+    return 0
+
+
+def write(path: str, text: str) -> None:
+    """Write `text` to the file at `path`, or to stdout for "-". Raises OSError."""
+    if path == "-":
+        sys.stdout.write(text)
+    else:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def trace(shown: Past) -> dict[str, object]:
+    """The JSON object of the format, times in microseconds from the first thing that is shown."""
+    begin = min([shown.since, *(build.came_at for build in shown.builds)])
+    events = _Events(begin, shown.until)
+    for process, ((directory, pool), builds) in enumerate(by(shown.builds, "dir", "pool").items(), 1):
+        events.name_rows(process, f"pool {pool}", directory, builds)
+        for build in builds:
+            events.add_build(process, build)
+        events.add_counts(process, builds)
+    events.add("M", "process_name", MACHINE, begin, args={"name": "machine"})
+    for at, load in shown.loads:
+        events.add("C", "load average", MACHINE, at, args={"load": load})
+    return {
+        "traceEvents": events.all,
+        "displayTimeUnit": "ms",
+        "otherData": {"version": f"buildslots {__version__}", "begin_unix_s": f"{begin:.6f}"},
+    }
+
+
+class _Events:
+    """The trace events of the time from `begin` to `until`, Unix times."""
+
+    def __init__(self, begin: float, until: float) -> None:
+        self.all: list[dict[str, object]] = []
+        self._begin = begin
+        self._until = until
+
+    def add(self, phase: str, name: str, process: int, at: float, **more: object) -> None:
+        """Add an event of the moment `at`, in the row of the line unless `tid` says otherwise."""
+        us = round((at - self._begin) * 1e6)
+        self.all.append({"ph": phase, "name": name, "pid": process, "tid": LINE, "ts": us} | more)
+
+    def name_rows(self, process: int, name: str, directory: str, builds: list[Build]) -> None:
+        """Say what the rows are called, and in which order they stand."""
+        slots = sorted({build.slot for build in builds if build.slot is not None})
+        self.add("M", "process_name", process, self._begin, args={"name": name})
+        self.add("M", "process_labels", process, self._begin, args={"labels": directory})
+        for row, its_name in [(LINE, "line"), *((slot + 1, f"slot {slot}") for slot in slots)]:
+            self.add("M", "thread_name", process, self._begin, tid=row, args={"name": its_name})
+            self.add("M", "thread_sort_index", process, self._begin, tid=row, args={"sort_index": row})
+
+    def add_build(self, process: int, build: Build) -> None:
+        """Add its wait and its run."""
+        args = {
+            "program": build.program,
+            "directory": build.cwd,
+            "pid": build.pid,
+            "outcome": build.outcome,
+            "waited_s": build.waited_s,
+            "status": build.status,
+        }
+        for phase, at in zip("be", build.wait_between(self._until) or (), strict=False):
+            # One name for all, which makes one row of them. The id is local: with a plain one Perfetto
+            # shows the line apart from its pool.
+            self.add(phase, "waiting", process, at, cat="line", id2={"local": build.id}, args=args)
+        run = build.run_between(self._until)
+        if run is not None and build.slot is not None:
+            kind = "overflow" if build.overflow else "build"
+            dur = round((run[1] - run[0]) * 1e6)
+            self.add("X", build.program, process, run[0], tid=build.slot + 1, cat=kind, dur=dur, args=args)
+        if build.outcome == "degraded":
+            args["cause"] = build.cause
+            self.add("i", build.program, process, build.came_at, s="p", cat="degraded", args=args)
+
+    def add_counts(self, process: int, builds: list[Build]) -> None:
+        """Add how many ran and how many waited, each time that it changed."""
+        moments = []
+        for build in builds:
+            spans = {"running": build.run_between(self._until), "waiting": build.wait_between(self._until)}
+            for what, between in spans.items():
+                if between:
+                    moments += [(between[0], 1, what), (between[1], -1, what)]
+        counts = {"running": 0, "waiting": 0}
+        for at, change, what in sorted(moments):
+            counts[what] += change
+            self.add("C", "builds", process, at, args=dict(counts))

@@ -1,0 +1,476 @@
+"""`buildslots history`, `trace` and `report`: what they make of the journal."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from builds import DEADLINE_S, Pool, script, wait_until
+
+from buildslots.settings import resolve
+from buildslots.view.figures import advice, figures, spread, stretches
+from buildslots.view.past import Build, Past, past
+
+NOW = 1_000_000.0
+
+
+def build(number: int, **known: Any) -> Build:
+    """A build that ended, unless more is known: in slot 0 of 2, from NOW - 100 for 10 s."""
+    values: dict[str, Any] = {"cap": 2, "slot": 0, "started_at": NOW - 100, "ran_s": 10.0, "waited_s": 0.0}
+    values |= {"status": 0, "outcome": "ended"} | known
+    if values["outcome"] == "ended":
+        values.setdefault("ended_at", values["started_at"] + values["ran_s"])
+    return Build(str(number), "default", "/pool", 4711, "make", "/home/me", **values)
+
+
+def line(event: str, t: float, **fields: Any) -> bytes:
+    """A line of the journal, of the build "a" unless `id` says otherwise."""
+    common = {"v": 1, "t": t, "event": event, "id": "a", "pool": "default", "dir": "/pool", "pid": 2**30}
+    text = json.dumps(common | {"program": "make", "cwd": "/home/me"} | fields, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A directory for a journal."""
+    directory = tmp_path / "state"
+    directory.mkdir()
+    return directory
+
+
+def told(state: Path, *lines: bytes, period_s: float | None = None, pool: str | None = None) -> Past:
+    """The past of a journal with `lines`."""
+    (state / "journal.jsonl").write_bytes(b"".join(lines))
+    return past(pool, period_s, NOW, str(state))
+
+
+# What the journal tells of one build.
+
+
+@pytest.mark.parametrize(
+    ("lines", "outcome"),
+    [
+        ([line("queued", 1), line("started", 2), line("ended", 3, ran_s=1, status=0)], "ended"),
+        ([line("ended", 3, ran_s=1, status=0)], "ended"),
+        ([line("queued", 1), line("gave_up", 2, cause="timeout")], "gave up"),
+        ([line("queued", 1), line("gave_up", 2, cause="interrupted")], "interrupted"),
+        ([line("degraded", 1, cause="full")], "degraded"),
+        ([line("queued", 1), line("degraded", 2, cause="full")], "degraded"),
+        ([line("queued", 1)], "lost"),
+        ([line("started", 1)], "lost"),
+        ([line("queued", 1, pid=os.getpid())], "lost"),
+        ([line("queued", time.time(), pid=os.getpid())], "waiting"),
+        ([line("started", time.time(), pid=os.getpid())], "running"),
+    ],
+)
+def test_what_became_of_a_build(state: Path, lines: list[bytes], outcome: str) -> None:
+    """Also when a line is missing, and when its process lives, or another one has its number."""
+    (shown,) = told(state, *lines).builds
+    assert shown.outcome == outcome
+
+
+def test_fields(state: Path) -> None:
+    """Each event adds what it knows."""
+    (shown,) = told(
+        state,
+        line("queued", 1, cap=3),
+        line("fell_through", 121, slot=3, waited_s=120, cap=3, load=2.5),
+        line("ended", 221, slot=3, ran_s=100, status=-9),
+    ).builds
+    assert (shown.queued_at, shown.started_at, shown.ended_at) == (1, 121, 221)
+    assert (shown.cap, shown.slot, shown.overflow, shown.status) == (3, 3, True, -9)
+    assert (shown.waited_s, shown.ran_s, shown.program, shown.cwd) == (120, 100, "make", "/home/me")
+    assert shown.wait_between(NOW) == (1, 121)
+    assert shown.run_between(NOW) == (121, 221)
+
+
+def test_older_files_are_read_first(state: Path) -> None:
+    """A build may have begun in one that was put aside."""
+    (state / "journal-2.jsonl").write_bytes(line("started", 2))
+    (state / "journal-10.jsonl").write_bytes(line("ended", 3, ran_s=1, status=7))
+    (state / "journal-x.jsonl").write_bytes(line("queued", 1, id="not ours"))
+    (shown,) = told(state).builds
+    assert (shown.started_at, shown.status) == (2, 7)
+
+
+def test_period_and_pool(state: Path) -> None:
+    """What ended before the period, or in another pool, is not shown; what reaches into it is."""
+    lines = [
+        line("started", NOW - 50, id="early"),
+        line("ended", NOW - 40, id="early", ran_s=10, status=0),
+        line("started", NOW - 50, id="reaches"),
+        line("ended", NOW - 5, id="reaches", ran_s=45, status=0),
+        line("started", NOW - 5, id="other", pool="link", load=3),
+    ]
+    assert [b.id for b in told(state, *lines, period_s=10).builds] == ["reaches", "other"]
+    assert [b.id for b in told(state, *lines, period_s=10, pool="default").builds] == ["reaches"]
+    whole = told(state, *lines)
+    assert (len(whole.builds), whole.since, whole.until) == (3, NOW - 50, NOW)
+    assert whole.loads == ((NOW - 5, 3.0),)
+    assert told(state, *lines, period_s=10).since == NOW - 10
+    assert told(state, *lines, period_s=1000).since == NOW - 50
+
+
+def test_a_torn_line_costs_no_other(state: Path) -> None:
+    """The disk was full: the next line stands behind the beginning of this one."""
+    whole = line("started", 1, id="b", program='{"v":1,')
+    for length in range(len(whole)):
+        text = line("started", 1) + whole[:length] + line("ended", 3, ran_s=2, status=5)
+        (shown, *_) = told(state, text).builds
+        assert (shown.outcome, shown.status) == ("ended", 5), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"\n", b"\0" * 5000, b"{", b"[" * 100_000, b'{"v":1,' * 5000, b"1\n2\nnull\n[]\n{}\n",
+        b"\xff" * 9000, line("started", -1), line("started", float("nan")), line("started", 10**400),
+        line("started", 1, pid="1"), line("started", 1, pid=True),
+        line("started", 1, id=5), line("started", 1, dir=None), line("started", 1, program=None),
+        line("started", 1, v=2), line("unheard of", 1), line("started", True),
+    ],
+)  # fmt: skip
+def test_what_is_no_line_is_passed_over(state: Path, text: bytes) -> None:
+    """Bytes of any kind, and JSON that says what no event says."""
+    assert told(state, text).builds == ()
+    assert [shown.id for shown in told(state, text, b"\n", line("started", 1)).builds] == ["a"]
+
+
+@pytest.mark.parametrize("value", [None, -1, "1", True, [], {}, 1e300, float("nan"), 10**400])
+def test_hostile_values_count_as_unknown(state: Path, value: object) -> None:
+    """No field breaks what is made of it."""
+    names = ("slot", "waited_s", "cap", "load", "ran_s", "status", "cause")
+    hostile = dict.fromkeys(names, value)
+    shown = told(
+        state, line("queued", 1, **hostile), line("started", 2, **hostile), line("ended", 3, **hostile)
+    )
+    assert figures(shown.builds, shown.since, shown.until).builds == 1
+
+
+def test_no_journal(pool: Pool) -> None:
+    """There is nothing to tell, which is no error."""
+    result = pool.run(script("buildslots"), "history")
+    assert (result.returncode, result.stdout) == (0, "The journal has no builds of this time.\n")
+    assert json.loads(pool.run(script("buildslots"), "history", "--json").stdout)["pools"] == []
+
+
+# What it comes to.
+
+
+def test_spread() -> None:
+    """Nearest rank: each figure is one that was measured."""
+    shown = spread([float(n) for n in range(1, 21)] + [None])
+    assert (shown.p50_s, shown.p95_s, shown.max_s) == (10, 19, 20)
+    assert spread([7.0]) == spread([None, 7.0])
+    assert spread([None]).max_s is None
+
+
+def test_stretches_and_peak() -> None:
+    """An end and a start at one moment are no overlap."""
+    builds = [
+        build(1, started_at=NOW - 100, ran_s=10.0),
+        build(2, started_at=NOW - 90, ran_s=20.0),
+        build(3, started_at=NOW - 85, ran_s=5.0, slot=1),
+        build(4, started_at=NOW - 10, outcome="running", ran_s=None, status=None),
+        build(5, started_at=NOW - 60, outcome="lost", ran_s=None, status=None),
+    ]
+    assert stretches(builds, NOW) == [
+        (NOW - 100, NOW - 90, 1, 2),
+        (NOW - 90, NOW - 85, 1, 2),
+        (NOW - 85, NOW - 80, 2, 2),
+        (NOW - 80, NOW - 70, 1, 2),
+        (NOW - 10, NOW, 1, 2),
+    ]
+    its = figures(builds, NOW - 95, NOW)
+    assert (its.peak, its.full_s, its.busy_s, its.period_s) == (2, 5, 35, 95)
+    assert (its.builds, its.started, its.lost) == (5, 5, 1)
+
+
+def test_counts() -> None:
+    """Each kind of outcome is counted as what it is."""
+    its = figures(
+        [
+            build(1, queued_at=NOW - 110, waited_s=10.0),
+            build(2, overflow=True, slot=2, queued_at=NOW - 220, waited_s=120.0, status=1),
+            build(3, outcome="gave up", started_at=None, slot=None, queued_at=NOW - 30, ended_at=NOW),
+            build(4, outcome="interrupted", started_at=None, slot=None, queued_at=NOW - 30, ended_at=NOW),
+            build(5, outcome="degraded", slot=None),
+        ],
+        NOW - 200,
+        NOW,
+    )
+    assert (its.builds, its.started, its.queued) == (5, 2, 4)
+    assert (its.fell_through, its.gave_up, its.interrupted, its.degraded, its.failed) == (1, 1, 1, 1, 1)
+
+
+# Advice.
+
+
+def advised(
+    *builds: Build, loads: tuple[tuple[float, float], ...] = (), cores: int = 8, slots: int = 2
+) -> str:
+    settings = resolve(slots=slots, dir="/pool", warn=pytest.fail)
+    return advice(Past(NOW - 86400, NOW, builds, loads), settings, cores)
+
+
+def test_advice_on_a_timeout_that_is_too_short() -> None:
+    """The runs outlast it: the paragraph says by how much to raise it."""
+    late = {"overflow": True, "slot": 2, "queued_at": NOW - 220, "waited_s": 120.0}
+    text = advised(*[build(n, **late, ran_s=500.0) for n in range(6)], *[build(n) for n in range(6, 12)])
+    assert text.startswith("6 builds ran beyond the cap; 50% of the runs outlast the timeout of 2 min 0 s")
+    assert 'raise the timeout to 30m (`timeout = "30m"`' in text
+
+
+def test_advice_on_giving_up() -> None:
+    """A build that gave up counts like one that fell through."""
+    gone = build(1, outcome="gave up", started_at=None, queued_at=NOW - 60, ended_at=NOW, waited_s=60.0)
+    assert advised(gone, build(2)) == "1 build gave up at the timeout of 1 min 0 s."
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (2.0, "the load was 2.0 on 8 cores: there is room for more; try MAX_CONCURRENT_BUILDS=3."),
+        (20.0, "the load was 20.0 on 8 cores: too much; try MAX_CONCURRENT_BUILDS=1."),
+        (8.0, "Nothing to change: 2 of 4 builds had to wait, at most 20 s, and none ran beyond the cap."),
+    ],
+)
+def test_advice_on_the_cap(load: float, said: str) -> None:
+    """With all slots held, an idle machine has room for more and a crowded one for less."""
+    start = NOW - 1000
+    builds = [build(n, started_at=start, ran_s=900.0) for n in range(2)]
+    builds += [
+        build(n, queued_at=start, started_at=start + 900, waited_s=20.0, ran_s=5.0) for n in range(2, 4)
+    ]
+    loads = tuple((start + 70 + n, load) for n in range(20))
+    assert advised(*builds, loads=loads).removeprefix("While all slots were held ") == said
+    too_young = tuple((start + n, load) for n in range(20))
+    assert advised(*builds, loads=too_young).startswith("Nothing to change")
+
+
+def test_advice_on_failures() -> None:
+    """The last cause is named."""
+    text = advised(build(1, outcome="degraded", slot=None, cause="No space left on device"))
+    assert text.startswith("1 build ran without a slot because the pool failed, the last one with 'No space")
+
+
+def test_nothing_to_advise() -> None:
+    """That is said too; of another pool's builds nothing is."""
+    assert advised(build(1)) == "Nothing to change: nobody had to wait, and none ran beyond the cap."
+    assert advised() == ""
+
+
+# Real builds.
+
+
+@pytest.fixture
+def eight(pool: Pool) -> Pool:
+    """A pool in which eight builds ran on two slots, in two directories; one failed, one fell through."""
+    (pool.dir.parent / "b<script>").mkdir()
+    directories = [pool.dir.parent, pool.dir.parent / "b<script>"]
+    builds = [pool.build("-n2", cwd=directory) for directory in directories]
+    slots = sorted(build.started() for build in builds)
+    builds += [pool.queued("-n2", cwd=directories[number % 2]) for number in range(5)]
+    pool.slot_run("-n2", "-t", "0.1", "false", cwd=directories[0])
+    for number, running in enumerate(builds):
+        slots += [running.started()] if number >= 2 else []
+        running.finish(number == 3)
+    assert slots[:2] == ["0", "1"]
+    return pool
+
+
+def test_history_of_real_builds(eight: Pool) -> None:
+    """Counts, peak and groups are those of what ran."""
+    history = json.loads(eight.run(script("buildslots"), "history", "--json").stdout)
+    (of_pool,) = history["pools"]
+    assert (of_pool["pool"], of_pool["dir"]) == ("default", str(eight.dir))
+    assert (of_pool["builds"], of_pool["started"], of_pool["queued"]) == (8, 8, 6)
+    assert (of_pool["fell_through"], of_pool["failed"], of_pool["peak"]) == (1, 2, 3)
+    assert 0 < of_pool["full_s"] <= of_pool["busy_s"] <= of_pool["period_s"]
+    assert of_pool["wait"]["max_s"] >= 0.1
+    assert {group["program"]: group["builds"] for group in of_pool["programs"]} == {"sh": 7, "false": 1}
+    parent = str(eight.dir.parent)
+    groups = {group["cwd"]: group["builds"] for group in of_pool["directories"]}
+    assert groups == {parent: 5, f"{parent}/b<script>": 3}
+    text = eight.run(script("buildslots"), "history").stdout
+    assert "8 builds, 6 of them queued, 1 fell through, 2 failed" in text
+    assert "at most 3 at once" in text
+    assert "1 build ran beyond the cap" in text
+
+
+def test_history_of_one_pool_and_period(eight: Pool) -> None:
+    """Nothing of another pool, nothing older; what cannot be is a usage error."""
+    buildslots = functools.partial(eight.run, script("buildslots"), "history")
+    assert "no builds" in buildslots("--pool", "link").stdout
+    assert "8 builds" in buildslots("--pool", "default", "--since", "1d").stdout
+    assert "8 builds" in buildslots("--since", "none").stdout
+    for wrong in ("x", "-1", "1y", "d", ""):
+        result = buildslots("--since", wrong)
+        assert result.returncode == 2, wrong
+        assert "is not a duration" in result.stderr
+    assert buildslots("--pool", "a/b").returncode == 2
+
+
+NUMBER = {"type": "number", "minimum": 0}
+TRACE_SCHEMA = {
+    # "Trace Event Format" (catapult, docs/trace-event-format.md): the object format, and of the events those
+    # phases that a trace of ours has, each with the fields that it must have there.
+    "type": "object",
+    "required": ["traceEvents"],
+    "properties": {
+        "displayTimeUnit": {"enum": ["ms", "ns"]},
+        "otherData": {"type": "object", "additionalProperties": {"type": "string"}},
+        "traceEvents": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["ph", "name", "pid", "tid", "ts"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "cat": {"type": "string"},
+                    "ts": NUMBER,
+                    "dur": NUMBER,
+                    "pid": {"type": "integer"},
+                    "tid": {"type": "integer"},
+                    "args": {"type": "object"},
+                },
+                "oneOf": [
+                    {"properties": {"ph": {"const": "X"}}, "required": ["dur"]},
+                    {
+                        "properties": {
+                            "ph": {"enum": ["b", "e"]},
+                            "id2": {"type": "object", "required": ["local"]},
+                        },
+                        "required": ["cat", "id2"],
+                    },
+                    {"properties": {"ph": {"const": "i"}, "s": {"enum": ["g", "p", "t"]}}, "required": ["s"]},
+                    {
+                        "properties": {
+                            "ph": {"const": "C"},
+                            "args": {"additionalProperties": {"type": "number"}, "minProperties": 1},
+                        },
+                        "required": ["args"],
+                    },
+                    {
+                        "properties": {
+                            "ph": {"const": "M"},
+                            "name": {
+                                "enum": [
+                                    "process_name",
+                                    "process_labels",
+                                    "process_sort_index",
+                                    "thread_name",
+                                    "thread_sort_index",
+                                ]
+                            },
+                        },
+                        "required": ["args"],
+                    },
+                ],
+            },
+        },
+    },
+}
+
+
+def test_trace_of_real_builds(eight: Pool, tmp_path: Path) -> None:
+    """By the format's rules: a row for each slot, in which no runs overlap; each wait begins and ends."""
+    eight.dir.rename(tmp_path / "aside")
+    eight.dir.write_text("in its place")
+    eight.slot_run("true")  # degraded
+    file = tmp_path / "trace.json"
+    assert eight.run(script("buildslots"), "trace", "-o", str(file)).returncode == 0
+    trace = json.loads(file.read_text())
+    jsonschema.validate(trace, TRACE_SCHEMA)
+    events = trace["traceEvents"]
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert names == {(1, 0): "line", (1, 1): "slot 0", (1, 2): "slot 1", (1, 3): "slot 2"}
+    rows: dict[int, list[tuple[int, int]]] = {}
+    for event in events:
+        if event["ph"] == "X":
+            rows.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"]))
+    assert sum(map(len, rows.values())) == 8
+    for spans in rows.values():
+        assert all(
+            end <= begin for (_, end), (begin, _) in zip(sorted(spans), sorted(spans)[1:], strict=False)
+        )
+    begun = {e["id2"]["local"]: e["ts"] for e in events if e["ph"] == "b"}
+    ended = {e["id2"]["local"]: e["ts"] for e in events if e["ph"] == "e"}
+    assert begun.keys() == ended.keys()
+    assert len(begun) == 6
+    assert all(begun[key] <= ended[key] for key in begun)
+    counts = [e["args"] for e in events if e["ph"] == "C" and e["name"] == "builds"]
+    assert max(count["running"] for count in counts) == 3
+    assert counts[-1] == {"running": 0, "waiting": 0}
+    assert [e["args"]["outcome"] for e in events if e["ph"] == "i"] == ["degraded"]
+    assert any(e["name"] == "load average" for e in events)
+    assert eight.run(script("buildslots"), "trace").stdout.startswith('{"traceEvents":[')
+
+
+def browser() -> str:
+    """A browser to look at the report with."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, names)), None)
+    assert found, f"none of {', '.join(names)} is installed"
+    return found
+
+
+@pytest.fixture
+def page(eight: Pool, tmp_path: Path) -> str:
+    """The document of the report of these builds, after its script has run in a browser."""
+    file = tmp_path / "report.html"
+    assert eight.run(script("buildslots"), "report", "-o", str(file)).returncode == 0
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+    dumped = tmp_path / "dumped.html"
+    with dumped.open("w") as output:
+        process = subprocess.Popen(
+            [browser(), *options, "--dump-dom", file.as_uri()], stdout=output, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(2 * DEADLINE_S)
+        finally:
+            process.kill()
+            process.wait()
+    return dumped.read_text()
+
+
+def test_report_in_a_browser(page: str) -> None:
+    """It draws a lane for each slot, a bar for each run and each wait, the load, and the advice."""
+    assert page.count('class="lane"') == 3 + 1
+    bars = re.findall(r'<rect class="bar"[^>]*fill="var\(--(\w+)\)"', page)
+    assert sorted(bars) == ["bad"] * 2 + ["good"] * 6 + ["wait"] * 6
+    assert page.count('class="load"') == 1
+    assert "slot 2 (beyond the cap)" in page
+    assert re.search(r'class="advice">1 build ran beyond the cap', page)
+
+
+def test_report_needs_no_network_and_takes_no_orders(eight: Pool) -> None:
+    """Nothing in it names another file, and what builds are called stays text."""
+    text = eight.run(script("buildslots"), "report", "-o", "-").stdout
+    assert "default-src 'none'" in text
+    assert not re.search(r"""(src|href)=|@import|url\(""", text)
+    assert re.findall("https?://[^\"' ]+", text) == ["http://www.w3.org/2000/svg"]
+    assert "b\\u003cscript>" in text
+    assert "b<script>" not in text
+
+
+def test_a_build_that_runs_and_one_that_waits(pool: Pool) -> None:
+    """What has not ended yet is part of the past as well."""
+    pool.build("-n1").started()
+    pool.queued("-n1")
+
+    def trace() -> list[dict[str, Any]]:
+        return json.loads(pool.run(script("buildslots"), "trace").stdout)["traceEvents"]  # type: ignore[no-any-return]
+
+    wait_until(lambda: [e for e in trace() if e["ph"] == "b"], "the wait in the journal")
+    outcomes = {e["ph"]: e["args"]["outcome"] for e in trace() if e["ph"] in "Xb"}
+    assert outcomes == {"X": "running", "b": "waiting"}
