@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench import environ
+
 RECORDER = r"""
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
@@ -76,7 +78,7 @@ def arrive(slots: int, count: int, every_s: float, hold_s: float) -> list[tuple[
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         recorder, log = compile_recorder(directory), directory / "log"
-        environ = os.environ | {"BUILD_SLOTS_DIR": str(directory / "pool")}
+        env = environ(directory / "pool")
         began = time.monotonic()
         builds: list[subprocess.Popen[bytes]] = []
         for arrival in range(count):
@@ -93,7 +95,7 @@ def arrive(slots: int, count: int, every_s: float, hold_s: float) -> list[tuple[
                 str(arrival),
                 str(hold_s),
             ]
-            builds.append(subprocess.Popen(command, env=environ))
+            builds.append(subprocess.Popen(command, env=env))
         if sum(build.wait() for build in builds):
             raise SystemExit("a build failed")
         lines = [line.split() for line in log.read_text().splitlines()]

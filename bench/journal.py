@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 
+from bench import environ
 from bench.handover import slot_run
 from bench.start import seconds
 from buildslots import SlotPool
@@ -43,8 +44,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=300)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["BUILD_SLOTS_DIR"] = f"{scratch}/pool"
-        os.environ["XDG_STATE_HOME"] = f"{scratch}/state"
+        os.environ.update(environ(scratch))
         for what, measure in (
             ("slot-run -- true", lambda mode: build_s(mode, "true")),
             ("slot-run -- sleep 0.02", lambda mode: build_s(mode, "sleep", "0.02")),

@@ -261,6 +261,7 @@ class Workshop:
             and name not in {"CC", "CXX", "LDSHARED", "LDCXXSHARED"}
         }
         env["PATH"] = f"{self.bin}{os.pathsep}{env.get('PATH', os.defpath)}"
+        env["XDG_STATE_HOME"] = str(self.temporary)  # the journal
         env["TMPDIR"] = str(self.temporary)  # what a killed pip leaves goes away with the rest
         return env | more
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 
+from bench import environ
 from bench.handover import slot_run
 from buildslots import SlotPool
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=150)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["BUILD_SLOTS_DIR"] = scratch
+        os.environ.update(environ(scratch))
         bare = (sys.executable, "-c", "pass")
         wrapped = (slot_run(), "--", "true")
         for _ in range(5):

@@ -7,13 +7,13 @@ seconds, measured from when each has said its first line (after about a second).
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from bench import environ
 from bench.handover import slot_run
 from buildslots import SlotPool
 
@@ -43,10 +43,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         pool = SlotPool(dir=scratch, slots=1)
         command = [slot_run(), "-n1", "-t", "none", "--", "true"]
-        environ = os.environ | {"BUILD_SLOTS_DIR": scratch}
+        env = environ(scratch)
         with pool.acquire():
             waiters = [
-                subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) for _ in range(options.waiters)
+                subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for _ in range(options.waiters)
             ]
             bare = subprocess.Popen(
                 [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import environ
 from bench.handover import compile_recorder, slot_run
 from buildslots import SlotPool
 
@@ -37,7 +38,7 @@ class Round:
         self._log = directory.parent / "log"
         self._log.unlink(missing_ok=True)
         self._recorder = recorder
-        self._environ = os.environ | {"BUILD_SLOTS_DIR": str(directory)}
+        self._environ = environ(directory)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:

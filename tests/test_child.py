@@ -213,7 +213,7 @@ def test_no_failure_of_ours_stops_a_build(pool: Pool) -> None:
         "import sys\n"
         "from buildslots.run import main\n"
         "def broken(*_): raise RuntimeError('a bug')\n"
-        "main.acquire = broken\n"
+        "main.Admission = broken\n"
         "sys.argv = ['slot-run', 'echo', 'ran']\n"
         "main.main()\n"
     )
