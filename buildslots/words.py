@@ -6,7 +6,7 @@ import os
 
 
 def span(seconds: float) -> str:
-    """`seconds` for people: "0.5 s", "7 s", "2 min 5 s", "1 h 10 min"."""
+    """`seconds` for people: "0.5 s", "7 s", "2 min 5 s", "1 h 10 min", "3 d 4 h"."""
     if 0.05 <= seconds < 0.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -14,7 +14,9 @@ def span(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def printable(text: str) -> str:
