@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from buildslots.disk import queue, records
 from buildslots.disk.lock import locked
 from buildslots.disk.slots import PoolDirectory
+from buildslots.errors import SettingError
+from buildslots.settings import DEFAULT_POOL, parse_pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,6 +110,42 @@ def pool_status(settings: Settings) -> PoolStatus:
     names = [name for name in queue.waiting(settings.dir) if locked(f"{settings.dir}/queue/{name}")]
     waiters = tuple(_waiter(directory, place, name) for place, name in enumerate(names, 1))
     return PoolStatus(settings.pool, settings.dir, settings.slots, settings.slots_source, holders, waiters)
+
+
+def pool_names(base: str) -> list[str]:
+    """The pools in the directory `base` of the default pool: that one first, then the named ones, sorted.
+
+    A named pool exists once somebody has used it. Raises OSError if the directory cannot be read.
+    """
+    try:
+        entries = list(os.scandir(os.path.join(base, "pools")))
+    except (FileNotFoundError, NotADirectoryError):
+        entries = []
+    return [
+        DEFAULT_POOL,
+        *sorted(entry.name for entry in entries if entry.is_dir() and _is_named(entry.name)),
+    ]
+
+
+def _is_named(name: str) -> bool:
+    try:
+        return parse_pool(name, "pools") != DEFAULT_POOL  # which is not there but in `base` itself
+    except SettingError:
+        return False
+
+
+def pid_here(directory: str, holder: Holder) -> int | None:
+    """The pid by which this process can find the one that took `holder`'s slot of the pool in `directory`.
+
+    None if that is gone or unknown, lives in another container, or has let go of the slot meanwhile:
+    its number would be another process's here.
+    """
+    if holder.foreign:
+        return holder.pid  # the system's word, not a record's
+    record = records.read(f"{directory}/holders/slot-{holder.slot}")
+    if record is None or records.number(record.get("pid")) != holder.pid:
+        return None
+    return holder.pid if _is_local(record) and _lives(record) else None
 
 
 def _held(directory: PoolDirectory) -> list[tuple[int, bool | None]]:
@@ -209,17 +247,22 @@ def _lock_owner(path: str) -> int | None:
 
 def _lives(record: dict[str, str]) -> bool:
     """Whether the process that wrote `record` lives; True where we cannot know (another pid namespace)."""
-    ours = records.parse(records.record([], cap=1, nonce=""))
     pid = records.number(record.get("pid"))
-    if pid is None or ours is None:
+    if pid is None:
         return False
-    if any(record.get(where) != ours.get(where) for where in ("host", "pidns")):
+    if not _is_local(record):
         return True
     if "start" in record and record["start"] != "0":
         return record["start"] == str(records.process_start(pid))
     import psutil  # noqa: PLC0415 - where there is no /proc
 
     return psutil.pid_exists(pid)
+
+
+def _is_local(record: dict[str, str]) -> bool:
+    """Whether the pid in `record` counts here: same host, same pid namespace."""
+    ours = records.parse(records.record([], cap=1, nonce="")) or {}
+    return all(record.get(where) == ours.get(where) for where in ("host", "pidns"))
 
 
 def _command(record: dict[str, str]) -> tuple[str, ...]:

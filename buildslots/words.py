@@ -19,6 +19,12 @@ def span(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def size(count: int) -> str:
+    """`count` bytes for people: "0 MiB", "734 MiB", "1.2 GiB"."""
+    mebibytes = round(count / 2**20)
+    return f"{mebibytes} MiB" if mebibytes < 1000 else f"{count / 2**30:.1f} GiB"
+
+
 def printable(text: str) -> str:
     """`text` without anything that could steer a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

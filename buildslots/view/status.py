@@ -2,27 +2,72 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from buildslots.settings import resolve
-from buildslots.status import pool_status
+from buildslots.settings import DEFAULT_POOL, resolve
+from buildslots.status import pool_names, pool_status
 from buildslots.view.main import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from buildslots.settings import Settings
+    from buildslots.status import PoolStatus
+
 
 def run(options: argparse.Namespace) -> int:
     """Print the status that the options ask for."""
-    status = pool_status(resolve(pool=options.pool, dir=options.dir, warn=warn))
-    if options.json:
-        import json  # noqa: PLC0415
+    pools = Pools(options.pool, options.dir, every=options.all)
+    if options.watch:
+        from buildslots.view.watch import watch  # noqa: PLC0415
 
-        text = json.dumps(status.as_dict(), indent=2)
+        return watch(pools, options.interval, json=options.json)
+    statuses = pools.look()
+    if not options.json and for_eyes():
+        from buildslots.view.colour import print_statuses  # noqa: PLC0415 - rich is 40 ms
+
+        print_statuses(statuses, every=options.all)
     else:
-        from buildslots.view.table import status_text  # noqa: PLC0415
-
-        text = status_text(status)
-    sys.stdout.write(text + "\n")
+        sys.stdout.write(pools.text(statuses, json=options.json, indent=2) + "\n")
     return 0
+
+
+class Pools:
+    """The pools that are asked for.
+
+    Settings are read once: one who watches is told of a mistake in them once, and sees one cap.
+    """
+
+    def __init__(self, pool: str | None, directory: str | None, *, every: bool) -> None:
+        """Ask for one pool or for `every` one in `directory`. Raises SettingError."""
+        self._directory = directory
+        self._every = every
+        first = DEFAULT_POOL if every else pool
+        self._first = resolve(pool=first, dir=directory, warn=warn)
+        self._settings: dict[str, Settings] = {self._first.pool: self._first}
+
+    def look(self) -> list[PoolStatus]:
+        """Each pool at this moment; with `every` also those that are new."""
+        names = pool_names(self._first.dir) if self._every else [self._first.pool]
+        for name in names:
+            if name not in self._settings:
+                self._settings[name] = resolve(pool=name, dir=self._directory, warn=warn)
+        return [pool_status(self._settings[name]) for name in names]
+
+    def text(self, statuses: list[PoolStatus], *, json: bool, indent: int | None = None) -> str:
+        """`statuses` as JSON or as plain text."""
+        if json:
+            from json import dumps  # noqa: PLC0415
+
+            each = [status.as_dict() for status in statuses]
+            return dumps({"pools": each} if self._every else each[0], indent=indent)
+        from buildslots.view.table import pools_text, status_text  # noqa: PLC0415
+
+        return pools_text(statuses) if self._every else status_text(statuses[0])
+
+
+def for_eyes() -> bool:
+    """Whether stdout is a terminal that can do more than print lines."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"

@@ -1,8 +1,9 @@
-"""`buildslots status` as plain text."""
+"""`buildslots status` as plain text, which other programs read, and the words of its cells."""
 
 from __future__ import annotations
 
 import shlex
+from itertools import pairwise
 
 from buildslots.words import printable, short_path, span
 
@@ -14,23 +15,32 @@ if TYPE_CHECKING:
 def status_text(status: PoolStatus) -> str:
     """`status` in lines for people."""
     lines = [
-        f"pool {status.pool}: {len(status.holders)} held of {status.cap}, {len(status.waiters)} waiting",
+        heading(status),
         f"directory {short_path(status.dir)}",
         f"cap {status.cap}: {status.cap_source}",
     ]
     if status.holders:
         rows = [
-            [str(h.slot), _pid(h.pid), _span(h.held_s), _path(h.cwd), _command(h.command) + _remark(h)]
+            [str(h.slot), pid(h.pid), duration(h.held_s), path(h.cwd), f"{command(h.command)} {remarks(h)}"]
             for h in status.holders
         ]
         lines += ["", *table(["SLOT", "PID", "HELD", "DIRECTORY", "COMMAND"], rows)]
     if status.waiters:
         rows = [
-            [str(w.place), _pid(w.pid), _span(w.waited_s), _path(w.cwd), _command(w.command)]
+            [str(w.place), pid(w.pid), duration(w.waited_s), path(w.cwd), command(w.command)]
             for w in status.waiters
         ]
         lines += ["", *table(["LINE", "PID", "WAITED", "DIRECTORY", "COMMAND"], rows)]
     return "\n".join(lines)
+
+
+def pools_text(statuses: list[PoolStatus]) -> str:
+    """All `statuses` in lines for people; an empty pool in one."""
+    sections = [status_text(s) if s.holders or s.waiters else heading(s) for s in statuses]
+    text = sections[0]
+    for before, section in pairwise(sections):
+        text += ("\n\n" if "\n" in before + section else "\n") + section
+    return text
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -42,8 +52,14 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
     ]
 
 
-def _remark(holder: Holder) -> str:
-    remarks = [
+def heading(status: PoolStatus) -> str:
+    """The pool in a line."""
+    return f"pool {status.pool}: {len(status.holders)} held of {status.cap}, {len(status.waiters)} waiting"
+
+
+def remarks(holder: Holder) -> str:
+    """What is unusual about `holder`, in parentheses; nothing if nothing is."""
+    texts = [
         text
         for text, applies in (
             ("another program", holder.foreign),
@@ -52,20 +68,24 @@ def _remark(holder: Holder) -> str:
         )
         if applies
     ]
-    return f" ({', '.join(remarks)})" if remarks else ""
+    return f"({', '.join(texts)})" if texts else ""
 
 
-def _pid(pid: int | None) -> str:
-    return "?" if pid is None else str(pid)
+def pid(number: int | None) -> str:
+    """A pid, which may be unknown."""
+    return "?" if number is None else str(number)
 
 
-def _span(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """A duration, which may be unknown."""
     return "?" if seconds is None else span(seconds)
 
 
-def _path(path: str | None) -> str:
-    return "?" if path is None else short_path(path)
+def path(directory: str | None) -> str:
+    """A directory, which may be unknown, fit to print."""
+    return "?" if directory is None else short_path(directory)
 
 
-def _command(command: tuple[str, ...]) -> str:
-    return printable(shlex.join(command).replace("'…'", "…")) or "?"
+def command(arguments: tuple[str, ...]) -> str:
+    """A command line, which may be unknown, fit to print."""
+    return printable(shlex.join(arguments).replace("'…'", "…")) or "?"

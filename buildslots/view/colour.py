@@ -1,0 +1,181 @@
+"""`buildslots status` on a terminal: the words of `view.table` in columns that fit its width, in colour.
+
+Nothing here wraps: a table has as many lines as rows, so that the live view can count them. Commands and
+directories are cut where the terminal is narrow; pids and times never are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from buildslots.view.table import command, duration, heading, path, pid, remarks
+from buildslots.words import printable, short_path, size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from rich.console import RenderableType
+
+    from buildslots.status import Holder, PoolStatus
+    from buildslots.view.costs import Cost
+
+WIDE, WIDER = 80, 100
+"""Columns from which a terminal has room for more than the most necessary."""
+BAR = 12
+DURATION = len("59 min 59 s")
+SCALES_S = tuple(60.0 * minutes for minutes in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1440))
+"""What a full bar may stand for: fixed steps, so that bars grow, and do not all shrink when one does."""
+
+
+class _Column(NamedTuple):
+    head: str
+    cell: Callable[[Any], RenderableType]
+    width: int = 0  # of the terminal, from which there is room for it
+    right: bool = False
+    least: int = 0  # its own width where there is room: a live view should not jump
+
+
+def console() -> Console:
+    """The terminal. Other people's words are never markup to it."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def print_statuses(statuses: list[PoolStatus], *, every: bool) -> None:
+    """Print what `view.table` has as plain text."""
+    terminal = console()
+    had_lines = False
+    for number, status in enumerate(statuses):
+        has_lines = not every or bool(status.holders or status.waiters)
+        if number and (had_lines or has_lines):
+            terminal.print()
+        terminal.print(headline(status))
+        if has_lines:
+            terminal.print(Text(f"directory {short_path(status.dir)}", "dim"))
+            terminal.print(Text(f"cap {status.cap}: {printable(status.cap_source)}", "dim"))
+            for table in (holders(status, terminal.width), line(status, terminal.width)):
+                if table.row_count:
+                    terminal.print(Group("", table))
+        had_lines = has_lines
+
+
+def headline(status: PoolStatus) -> Text:
+    """The pool in a line, its name and numbers in colour."""
+    text = Text(heading(status), no_wrap=True, overflow="ellipsis")
+    text.stylize("bold", 5, 5 + len(status.pool))
+    held, cap, waiting = len(status.holders), status.cap, len(status.waiters)
+    text.highlight_words([f"{held} held of {cap}"], "bold yellow" if held >= cap else "bold green")
+    text.highlight_words([f"{waiting} waiting"], "bold cyan" if waiting else "")
+    return text
+
+
+def holders(status: PoolStatus, width: int, limit: int | None = None) -> Table:
+    """The first `limit` holders in a terminal `width` columns wide."""
+    columns = [
+        _Column("SLOT", lambda h: Text(str(h.slot), "bold")),
+        _Column("PID", lambda h: Text(pid(h.pid))),
+        _Column("HELD", lambda h: Text(duration(h.held_s), "green"), least=DURATION),
+        _Column("WAITED", lambda h: Text(duration(h.waited_s)), least=DURATION),
+        _Column("DIRECTORY", lambda h: _directory(h.cwd, width - 41), WIDE),
+        _Column("COMMAND", _build),
+    ]
+    return _table(columns, status.holders[:limit], width)
+
+
+def live_holders(status: PoolStatus, costs: dict[int, Cost | None], width: int, limit: int) -> Table:
+    """The first `limit` holders with bars of the time they held, and what they cost, by slot."""
+    longest_s = max((h.held_s or 0.0 for h in status.holders), default=0.0)
+    scale_s = next((s for s in SCALES_S if s >= longest_s), longest_s)
+    columns = [
+        _Column("SLOT", lambda h: Text(str(h.slot), "bold")),
+        _Column("PID", lambda h: Text(pid(h.pid))),
+        _Column("HELD", lambda h: Text(duration(h.held_s), "green"), least=DURATION),
+        _Column(_scale(scale_s), lambda h: _bar(h.held_s, scale_s), WIDE),
+        _Column("CPU", lambda h: _cpu(costs[h.slot]), right=True, least=5),
+        _Column(
+            "MEMORY", lambda h: _cost(costs[h.slot], lambda cost: size(cost.memory)), right=True, least=8
+        ),
+        _Column("PROCS", lambda h: _cost(costs[h.slot], lambda c: str(c.processes)), WIDER, right=True),
+        _Column("DIRECTORY", lambda h: _directory(h.cwd, width - 65), WIDER),
+        _Column("COMMAND", _build),
+    ]
+    return _table(columns, status.holders[:limit], width)
+
+
+def line(status: PoolStatus, width: int, limit: int | None = None) -> Table:
+    """The first `limit` in line."""
+    columns = [
+        _Column("LINE", lambda w: Text(str(w.place), "bold")),
+        _Column("PID", lambda w: Text(pid(w.pid))),
+        _Column("WAITED", lambda w: Text(duration(w.waited_s), "cyan"), least=DURATION),
+        _Column("DIRECTORY", lambda w: _directory(w.cwd, width - 28), WIDE),
+        _Column("COMMAND", lambda w: Text(command(w.command))),
+    ]
+    return _table(columns, status.waiters[:limit], width)
+
+
+def _table(columns: list[_Column], rows: Iterable[object], width: int) -> Table:
+    """A table in which the last column gets what room the others leave."""
+    columns = [column for column in columns if width >= column.width]
+    table = Table(box=None, expand=True, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold dim")
+    for column in columns:
+        table.add_column(
+            Text(column.head),
+            justify="right" if column.right else "left",
+            ratio=1 if column is columns[-1] else None,
+            no_wrap=True,
+            min_width=column.least if width >= WIDE else None,
+            overflow="ellipsis",
+        )
+    for row in rows:
+        table.add_row(*(column.cell(row) for column in columns))
+    return table
+
+
+def _build(holder: Holder) -> Text:
+    """The remarks first: what is cut is the end."""
+    remark = remarks(holder)
+    return Text.assemble((remark and f"{remark} ", "yellow"), command(holder.command))
+
+
+def _directory(directory: str | None, room: int) -> Text:
+    """The end of the path, where the rest of the table leaves `room`: what tells directories apart is there."""
+    text, room = path(directory), room * 2 // 5  # the command gets the rest
+    if cell_len(text) > room:
+        while text and cell_len(text) >= room:
+            text = text[1:]
+        text = "…" + text
+    return Text(text, "dim")
+
+
+def _scale(scale_s: float) -> str:
+    """What stands above the bars: the time of a full one, at its end."""
+    return duration(scale_s).replace(" 0 min", "").replace(" 0 s", "").rjust(BAR)
+
+
+def _bar(held_s: float | None, scale_s: float) -> RenderableType:
+    if held_s is None:
+        return Text("")
+    return ProgressBar(
+        total=scale_s,
+        completed=held_s,
+        width=BAR,
+        style="bright_black",
+        complete_style="green",
+        finished_style="green",
+    )
+
+
+def _cpu(cost: Cost | None) -> Text:
+    return _cost(cost, lambda cost: "…" if cost.cpu is None else f"{100 * cost.cpu:.0f} %")
+
+
+def _cost(cost: Cost | None, words: Callable[[Cost], str]) -> Text:
+    return Text("?" if cost is None else words(cost))

@@ -1,0 +1,109 @@
+"""What builds cost: CPU, memory and number of processes of whole process trees, by psutil.
+
+One pass over the machine's processes serves all trees (`children()` would make one for each, and ask every
+process for its parent anew, 50 µs apiece; here a process is asked again only when its parent has gone).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import NamedTuple
+
+import psutil
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+AGAIN_S = 0.9
+"""Until then a second look tells the same: looking costs, and CPU times are counted in ticks of 10 ms."""
+
+REAPED_COUNT = sys.platform not in ("darwin", "win32")
+"""Whether the CPU times of a process include those of the children that it has waited for."""
+
+
+class Cost(NamedTuple):
+    """What a tree costs now.
+
+    Attributes:
+        cpu: Cores busy since the look before, or None at the first one.
+        memory: Resident bytes of all its processes; what they share counts in each (without, psutil would
+            have to read their page tables).
+        processes: How many there are.
+    """
+
+    cpu: float | None
+    memory: int
+    processes: int
+
+
+class Trees:
+    """Process trees, looked at again and again."""
+
+    def __init__(self) -> None:
+        self._parents: dict[psutil.Process, psutil.Process | None] = {}
+        self._spent: dict[psutil.Process, dict[psutil.Process, float]] = {}
+        self._costs: dict[int, Cost] = {}
+        self._at = float("-inf")
+
+    def look(self, roots: Iterable[int]) -> dict[int, Cost]:
+        """What the trees below the processes `roots` cost, by pid; without those that cannot be had."""
+        wanted = set(roots)
+        now = time.monotonic()
+        if now - self._at < AGAIN_S:
+            return self._costs
+        elapsed_s, self._at = now - self._at, now
+        children = self._children() if wanted else {}
+        before, self._spent = self._spent, {}
+        self._costs = {}
+        for root in [process for process in children if process.pid in wanted]:
+            spent, memory = _measure(root, children)
+            if spent:
+                self._spent[root] = spent
+                cpu = _growth_s(before[root], spent) / elapsed_s if root in before else None
+                self._costs[root.pid] = Cost(cpu, memory, len(spent))
+        return self._costs
+
+    def _children(self) -> dict[psutil.Process, list[psutil.Process]]:
+        """All processes, each with its children."""
+        processes = {process.pid: process for process in psutil.process_iter()}
+        children: dict[psutil.Process, list[psutil.Process]] = {p: [] for p in processes.values()}
+        before, self._parents = self._parents, {}
+        for process in children:
+            parent = before.get(process)
+            if parent not in children:
+                try:
+                    parent = processes.get(process.ppid())
+                except psutil.Error:
+                    continue  # gone
+            self._parents[process] = parent
+            if parent is not None and parent is not process:
+                children[parent].append(process)
+        return children
+
+
+def _measure(
+    root: psutil.Process, children: dict[psutil.Process, list[psutil.Process]]
+) -> tuple[dict[psutil.Process, float], int]:
+    """The CPU seconds of each process of a tree, with those of its reaped children, and the tree's memory."""
+    spent, memory, tree = {}, 0, [root]
+    for process in tree:  # grows
+        tree += children[process]
+        try:
+            with process.oneshot():
+                spent[process] = sum(process.cpu_times()[:4])  # user, system, and both of children
+                memory += process.memory_info().rss
+        except psutil.Error:
+            pass  # gone, or another user's
+    return spent, memory
+
+
+def _growth_s(before: dict[psutil.Process, float], now: dict[psutil.Process, float]) -> float:
+    """The CPU seconds that a tree has spent between two looks.
+
+    What a process that has ended since had spent is part of what its parent's reaped children have, where
+    the system counts that; elsewhere what it spent after the look before is lost.
+    """
+    counted = [seconds for process, seconds in before.items() if REAPED_COUNT or process in now]
+    return max(0.0, sum(now.values()) - sum(counted))
