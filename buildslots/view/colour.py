@@ -146,7 +146,7 @@ def _build(holder: Holder) -> Text:
 
 
 def _directory(directory: str | None, room: int) -> Text:
-    """The end of the path, where the rest of the table leaves `room`: what tells directories apart is there."""
+    """The end of the path, which tells directories apart, where all but the command leaves `room`."""
     text, room = path(directory), room * 2 // 5  # the command gets the rest
     if cell_len(text) > room:
         while text and cell_len(text) >= room:

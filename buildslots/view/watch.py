@@ -93,7 +93,7 @@ def _picture(
 
 
 def _limits(statuses: list[PoolStatus], room: int) -> list[int]:
-    """How many rows the tables of each pool may have, 0 for none: the first pools as many as fit, all alike."""
+    """How many rows the tables of each pool may have: alike for the first pools, 0 for those left over."""
     rows = max(max(len(s.holders), len(s.waiters)) for s in statuses)
     for pools in range(len(statuses), 0, -1):
         for limit in range(rows, 0, -1):
