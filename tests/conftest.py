@@ -23,7 +23,17 @@ if sys.platform != "linux":
 if os.name == "nt":
     collect_ignore += [
         f"test_{name}.py"
-        for name in ("admission", "child", "disk", "nesting", "pool", "status", "terminal", "waiting")
+        for name in (
+            "admission",
+            "child",
+            "disk",
+            "nesting",
+            "pool",
+            "status",
+            "terminal",
+            "waiting",
+            "watch",
+        )
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,18 @@ class Terminal:
             [*self._tmux, "capture-pane", "-p"], check=True, capture_output=True, text=True
         )
         return [line.rstrip() for line in screen.stdout.splitlines() if line.strip()]
+
+    def styles(self) -> set[int]:
+        """The numbers of all styles on the screen (SGR in ECMA-48) but those that set one back."""
+        screen = subprocess.run(
+            [*self._tmux, "capture-pane", "-p", "-e"], check=True, capture_output=True, text=True
+        )
+        found = re.findall(r"\x1b\[([\d;]*)m", screen.stdout)
+        return {int(number or 0) for numbers in found for number in numbers.split(";")} - {0, 39, 49}
+
+    def resize(self, columns: int, lines: int) -> None:
+        """Make the terminal larger or smaller."""
+        subprocess.run([*self._tmux, "resize-window", "-x", str(columns), "-y", str(lines)], check=True)
 
     def wait_for(self, text: str) -> None:
         """Wait until a line on the screen begins with `text`."""

@@ -7,11 +7,12 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import Pool, script
+from builds import HELD_BUILD, Pool, script
 
 from buildslots import SlotPool, status
 from buildslots.disk import records
@@ -83,6 +84,98 @@ def test_status_for_people(pool: Pool) -> None:
     assert "\x1b" not in text
     assert "(overflow)" in text
     assert str(first.pid) in text
+
+
+def test_what_is_piped_is_plain_whatever_the_environment_says(pool: Pool) -> None:
+    """Other programs read these lines: their words, their columns, and nothing else."""
+    first = pool.build("-n1")
+    first.started()
+    second = pool.queued("-n1")
+    text = pool.run(
+        script("buildslots"),
+        "status",
+        environ={"FORCE_COLOR": "1", "COLUMNS": "60", "MAX_CONCURRENT_BUILDS": "1"},
+    ).stdout
+    span, build = r"(?:0\.\d|\d+) s", re.escape(shlex.join(["sh", "-c", HELD_BUILD]))
+    expected = [
+        "pool default: 1 held of 1, 1 waiting",
+        f"directory {re.escape(str(pool.dir))}",
+        "cap 1: MAX_CONCURRENT_BUILDS",
+        "",
+        "SLOT  PID +HELD +DIRECTORY +COMMAND",
+        f"0     {first.pid}  {span} +{re.escape(os.getcwd())}  {build}",
+        "",
+        "LINE  PID +WAITED  DIRECTORY +COMMAND",
+        f"1     {second.pid}  {span} +{re.escape(os.getcwd())}  {build}",
+        "",
+    ]
+    assert re.fullmatch("\n".join(expected), text)
+
+
+def test_all_pools(pool: Pool) -> None:
+    """The default pool, then those that were used, by name; an empty one in one line; no junk."""
+    pool.slot_run("-p", "web", "true")
+    pool.slot_run("-p", "CI", "true")
+    for junk in (".hidden", "a b", "default", "nul"):
+        (pool.dir / "pools" / junk).mkdir()
+    (pool.dir / "pools" / "file").touch()
+    pool.build("-p", "link").started()
+    environ = {"MAX_CONCURRENT_BUILDS": "3", "MAX_CONCURRENT_BUILDS_LINK": "1", "BUILD_SLOTS_POOL": "web"}
+    environ |= {"MAX_CONCURRENT_BUILDS_WEB": "4", "MAX_CONCURRENT_BUILDS_CI": "5"}
+    text = pool.run(script("buildslots"), "status", "--all", environ=environ).stdout
+    link = text.partition("pool link: 1 held of 1, 0 waiting\n")[2]
+    assert link.startswith(f"directory {pool.dir}/pools/link\ncap 1: MAX_CONCURRENT_BUILDS_LINK\n\nSLOT")
+    assert [line[:36] for line in text.splitlines() if line.startswith(("pool", "SLOT")) or not line] == [
+        "pool default: 0 held of 3, 0 waiting",
+        "pool CI: 0 held of 5, 0 waiting",
+        "",
+        "pool link: 1 held of 1, 0 waiting",
+        "",
+        link.splitlines()[3][:36],
+        "",
+        "pool web: 0 held of 4, 0 waiting",
+    ]
+
+
+def test_all_pools_for_programs(pool: Pool) -> None:
+    """Each as without --all, in one list; the default pool alone where nothing has ever been built."""
+    (only,) = status_json(pool, "--all")["pools"]
+    assert only == status_json(pool)
+    assert not pool.dir.exists()
+    pool.slot_run("-p", "link", "true")
+    everything = status_json(pool, "--all")
+    assert list(everything) == ["pools"]
+    assert everything["pools"] == [status_json(pool), status_json(pool, "--pool", "link")]
+
+
+def test_a_file_in_the_place_of_the_named_pools_stops_nobody(pool: Pool) -> None:
+    """Another tool's directory of slot files may have anything in it."""
+    pool.slot_run("true")
+    (pool.dir / "pools").touch()
+    assert status.pool_names(str(pool.dir)) == ["default"]
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    ("changed", "here"),
+    [
+        ({}, True),
+        ({b"start": b"1"}, False),  # the pid is another process's by now
+        ({b"pid": b"1"}, False),
+        ({b"host": b"elsewhere"}, False),
+        ({b"pidns": b"pid:[1]"}, False),
+    ],
+)
+def test_where_the_pid_of_a_holder_counts(pool: Pool, changed: dict, here: bool) -> None:
+    """Only in its own pid namespace, and while the record is that of the process that was seen."""
+    with SlotPool(slots=1).acquire():
+        (holder,) = pool.status().holders
+        path = pool.dir / "holders" / "slot-0"
+        text = path.read_bytes()
+        for name, value in changed.items():
+            text = re.sub(b"\n%b .*\n" % name, b"\n%b %b\n" % (name, value), text)
+        path.write_bytes(text)
+        assert status.pid_here(str(pool.dir), holder) == (os.getpid() if here else None)
 
 
 def test_named_pool_and_empty_pool(pool: Pool) -> None:

@@ -73,14 +73,22 @@ class Trees:
         for process in children:
             parent = before.get(process)
             if parent not in children:
-                try:
-                    parent = processes.get(process.ppid())
-                except psutil.Error:
-                    continue  # gone
+                parent = _parent(process, processes)
             self._parents[process] = parent
-            if parent is not None and parent is not process:
+            if parent is not None:
                 children[parent].append(process)
         return children
+
+
+def _parent(process: psutil.Process, processes: dict[int, psutil.Process]) -> psutil.Process | None:
+    """The parent of `process` if that lives; on Windows a younger process may have a dead one's pid."""
+    try:
+        parent = processes.get(process.ppid())
+        if parent is None or parent is process or parent.create_time() > process.create_time():
+            return None
+    except psutil.Error:
+        return None  # gone, or another user's
+    return parent
 
 
 def _measure(

@@ -70,4 +70,4 @@ class Pools:
 
 def for_eyes() -> bool:
     """Whether stdout is a terminal that can do more than print lines."""
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")

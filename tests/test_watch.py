@@ -1,0 +1,268 @@
+"""`buildslots status` for eyes: in colour in a real terminal, and kept up to date with what builds cost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from builds import Build, Pool, script, wait_until
+
+from buildslots.status import PoolStatus
+from buildslots.view.costs import Trees
+from buildslots.view.watch import _height, _limits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from terminals import Terminal
+
+WATCH = f"MAX_CONCURRENT_BUILDS=2 {script('buildslots')} status --watch --interval 0.1"
+BUSY = "while :; do :; done"
+COLOURS = {*range(30, 50), *range(90, 108)}
+
+
+def table(terminal: Terminal, head: str) -> dict[int, list[str]]:
+    """The words of the rows below the line that begins with `head`, by pid, in order."""
+    lines = terminal.lines()
+    below = itertools.dropwhile(lambda line: not line.startswith(head), lines)
+    rows = itertools.takewhile(
+        lambda row: row[0].isdecimal(), map(str.split, itertools.islice(below, 1, None))
+    )
+    return {int(row[1]): row for row in rows}
+
+
+def in_line(terminal: Terminal, builds: list[Build]) -> None:
+    """Wait until the view shows exactly these in line, in order."""
+    pids = [build.pid for build in builds]
+    wait_until(lambda: list(table(terminal, "LINE")) == pids, f"a line of {pids} on the screen")
+
+
+def view_of_nothing(terminal: Terminal) -> None:
+    """Wait until the view shows that nobody holds or waits."""
+    wait_until(lambda: terminal.lines()[1:2] == ["pool default: 0 held of 2, 0 waiting"], "the view")
+
+
+def busy(pool: Pool) -> Build:
+    """A build that keeps a core busy."""
+    build = pool.popen(script("slot-run"), "-n1", "sh", "-c", f"echo up; {BUSY}", start_new_session=True)
+    build.started()
+    return build
+
+
+def test_a_line_of_builds_as_it_goes_on(pool: Pool, terminal: Terminal) -> None:
+    """The holder and the line in order; the next ones move up when a build ends."""
+    builds = [pool.build("-n1")]
+    builds[0].started()
+    builds += [pool.queued("-n1") for _ in range(4)]
+    terminal.type(WATCH)
+    in_line(terminal, builds[1:])
+    terminal.wait_for("pool default: 1 held of 2, 4 waiting")
+    builds[0].finish()
+    in_line(terminal, builds[2:])
+    wait_until(lambda: list(table(terminal, "SLOT")) == [builds[1].pid], "the next holder on the screen")
+
+
+@pytest.mark.parametrize(("key", "status"), [("C-c", 130), ("q", 0)])
+def test_keys_that_end_it_give_the_terminal_back(
+    pool: Pool, terminal: Terminal, key: str, status: int
+) -> None:
+    """What stood on the screen stands there again, and the shell echoes what is typed."""
+    terminal.type("echo before")
+    terminal.wait_for("before")
+    terminal.type(WATCH)
+    view_of_nothing(terminal)
+    terminal.keys(key)
+    terminal.type_at_prompt("echo status=$?")
+    terminal.wait_for(f"status={status}")
+    screen = terminal.lines()
+    assert [line for line in screen if line.startswith(("before", "pool"))] == ["before"]
+    assert screen[-3].endswith("echo status=$?")
+    terminal.type("stty -a | grep -o -e '-icanon' -e '-echo ' || echo as before")
+    terminal.wait_for("as before")
+
+
+def test_a_signal_that_ends_it_gives_the_terminal_back(
+    pool: Pool, terminal: Terminal, tmp_path: Path
+) -> None:
+    """As Ctrl-C does; the exit status is a shell's for SIGTERM."""
+    terminal.type(f"sh -c 'echo $$ >{tmp_path}/pid; {WATCH.replace(' ', ' exec ', 1)}'; echo status=$?")
+    view_of_nothing(terminal)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    terminal.wait_for("status=143")
+    assert "pool default" not in " ".join(terminal.lines())
+
+
+def test_it_can_be_stopped_and_continued(pool: Pool, terminal: Terminal) -> None:
+    """After Ctrl-Z the shell has its screen and its modes; after fg the view is there again."""
+    terminal.type(WATCH)
+    view_of_nothing(terminal)
+    terminal.keys("C-z")
+    terminal.type_at_prompt("echo shell=$((1 + 1))")
+    terminal.wait_for("shell=2")
+    terminal.type("fg")
+    view_of_nothing(terminal)
+    terminal.keys("q")
+    terminal.wait_for("shell=2")
+
+
+def test_another_size_of_the_terminal(pool: Pool, terminal: Terminal) -> None:
+    """The view fits its terminal, says what it leaves out, and has it all again when there is room."""
+    first = pool.build("-n1")
+    first.started()
+    builds = [pool.queued("-n1") for _ in range(6)]
+    terminal.type(WATCH)
+    in_line(terminal, builds)
+    terminal.resize(60, 13)
+    in_line(terminal, builds[:2])
+    assert terminal.lines()[-1] == "… and 4 more"
+    assert [line[60:] for line in terminal.lines() if len(line) > 60] == []
+    terminal.resize(120, 40)
+    in_line(terminal, builds)
+    terminal.resize(20, 3)
+    wait_until(lambda: len(terminal.lines()) <= 3, "a tiny view")
+    terminal.resize(120, 40)
+    in_line(terminal, builds)
+
+
+def test_what_a_build_costs(pool: Pool, terminal: Terminal) -> None:
+    """CPU, memory and processes of the whole tree: slot-run itself is idle, and only its child is busy."""
+    build = busy(pool)
+    terminal.type(WATCH)
+
+    def cpu() -> int:
+        row = table(terminal, "SLOT").get(build.pid, [])
+        return int(row[row.index("%") - 1]) if "%" in row else 0
+
+    wait_until(lambda: cpu() > 5, "CPU of a busy loop")
+    row = table(terminal, "SLOT")[build.pid]
+    assert row[row.index("MiB") + 1] == "2"
+    os.killpg(build.pid, signal.SIGKILL)
+
+
+@pytest.mark.linux
+def test_an_orphaned_build_costs_nobody_knows_what(pool: Pool, terminal: Terminal) -> None:
+    """Its slot-run's pid is nobody's or a stranger's: no figures are better than a stranger's."""
+    build = busy(pool)
+    build.process.kill()
+    build.process.wait()
+    terminal.type(WATCH)
+    wait_until(lambda: build.pid in table(terminal, "SLOT"), "the orphaned build")
+    row = " ".join(table(terminal, "SLOT")[build.pid])
+    assert " ? ? ? " in row
+    assert "(its slot-run is gone) sh -c " in row
+    os.killpg(build.pid, signal.SIGKILL)
+
+
+@pytest.mark.linux
+def test_children_that_come_and_go_between_two_looks_count(
+    monkeypatch: pytest.MonkeyPatch, pool: Pool
+) -> None:
+    """A compiler that ran for a moment is in the CPU time of the make that waited for it."""
+    monkeypatch.setattr("buildslots.view.costs.AGAIN_S", 0.0)
+    clock = [0.0]
+    monkeypatch.setattr("buildslots.view.costs.time.monotonic", lambda: clock[0])
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    build = pool.popen("sh", "-c", 'echo up; read x; "$0" -c "$1"; echo done; read x', sys.executable, burn)
+    build.started()
+    trees = Trees()
+    first = trees.look([build.pid])[build.pid]
+    assert (first.cpu, first.processes, first.memory > 0) == (None, 1, True)
+    build.process.stdin.write(b"\n")
+    assert build.started() == "done"
+    clock[0] = 1.0
+    second = trees.look([build.pid])[build.pid]
+    assert second.cpu >= 0.25
+    clock[0] = 2.0
+    assert trees.look([build.pid])[build.pid].cpu < 0.25
+
+
+def test_a_process_that_does_not_exist_costs_nothing() -> None:
+    """Nor does anything when nobody asks."""
+    trees = Trees()
+    assert trees.look([2**31 - 1]) == {}
+    assert Trees().look([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("term", "styled", "coloured"),
+    [("TERM=screen", True, True), ("NO_COLOR=1", True, False), ("TERM=dumb", False, False)],
+)
+def test_colour(pool: Pool, terminal: Terminal, term: str, styled: bool, coloured: bool) -> None:
+    """On a terminal that has it and a user who wants it; the same words as in the pipe without."""
+    pool.build("-n1").started()
+    pool.build("-n1", "-t0", "-q").started()
+    pool.queued("-n1")
+    terminal.type_at_prompt(f"clear; {term} {script('buildslots')} status")
+    terminal.wait_for("LINE")
+    terminal.type_at_prompt("")
+    styles = terminal.styles()
+    assert (bool(styles), bool(styles & COLOURS)) == (styled, coloured)
+    seen = " ".join(word for line in terminal.lines() for word in line.split())
+    piped = pool.run(script("buildslots"), "status").stdout
+    assert "\x1b" not in piped
+    for words in (*piped.splitlines()[:3], "(overflow)"):
+        assert " ".join(words.split()) in seen
+    for holder in pool.status().holders:
+        assert holder.pid in table(terminal, "SLOT")
+
+
+def test_a_narrow_terminal(pool: Pool, terminal: Terminal) -> None:
+    """A line for each build, its pid and times whole, its command cut; markup in it is text."""
+    first = pool.popen(
+        script("slot-run"), "-n1", "sh", "-c", "echo up; read x", "[red]mark[/]\x1b[31m", "x" * 90
+    )
+    first.started()
+    second = pool.queued("-n1")
+    terminal.resize(60, 20)
+    terminal.type_at_prompt(f"clear; {script('buildslots')} status")
+    terminal.wait_for("LINE")
+    terminal.type_at_prompt("")
+    (row,) = table(terminal, "SLOT").values()
+    assert [row[1], row[3], row[5], row[-1][-1]] == [str(first.pid), "s", "s", "…"]
+    assert list(table(terminal, "LINE")) == [second.pid]
+    terminal.resize(150, 20)
+    terminal.type_at_prompt(f"clear; {script('buildslots')} status")
+    wait_until(lambda: any("[red]mark[/]?[31m" in line for line in terminal.lines()), "the text as it is")
+
+
+def test_watching_from_a_program(pool: Pool) -> None:
+    """One JSON document a line, as --json has it, at once and again and again; Ctrl-C ends it."""
+    watch = pool.popen(script("buildslots"), "status", "--watch", "--json", "--interval", "0.05")
+    assert json.loads(watch.started())["holders"] == []
+    build = pool.build("-n1")
+    build.started()
+    held = wait_until(lambda: json.loads(watch.started())["holders"], "the holder in the stream")
+    assert [holder["pid"] for holder in held] == [build.pid]
+    watch.process.send_signal(signal.SIGINT)
+    assert (watch.process.wait(), watch.errors()) == (130, "")
+
+
+def test_watching_through_a_pipe(pool: Pool) -> None:
+    """The plain text every time, and an empty line between; a reader that goes away ends it in silence."""
+    result = pool.run(
+        "bash",
+        "-c",
+        f"{script('buildslots')} status --watch --all --interval 0.05 | head -4; echo ${{PIPESTATUS[0]}}",
+        environ={"MAX_CONCURRENT_BUILDS": "2"},
+    )
+    line = "pool default: 0 held of 2, 0 waiting"
+    assert (result.stdout.splitlines(), result.stderr) == ([line, "", line, "", "1"], "")
+
+
+def test_rows_that_fit() -> None:
+    """All if they do; else as many of each table as fit, and at last the later pools' headlines only."""
+
+    def pools(*sizes: tuple[int, int]) -> list[PoolStatus]:
+        return [PoolStatus("p", "/", 1, "x", (None,) * h, (None,) * w) for h, w in sizes]  # type: ignore[arg-type]
+
+    assert [_height(status, 3) for status in pools((0, 0), (2, 0), (2, 9))] == [1, 7, 12]
+    assert _limits(pools((2, 3)), 14) == [3]
+    assert _limits(pools((2, 30)), 20) == [11]
+    assert _limits(pools((2, 30), (0, 0), (1, 0)), 20) == [4, 4, 4]
+    assert _limits(pools((2, 30), (1, 0)), 12) == [2, 0]
+    assert _limits(pools((2, 30), (1, 0)), 4) == [0, 0]
