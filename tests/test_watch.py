@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from terminals import Terminal
 
+    from buildslots.view.costs import Cost
+
 WATCH = f"MAX_CONCURRENT_BUILDS=2 {script('buildslots')} status --watch --interval 0.1"
 BUSY = "while :; do :; done"
 COLOURS = {*range(30, 50), *range(90, 108)}
@@ -115,8 +117,9 @@ def test_another_size_of_the_terminal(pool: Pool, terminal: Terminal) -> None:
     first = pool.build("-n1")
     first.started()
     builds = [pool.queued("-n1") for _ in range(6)]
-    terminal.type(WATCH)
+    terminal.type(WATCH.replace("0.1", "1h"))
     in_line(terminal, builds)
+    wait_until(lambda: "%" in table(terminal, "SLOT")[first.pid], "the second picture, the last for an hour")
     terminal.resize(60, 13)
     in_line(terminal, builds[:2])
     assert terminal.lines()[-1] == "… and 4 more"
@@ -166,19 +169,32 @@ def test_children_that_come_and_go_between_two_looks_count(
     monkeypatch.setattr("buildslots.view.costs.AGAIN_S", 0.0)
     clock = [0.0]
     monkeypatch.setattr("buildslots.view.costs.time.monotonic", lambda: clock[0])
-    burn = "import time\nwhile time.process_time() < 0.3: pass"
-    build = pool.popen("sh", "-c", 'echo up; read x; "$0" -c "$1"; echo done; read x', sys.executable, burn)
-    build.started()
+    burn = """import time
+while time.process_time() < 0.3: pass
+print("burnt", flush=True)
+input()"""
+    run = '"$0" -c "$1"; echo done; read x'
+    build = pool.popen("sh", "-c", f"echo up; read x; {run}; echo | {run}", sys.executable, burn)
     trees = Trees()
-    first = trees.look([build.pid])[build.pid]
+
+    def look() -> Cost:
+        clock[0] += 1
+        return trees.look([build.pid])[build.pid]
+
+    def go_on_to(*words: str) -> None:
+        build.process.stdin.write(b"\n")
+        assert [build.started() for _ in words] == list(words)
+
+    assert build.started() == "up"
+    first = look()
     assert (first.cpu, first.processes, first.memory > 0) == (None, 1, True)
-    build.process.stdin.write(b"\n")
-    assert build.started() == "done"
-    clock[0] = 1.0
-    second = trees.look([build.pid])[build.pid]
-    assert second.cpu >= 0.25
-    clock[0] = 2.0
-    assert trees.look([build.pid])[build.pid].cpu < 0.25
+    go_on_to("burnt")
+    assert look().cpu >= 0.25  # of a child that still runs
+    go_on_to("done")
+    assert look().cpu < 0.25  # it has ended, and does not count again
+    go_on_to("burnt", "done")
+    last = look()
+    assert (last.cpu >= 0.25, last.processes) == (True, 1)  # of one that came and went
 
 
 def test_a_process_that_does_not_exist_costs_nothing() -> None:
@@ -211,6 +227,14 @@ def test_colour(pool: Pool, terminal: Terminal, term: str, styled: bool, coloure
         assert holder.pid in table(terminal, "SLOT")
 
 
+def test_watching_on_a_terminal_that_cannot_draw(pool: Pool, terminal: Terminal) -> None:
+    """The same lines as through a pipe, one status below the other."""
+    terminal.type_at_prompt(f"clear; TERM=dumb {WATCH}")
+    view = "pool default: 0 held of 2, 0 waiting"
+    wait_until(lambda: terminal.lines().count(view) > 2, "three times the status")
+    terminal.keys("C-c")
+
+
 def test_a_narrow_terminal(pool: Pool, terminal: Terminal) -> None:
     """A line for each build, its pid and times whole, its command cut; markup in it is text."""
     first = pool.popen(
@@ -232,6 +256,8 @@ def test_a_narrow_terminal(pool: Pool, terminal: Terminal) -> None:
 
 def test_watching_from_a_program(pool: Pool) -> None:
     """One JSON document a line, as --json has it, at once and again and again; Ctrl-C ends it."""
+    seldom = pool.popen(script("buildslots"), "status", "--watch", "--json", "--all", "--interval", "1h")
+    assert len(json.loads(seldom.started())["pools"]) == 1
     watch = pool.popen(script("buildslots"), "status", "--watch", "--json", "--interval", "0.05")
     assert json.loads(watch.started())["holders"] == []
     build = pool.build("-n1")

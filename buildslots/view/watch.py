@@ -68,10 +68,7 @@ def _show(pools: Pools, interval_s: float) -> int:
 
 def _costs(statuses: list[PoolStatus], trees: Trees) -> list[dict[int, Cost | None]]:
     """What the builds of each pool cost, by slot; None where that cannot be known."""
-    pids = [
-        {holder.slot: None if holder.orphaned else pid_here(status.dir, holder) for holder in status.holders}
-        for status in statuses
-    ]
+    pids = [{holder.slot: pid_here(status.dir, holder) for holder in status.holders} for status in statuses]
     costs = trees.look(pid for by_slot in pids for pid in by_slot.values() if pid is not None)
     return [{slot: costs.get(pid or 0) for slot, pid in by_slot.items()} for by_slot in pids]
 
