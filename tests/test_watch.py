@@ -96,7 +96,7 @@ def test_a_signal_that_ends_it_gives_the_terminal_back(
     view_of_nothing(terminal)
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
     terminal.wait_for("status=143")
-    assert "pool default" not in " ".join(terminal.lines())
+    assert terminal.lines()[0].startswith("$ sh -c ")
 
 
 def test_it_can_be_stopped_and_continued(pool: Pool, terminal: Terminal) -> None:
