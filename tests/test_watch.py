@@ -256,7 +256,8 @@ def test_a_narrow_terminal(pool: Pool, terminal: Terminal) -> None:
 
 def test_watching_from_a_program(pool: Pool) -> None:
     """One JSON document a line, as --json has it, at once and again and again; Ctrl-C ends it."""
-    seldom = pool.popen(script("buildslots"), "status", "--watch", "--json", "--all", "--interval", "1h")
+    options = ("--watch", "--json", "--all", "--interval", "1h")
+    seldom = pool.popen(script("buildslots"), "status", *options, environ={"PYTHONUNBUFFERED": ""})
     assert len(json.loads(seldom.started())["pools"]) == 1
     watch = pool.popen(script("buildslots"), "status", "--watch", "--json", "--interval", "0.05")
     assert json.loads(watch.started())["holders"] == []
