@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from buildslots.status import Holder, PoolStatus
     from buildslots.view.costs import Cost
 
-WIDE, WIDER = 80, 100
+NARROW, WIDE, WIDER = 60, 80, 100
 """Columns from which a terminal has room for more than the most necessary."""
 BAR = 12
 DURATION = len("59 min 59 s")
@@ -115,7 +115,7 @@ def line(status: PoolStatus, width: int, limit: int | None = None) -> Table:
         _Column("LINE", lambda w: Text(str(w.place), "bold")),
         _Column("PID", lambda w: Text(pid(w.pid))),
         _Column("WAITED", lambda w: Text(duration(w.waited_s), "cyan"), least=DURATION),
-        _Column("DIRECTORY", lambda w: _directory(w.cwd, width - 28), WIDE),
+        _Column("DIRECTORY", lambda w: _directory(w.cwd, width - 28), NARROW),
         _Column("COMMAND", lambda w: Text(command(w.command))),
     ]
     return _table(columns, status.waiters[:limit], width)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 
@@ -36,14 +35,13 @@ def watch(pools: Pools, interval_s: float, *, json: bool) -> int:
     """Show `pools` every `interval_s` seconds until the user ends it."""
     if for_eyes() and not json:
         return _show(pools, interval_s)
-    for number in itertools.count():
+    between = ""
+    while True:
         began = time.monotonic()
-        if number and not json:
-            sys.stdout.write("\n")
-        sys.stdout.write(pools.text(pools.look(), json=json) + "\n")
+        sys.stdout.write(between + pools.text(pools.look(), json=json) + "\n")
         sys.stdout.flush()
+        between = "" if json else "\n"
         time.sleep(max(0.0, began + interval_s - time.monotonic()))
-    raise AssertionError("count() ends")
 
 
 def _show(pools: Pools, interval_s: float) -> int:
