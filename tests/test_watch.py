@@ -17,6 +17,7 @@ from buildslots.view.costs import Trees
 from buildslots.view.watch import _height, _limits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from terminals import Terminal
@@ -49,11 +50,13 @@ def view_of_nothing(terminal: Terminal) -> None:
     wait_until(lambda: terminal.lines()[1:2] == ["pool default: 0 held of 2, 0 waiting"], "the view")
 
 
-def busy(pool: Pool) -> Build:
-    """A build that keeps a core busy."""
+@pytest.fixture
+def busy(pool: Pool) -> Iterator[Build]:
+    """A build that keeps a core busy; it ends with the test, also where its slot-run has gone before."""
     build = pool.popen(script("slot-run"), "-n1", "sh", "-c", f"echo up; {BUSY}", start_new_session=True)
     build.started()
-    return build
+    yield build
+    os.killpg(build.pid, signal.SIGKILL)
 
 
 def test_a_line_of_builds_as_it_goes_on(pool: Pool, terminal: Terminal) -> None:
@@ -132,33 +135,29 @@ def test_another_size_of_the_terminal(pool: Pool, terminal: Terminal) -> None:
     in_line(terminal, builds)
 
 
-def test_what_a_build_costs(pool: Pool, terminal: Terminal) -> None:
+def test_what_a_build_costs(busy: Build, terminal: Terminal) -> None:
     """CPU, memory and processes of the whole tree: slot-run itself is idle, and only its child is busy."""
-    build = busy(pool)
     terminal.type(WATCH)
 
     def cpu() -> int:
-        row = table(terminal, "SLOT").get(build.pid, [])
+        row = table(terminal, "SLOT").get(busy.pid, [])
         return int(row[row.index("%") - 1]) if "%" in row else 0
 
     wait_until(lambda: cpu() > 5, "CPU of a busy loop")
-    row = table(terminal, "SLOT")[build.pid]
+    row = table(terminal, "SLOT")[busy.pid]
     assert row[row.index("MiB") + 1] == "2"
-    os.killpg(build.pid, signal.SIGKILL)
 
 
 @pytest.mark.linux
-def test_an_orphaned_build_costs_nobody_knows_what(pool: Pool, terminal: Terminal) -> None:
+def test_an_orphaned_build_costs_nobody_knows_what(busy: Build, terminal: Terminal) -> None:
     """Its slot-run's pid is nobody's or a stranger's: no figures are better than a stranger's."""
-    build = busy(pool)
-    build.process.kill()
-    build.process.wait()
+    busy.process.kill()
+    busy.process.wait()
     terminal.type(WATCH)
-    wait_until(lambda: build.pid in table(terminal, "SLOT"), "the orphaned build")
-    row = " ".join(table(terminal, "SLOT")[build.pid])
+    wait_until(lambda: busy.pid in table(terminal, "SLOT"), "the orphaned build")
+    row = " ".join(table(terminal, "SLOT")[busy.pid])
     assert " ? ? ? " in row
     assert "(its slot-run is gone) sh -c " in row
-    os.killpg(build.pid, signal.SIGKILL)
 
 
 @pytest.mark.linux
