@@ -552,6 +552,18 @@ class Config:
         self.journal: dict[str, tuple[str, str]] = {}
 
 
+def pools_in_settings(environ: Mapping[str, str], warn: Callable[[str], None]) -> set[str]:
+    """Return the names of the pools that BUILD_SLOTS_POOL or a setting in the config file speaks of.
+
+    Args:
+        environ: The environment.
+        warn: As in `resolve`.
+    """
+    config = _load_config(environ, warn)
+    chosen = _from_environ(environ, "BUILD_SLOTS_POOL", parse_pool, warn)
+    return {*config.slots, *config.timeout_s, *config.on_timeout, *(chosen or ())[:1]} - {""}
+
+
 def _load_config(environ: Mapping[str, str], warn: Callable[[str], None]) -> Config:
     """Read the user's config file; what is wrong with it is reported and left out."""
     try:

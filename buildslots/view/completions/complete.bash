@@ -1,0 +1,153 @@
+# Completion of slot-run and buildslots for bash. In ~/.bashrc: eval "$(buildslots completion bash)"
+#
+# It needs no bash-completion, and runs in the bash 3.2 of macOS. That one has no compopt, hence the 2>/dev/null
+# behind it: directories are completed without their slash there, and names with blanks without quotes.
+
+_slot_run() {
+  local values='--slots --pool --timeout --on-timeout --dir' flags=qh letters=npt
+  local operand= option= prefix= value= dir=
+  COMPREPLY=()
+  _buildslots_read "$2" stop
+  if [[ $operand ]]; then
+    _slot_run_command "$2"
+  elif [[ $option ]]; then
+    _buildslots_value
+  else
+    _buildslots_offer -W "-n -p -t -q -h $values --quiet --help --version"
+  fi
+}
+
+# The command that slot-run runs: a completion of its own, which it has where bash-completion can be asked.
+_slot_run_command() {
+  local offset
+  # The name in bash-completion 2.12 and later, the one before (its CHANGELOG.md), each with its place in COMP_WORDS.
+  for offset in _comp_command_offset _command_offset; do
+    if declare -F "$offset" >/dev/null; then
+      "$offset" "$operand"
+      return
+    fi
+  done
+  value=$1
+  if ((operand < COMP_CWORD)) || [[ $value == */* ]]; then
+    compopt -o filenames 2>/dev/null
+  fi
+  if ((operand < COMP_CWORD)); then
+    _buildslots_offer -f
+  else
+    _buildslots_offer -c
+  fi
+}
+
+_buildslots() {
+  local values='--pool --dir --interval --since --output' flags=hawy letters=po
+  local operand= option= prefix= value= dir= command= words=
+  COMPREPLY=()
+  _buildslots_read "$2"
+  ((${operand:-COMP_CWORD} < COMP_CWORD)) && command=${COMP_WORDS[operand]}
+  case $command in
+    '') words='--version' ;;
+    status) words='-p --pool --dir -a --all -w --watch --interval --json' ;;
+    history) words='-p --pool --since --json' ;;
+    trace | report) words='-p --pool --since -o --output' ;;
+    doctor) words='-p --pool --dir --json' ;;
+    release) words='-p --pool --dir -y --yes' ;;
+    pools) words='--dir' ;;
+  esac
+  if [[ $option ]]; then
+    _buildslots_value
+  elif [[ $value == -* ]]; then
+    _buildslots_offer -W "$words -h --help"
+  elif [[ ! $command ]]; then
+    _buildslots_offer -W 'status history trace report doctor release pools completion'
+  elif [[ $command == completion ]]; then
+    _buildslots_offer -W 'bash zsh fish'
+  fi
+}
+
+# Read the command line up to the cursor, as the parsers do; $1 is the word to complete, as bash passes it, and $2 is
+# set if options end at the first operand. The caller's variables tell which options take a value (values: long ones,
+# letters: short ones) and which letters take none (flags), and are set:
+#   operand  the place of the first operand, if there is one
+#   option   the option that the cursor is at the value of, if it is
+#   value    what there is of that value, or of the word
+#   prefix   what stands before the value in the same word
+#   dir      the value of --dir
+_buildslots_read() {
+  local i word
+  # In a variable: bash 3.2 takes no parenthesis of a regular expression in the line itself.
+  local cluster="^-[$flags]*([$letters])"
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    word=${COMP_WORDS[i]}
+    if [[ $option ]]; then
+      # Where "=" is one of COMP_WORDBREAKS, --pool=link is three words.
+      [[ $word == '=' && ${COMP_WORDS[i - 1]} == --* ]] && continue
+      [[ $option == --dir ]] && dir=$word
+      option=
+    elif [[ $word == -- ]]; then
+      operand=${operand:-$((i + 1))}
+      break
+    elif [[ $word == --dir=* ]]; then
+      dir=${word#--dir=}
+    elif [[ $word == --* ]]; then
+      [[ " $values " == *" $word "* ]] && option=$word
+    elif [[ $word =~ $cluster && $word == "${BASH_REMATCH[0]}" ]]; then
+      option=-${BASH_REMATCH[1]}
+    elif [[ $word != -?* ]]; then
+      operand=${operand:-$i}
+      [[ ${2-} ]] && break
+    fi
+  done
+  case $dir in
+    '~' | '~/'*) dir=$HOME${dir#'~'} ;;
+  esac
+
+  value=$1
+  word=${COMP_WORDS[COMP_CWORD]}
+  if [[ $option ]]; then
+    # The "=" of --pool= is a word, and nothing of the value.
+    [[ $value == '=' ]] && value=
+  elif [[ $word == --*=* ]]; then
+    # One word, as bash 3.2 passes it, or as it is everywhere without "=" in COMP_WORDBREAKS.
+    option=${word%%=*}
+    value=${word#*=}
+    # What bash replaces starts behind the "=" in the first case, in front of the option in the other.
+    [[ $1 == -* ]] && prefix=$option=
+  elif [[ $word =~ $cluster && $word != "${BASH_REMATCH[0]}" ]]; then
+    option=-${BASH_REMATCH[1]}
+    prefix=${BASH_REMATCH[0]}
+    value=${word#"$prefix"}
+  elif [[ $word != -* ]]; then
+    operand=${operand:-$COMP_CWORD}
+  fi
+}
+
+# Offer values for the option.
+_buildslots_value() {
+  case $option in
+    -p | --pool) _buildslots_offer -W "$(buildslots pools ${dir:+--dir "$dir"} 2>/dev/null)" ;;
+    -t | --timeout) _buildslots_offer -W '0 2m 10m 1h none' ;;
+    --on-timeout) _buildslots_offer -W 'run fail' ;;
+    --interval) _buildslots_offer -W '1s 5s 1m' ;;
+    --since) _buildslots_offer -W '1h 1d 7d none' ;;
+    --dir)
+      compopt -o filenames 2>/dev/null
+      _buildslots_offer -d
+      ;;
+    -o | --output)
+      compopt -o filenames 2>/dev/null
+      _buildslots_offer -f
+      ;;
+  esac
+}
+
+# Set COMPREPLY to what compgen says with these options to what there is of the value.
+_buildslots_offer() {
+  local IFS=$' \t\n' match
+  # Line by line: an array assigned from $(compgen) would split and glob the names of files.
+  while IFS= read -r match; do
+    COMPREPLY+=("$prefix$match")
+  done < <(compgen "$@" -- "$value")
+}
+
+complete -F _slot_run slot-run
+complete -F _buildslots buildslots
