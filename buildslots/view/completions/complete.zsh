@@ -21,8 +21,18 @@ _slot-run_run() {
     '(-q --quiet)'{-q,--quiet}'[say nothing but warnings]' \
     '(- : *)--version[print the version]' \
     '(- : *)'{-h,--help}'[print the help]' \
-    '1: :_command_names -e' \
-    '*:: :_normal'
+    '1: : _command_names -e' \
+    '*:: :_slot-run_command'
+}
+
+# Complete what slot-run runs as if it stood alone.
+_slot-run_command() {
+  # _arguments leaves a "--" that is the very first word with the operands (seen in zsh 5.9, `sudo --` too).
+  if [[ $words[1] == -- ]]; then
+    shift words
+    ((CURRENT--))
+  fi
+  _normal
 }
 
 _slot-run_buildslots() {
