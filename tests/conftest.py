@@ -26,6 +26,7 @@ if os.name == "nt":
         for name in (
             "admission",
             "child",
+            "completion",
             "disk",
             "nesting",
             "pool",

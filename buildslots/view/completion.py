@@ -1,7 +1,8 @@
 """`buildslots completion`: the script that makes a shell complete `slot-run` and `buildslots`.
 
-The scripts are files beside this module, one for each shell, written by hand: what to offer after `slot-run make`
-is the shell's own business, and no library knows slot-run's parser. A test holds their options equal to the parsers'.
+The scripts are files beside this module, one for each shell, written by hand: what to offer after
+`slot-run make` is the shell's own business, and no library knows slot-run's parser. A test holds their
+options equal to the parsers'.
 """
 
 from __future__ import annotations
