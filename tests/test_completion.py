@@ -232,7 +232,7 @@ def test_without_buildslots_on_the_path_there_are_no_pools_and_no_complaints(
 
 
 def test_tab_in_a_real_bash(terminal: Terminal) -> None:
-    """A pool is completed, and a directory gets its slash."""
+    """A pool is completed, and a directory behind an equals sign."""
     terminal.type('eval "$(buildslots completion bash)"')
     terminal.clear()
     terminal.keys("-l", "slot-run -p li")
@@ -240,7 +240,7 @@ def test_tab_in_a_real_bash(terminal: Terminal) -> None:
     terminal.wait_for("$ slot-run -p link")
     terminal.keys("-l", "--", "--dir=wo")
     terminal.keys("Tab")
-    terminal.wait_for("$ slot-run -p link --dir=work-dir/")
+    terminal.wait_for("$ slot-run -p link --dir=work-dir")
 
 
 def test_installed_as_the_readme_says(pool: Pool, terminal: Terminal) -> None:
