@@ -67,7 +67,7 @@ class Bash(Shell):
         word = words[-1].removeprefix("=")
         result = self.pool.run("bash", "--norc", "-c", self.COMPLETE, "bash", word, *words)
         assert (result.returncode, result.stderr) == (0, "")
-        return set(result.stdout.split())
+        return {offer for offer in result.stdout.split("\n") if offer}
 
 
 class Fish(Shell):
@@ -193,6 +193,8 @@ def test_what_slot_run_runs_completes_as_if_it_stood_alone(shell: Shell) -> None
         shell.offers(f"{start}tool ", {"alpha", "beta"})
         shell.offers(f"{start}tool -- a", {"alpha"})
         shell.offers(f"{start}tool --po", {"--polish"})
+        shell.offers(f"{start}tool --polish a", {"alpha"})
+        shell.offers(f"{start}tool -p ", {"alpha", "beta"})
 
 
 def test_bash_without_bash_completion(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,8 +205,9 @@ def test_bash_without_bash_completion(pool: Pool, monkeypatch: pytest.MonkeyPatc
     bash.offers("slot-run -p link -- tool", {"tool", "tool-box"})
     bash.offers("slot-run tool work", {"work-dir", "work-file"})
     bash.offers("slot-run ../bin/tool-", {"../bin/tool-box"})
-    Path("*").touch()
-    bash.offers("slot-run tool *", {"*"})
+    for name in ("*", " a  b"):
+        (Path("work-dir") / name).touch()
+    bash.offers("slot-run tool work-dir/", {"work-dir/*", "work-dir/ a  b"})
 
 
 def test_bash_where_the_equals_sign_breaks_no_words(pool: Pool) -> None:
@@ -212,6 +215,12 @@ def test_bash_where_the_equals_sign_breaks_no_words(pool: Pool) -> None:
     for word, expected in (("--pool=l", "--pool=link"), ("l", "link")):
         result = pool.run("bash", "--norc", "-c", Bash.COMPLETE, "bash", word, "slot-run", "--pool=l")
         assert (result.stdout.split(), result.stderr) == ([expected], "")
+
+
+def test_bash_completion_passes_the_equals_sign_as_the_word(pool: Pool) -> None:
+    """In `slot-run slot-run --pool=`; bash itself passes an empty word there, as in all other tests."""
+    result = pool.run("bash", "--norc", "-c", Bash.COMPLETE, "bash", "=", "slot-run", "--pool", "=")
+    assert (result.stdout.split(), result.stderr) == (["default", "link", "web"], "")
 
 
 @pytest.mark.parametrize("name", ["bash", "fish"])

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def pools_on_disk(base: str) -> set[str]:
-    """Return the names of the named pools below the default pool's directory, none if there is none.
+    """Return the names of the pools that have a directory in the default pool's, none if it does not exist.
 
     Raises:
         OSError: There is one that cannot be read.
@@ -45,6 +45,7 @@ def pools_on_disk(base: str) -> set[str]:
 
 def _is_pool(name: str) -> bool:
     try:
-        return parse_pool(name, "directory") != DEFAULT_POOL  # the default pool is not in there
+        parse_pool(name, "directory")
     except SettingError:
         return False
+    return True
