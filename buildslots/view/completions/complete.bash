@@ -7,7 +7,7 @@ _slot_run() {
   local values='--slots --pool --timeout --on-timeout --dir' flags=qh letters=npt
   local operand= option= prefix= value= dir=
   COMPREPLY=()
-  _buildslots_read "$2" stop
+  _buildslots_read "$2"
   if [[ $operand ]]; then
     _slot_run_command "$2"
   elif [[ $option ]]; then
@@ -64,9 +64,9 @@ _buildslots() {
   fi
 }
 
-# Read the command line up to the cursor, as the parsers do; $1 is the word to complete, as bash passes it, and $2 is
-# set if options end at the first operand. The caller's variables tell which options take a value (values: long ones,
-# letters: short ones) and which letters take none (flags), and are set:
+# Read the command line up to the cursor, as the parsers do; $1 is the word to complete, as bash passes it. The caller's
+# variables tell which options take a value (values: long ones, letters: short ones) and which letters take none
+# (flags), and are set:
 #   operand  the place of the first operand, if there is one
 #   option   the option that the cursor is at the value of, if it is
 #   value    what there is of that value, or of the word
@@ -94,7 +94,6 @@ _buildslots_read() {
       option=-${BASH_REMATCH[1]}
     elif [[ $word != -?* ]]; then
       operand=${operand:-$i}
-      [[ ${2-} ]] && break
     fi
   done
   case $dir in
