@@ -207,9 +207,9 @@ def test_bash_without_bash_completion(pool: Pool, monkeypatch: pytest.MonkeyPatc
     bash.offers("slot-run -p link -- tool", {"tool", "tool-box"})
     bash.offers("slot-run tool work", {"work-dir", "work-file"})
     bash.offers("slot-run ../bin/tool-", {"../bin/tool-box"})
-    for name in ("*", " a  b"):
+    for name in ("*", " a  b", "c\\d"):
         Path(name).touch()
-    bash.offers("slot-run tool ", {"*", " a  b", "work-dir", "work-file"})
+    bash.offers("slot-run tool ", {"*", " a  b", "c\\d", "work-dir", "work-file"})
 
 
 def test_bash_where_the_equals_sign_breaks_no_words(pool: Pool) -> None:

@@ -24,5 +24,7 @@ BUILD_SLOTS_POOL, BUILD_SLOTS_TIMEOUT, BUILD_SLOTS_ON_TIMEOUT, BUILD_SLOTS_DIR. 
 sees BUILD_SLOT, the number of its slot. Inside of it, slot-run runs at once under that slot.
 
 Exit status: COMMAND's own, or death by the signal that killed it; 125 wrong usage, 126 COMMAND
-cannot be executed, 127 COMMAND not found, 75 no slot in time. See `buildslots status`.
+cannot be executed, 127 COMMAND not found, 75 no slot in time.
+
+Who holds the slots: `buildslots status`. Completion with Tab: `buildslots completion --help`.
 """

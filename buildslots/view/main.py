@@ -97,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     pools = command("pools", "the names of the pools, one a line")
     _in_dir(pools)
 
-    completion = command("completion", "what makes a shell complete slot-run and buildslots")
+    completion = command("completion", "the script that makes a shell complete slot-run and buildslots")
     completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
     return parser
 

@@ -1,5 +1,7 @@
 # Completion of slot-run and buildslots for fish, which looks for it by the name of each command:
 #   buildslots completion fish | tee ~/.config/fish/completions/{slot-run,buildslots}.fish >/dev/null
+# ("Where to put completions" in https://fishshell.com/docs/current/completions.html). `commandline -o` is deprecated
+# since fish 4.0, but the -x that replaces it is not in 3.x.
 
 # Print slot-run's operands before the cursor, one a line and quoted; fails where there is none.
 function __slot_run_operands
@@ -54,7 +56,7 @@ $command -a report -d 'The same timeline as a web page'
 $command -a doctor -d 'Try out what the pool relies on'
 $command -a release -d 'End what keeps a slot although its build is gone'
 $command -a pools -d 'The names of the pools'
-$command -a completion -d 'What makes a shell complete these commands'
+$command -a completion -d 'The script that makes a shell complete'
 
 function __buildslots_option
     complete -c buildslots --condition "__buildslots_is $argv[1]" $argv[2..]

@@ -47,7 +47,7 @@ _slot-run_buildslots() {
     'doctor:try out what the pool relies on'
     'release:end what keeps a slot although its build is gone'
     'pools:the names of the pools'
-    'completion:what makes a shell complete these commands'
+    'completion:the script that makes a shell complete'
   )
   help=('(- : *)'{-h,--help}'[print the help]')
   in_dir=('--dir=[directory of the default pool]:directory:_directories')
