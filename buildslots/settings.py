@@ -561,7 +561,7 @@ def pools_in_settings(environ: Mapping[str, str], warn: Callable[[str], None]) -
     """
     config = _load_config(environ, warn)
     chosen = _from_environ(environ, "BUILD_SLOTS_POOL", parse_pool, warn)
-    return {*config.slots, *config.timeout_s, *config.on_timeout, *(chosen or ())[:1]} - {""}
+    return {*config.slots, *config.timeout_s, *config.on_timeout, *config.journal, *(chosen or ())[:1]} - {""}
 
 
 def _load_config(environ: Mapping[str, str], warn: Callable[[str], None]) -> Config:

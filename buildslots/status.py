@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from buildslots.disk import queue, records
 from buildslots.disk.lock import locked
 from buildslots.disk.slots import PoolDirectory
-from buildslots.errors import SettingError
-from buildslots.settings import DEFAULT_POOL, parse_pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,28 +108,6 @@ def pool_status(settings: Settings) -> PoolStatus:
     names = [name for name in queue.waiting(settings.dir) if locked(f"{settings.dir}/queue/{name}")]
     waiters = tuple(_waiter(directory, place, name) for place, name in enumerate(names, 1))
     return PoolStatus(settings.pool, settings.dir, settings.slots, settings.slots_source, holders, waiters)
-
-
-def pool_names(base: str) -> list[str]:
-    """The pools in the directory `base` of the default pool: that one first, then the named ones, sorted.
-
-    A named pool exists once somebody has used it. Raises OSError if the directory cannot be read.
-    """
-    try:
-        entries = list(os.scandir(os.path.join(base, "pools")))
-    except (FileNotFoundError, NotADirectoryError):
-        entries = []
-    return [
-        DEFAULT_POOL,
-        *sorted(entry.name for entry in entries if entry.is_dir() and _is_named(entry.name)),
-    ]
-
-
-def _is_named(name: str) -> bool:
-    try:
-        return parse_pool(name, "pools") != DEFAULT_POOL  # which is not there but in `base` itself
-    except SettingError:
-        return False
 
 
 def pid_here(directory: str, holder: Holder) -> int | None:

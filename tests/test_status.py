@@ -16,6 +16,7 @@ from builds import HELD_BUILD, Pool, script
 
 from buildslots import SlotPool, status
 from buildslots.disk import records
+from buildslots.view.pools import existing_pools
 from buildslots.words import printable, span
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def test_a_file_in_the_place_of_the_named_pools_stops_nobody(pool: Pool) -> None
     """Another tool's directory of slot files may have anything in it."""
     pool.slot_run("true")
     (pool.dir / "pools").touch()
-    assert status.pool_names(str(pool.dir)) == ["default"]
+    assert existing_pools(str(pool.dir)) == ["default"]
 
 
 @pytest.mark.linux

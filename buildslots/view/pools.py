@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     names = pools_in_settings(os.environ, warn)
     status = 0
     try:
-        names |= pools_on_disk(base)
+        names.update(existing_pools(base))
     except OSError as error:
         # The other names are still good.
         warn(str(error))
@@ -30,22 +30,21 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def pools_on_disk(base: str) -> set[str]:
-    """Return the names of the pools that have a directory in the default pool's, none if it does not exist.
+def existing_pools(base: str) -> list[str]:
+    """The default pool in the directory `base`, and the named ones, sorted, which exist once they were used.
 
-    Raises:
-        OSError: There is one that cannot be read.
+    Raises OSError if the directory is there and cannot be read.
     """
     try:
         with os.scandir(os.path.join(base, "pools")) as entries:
-            return {entry.name for entry in entries if entry.is_dir() and _is_pool(entry.name)}
+            names = sorted(entry.name for entry in entries if entry.is_dir() and _is_named(entry.name))
     except (FileNotFoundError, NotADirectoryError):
-        return set()
+        names = []
+    return [DEFAULT_POOL, *names]
 
 
-def _is_pool(name: str) -> bool:
+def _is_named(name: str) -> bool:
     try:
-        parse_pool(name, "directory")
+        return parse_pool(name, "directory") != DEFAULT_POOL  # which is `base` itself
     except SettingError:
         return False
-    return True

@@ -6,8 +6,9 @@ import os
 import sys
 
 from buildslots.settings import DEFAULT_POOL, resolve
-from buildslots.status import pool_names, pool_status
+from buildslots.status import pool_status
 from buildslots.view.main import warn
+from buildslots.view.pools import existing_pools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Pools:
 
     def look(self) -> list[PoolStatus]:
         """Each pool at this moment; with `every` also those that are new."""
-        names = pool_names(self._first.dir) if self._every else [self._first.pool]
+        names = existing_pools(self._first.dir) if self._every else [self._first.pool]
         for name in names:
             if name not in self._settings:
                 self._settings[name] = resolve(pool=name, dir=self._directory, warn=warn)
