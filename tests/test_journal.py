@@ -17,6 +17,7 @@ from builds import Mounts, Pool, wait_until
 
 from buildslots import SlotPool, UnthrottledWarning, build_slot, journal
 from buildslots.journal import archives, rotate
+from buildslots.settings import config_path, state_dir
 from buildslots.view import past
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def path() -> Path:
     """Where the journal of these tests is; not made yet."""
-    return Path(os.environ["HOME"]) / ".local/state/buildslots/journal.jsonl"
+    return Path(state_dir(os.environ), "journal.jsonl")
 
 
 def lines(path: Path) -> list[Line]:
@@ -157,7 +158,7 @@ def test_arguments_are_kept_only_if_asked_for(pool: Pool, path: Path) -> None:
 def test_off(pool: Pool, path: Path) -> None:
     """By variable or config file: nothing is written, nothing made."""
     pool.slot_run("true", environ={"BUILD_SLOTS_JOURNAL": "off"})
-    config = Path(os.environ["HOME"]) / ".config/buildslots/config.toml"
+    config = Path(config_path(os.environ))
     config.parent.mkdir(parents=True)
     config.write_text('journal = "off"\n')
     pool.slot_run("true")

@@ -443,6 +443,7 @@ def page(eight: Pool, tmp_path: Path) -> str:
     return dumped.read_text()
 
 
+@pytest.mark.linux  # where the CI has a browser on its path
 def test_report_in_a_browser(page: str) -> None:
     """It draws a lane for each slot, a bar for each run and each wait, the load, and the advice."""
     assert page.count('class="lane"') == 3 + 1
