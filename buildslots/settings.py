@@ -204,7 +204,7 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         pool = (_from_environ(environ, "BUILD_SLOTS_POOL", parse_pool, warn) or (DEFAULT_POOL, ""))[0]
     else:
         pool = parse_pool(pool, "pool")
-    base = base or environ.get("BUILD_SLOTS_DIR") or os.path.join(cache_dir(environ), ".build-slots")
+    base = base or base_dir(environ)
     config = _load_config(environ, warn)
     return Settings(
         pool,
@@ -447,6 +447,15 @@ def pool_dir(pool: str, base: str) -> str:
     """
     base = os.path.abspath(base)
     return base if pool == DEFAULT_POOL else os.path.join(base, "pools", pool)
+
+
+def base_dir(environ: Mapping[str, str]) -> str:
+    """Return the directory of the default pool that an environment leads to, perhaps a relative path.
+
+    Raises:
+        OSError: There is no home directory to put it in.
+    """
+    return environ.get("BUILD_SLOTS_DIR") or os.path.join(cache_dir(environ), ".build-slots")
 
 
 def cache_dir(environ: Mapping[str, str]) -> str:
