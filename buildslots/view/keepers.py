@@ -1,0 +1,219 @@
+"""Who really keeps a held slot: for `doctor`, which tells, and for `release`, which ends them.
+
+A slot belongs to an open file description, and so to every process that inherited a copy of its
+descriptor. When the process that took the slot is gone, the record no longer tells who that is; the
+system does.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+
+import psutil
+
+from buildslots.disk import records
+from buildslots.status import _is_local
+from buildslots.words import printable, short_path, span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from buildslots.status import Holder
+
+BUILD, RUNS_ON, STRAY, UNSEEN, FOREIGN, ELSEWHERE = (
+    "build",  # as it should be: the process that took it lives
+    "runs on",  # slot-run is gone, but the build itself still has the lock
+    "stray",  # slot-run and the build are gone, something that they started has the lock
+    "unseen",  # the same, but whoever has it is hidden from us
+    "foreign",  # a program that does not know the protocol
+    "elsewhere",  # of another host or container, where our pids mean nothing
+)
+SHOWN = 60
+"""Characters of a command in a sentence."""
+INTERPRETER_WORDS = 2
+"""What the kernel puts before the path of a script: its interpreter, and one argument (execve(2))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A held slot, and by whom.
+
+    Attributes:
+        holder: What `status` says of it.
+        state: BUILD, RUNS_ON, STRAY, UNSEEN, FOREIGN or ELSEWHERE.
+        processes: Those that have the lock, as far as they can be seen; of what RUNS_ON the build
+            first. Not looked up for a BUILD.
+    """
+
+    holder: Holder
+    state: str
+    processes: tuple[psutil.Process, ...] = ()
+
+
+def kept(directory: str, holder: Holder) -> Kept:
+    """Find out who keeps the slot of `holder` in the pool `directory`."""
+    path = f"{directory}/slot-{holder.slot}"
+    if holder.foreign:
+        return Kept(holder, FOREIGN, keepers(path))
+    record = records.read(f"{directory}/holders/slot-{holder.slot}")
+    if record is not None and not _is_local(record):
+        return Kept(holder, ELSEWHERE)
+    if not holder.orphaned:
+        return Kept(holder, BUILD)
+    processes = keepers(path)
+    if not processes:
+        return Kept(holder, UNSEEN)
+    builds = tuple(p for p in processes if is_build(command_of(p), holder.command))
+    if builds:
+        return Kept(holder, RUNS_ON, builds + tuple(p for p in processes if p not in builds))
+    return Kept(holder, STRAY, processes)
+
+
+def keepers(path: str) -> tuple[psutil.Process, ...]:
+    """The processes that have the lock of the file at `path`, as far as we may look at them."""
+    try:
+        file = os.stat(path)
+    except OSError:
+        return ()
+    has_it = _has_locked if sys.platform == "linux" else _has_open
+    # The Process object first: if its pid becomes another process's while we look, it says so.
+    return tuple(p for p in psutil.process_iter() if has_it(p, path, file) and p.is_running())
+
+
+def taker(directory: str, holder: Holder) -> psutil.Process | None:
+    """The process that took the slot of `holder`, if it lives here and that can be known."""
+    record = records.read(f"{directory}/holders/slot-{holder.slot}")
+    if record is None or not _is_local(record) or records.number(record.get("pid")) != holder.pid:
+        return None
+    try:
+        process = psutil.Process(holder.pid)
+    except psutil.Error:
+        return None
+    # Asked after the object was made, which is bound to one process from then on.
+    if record.get("start", "0") not in {"0", str(records.process_start(process.pid))}:
+        return None
+    return process
+
+
+def is_build(words: list[str], command: tuple[str, ...]) -> bool:
+    """Whether a process with the command line `words` is the build that was started as `command`.
+
+    The line of a script begins with its interpreter. That of a program that replaced itself (`env
+    make`, `sh -c "cd src && exec make"`) is the end of what was started. What a build leaves behind
+    without a change of its command line cannot be told from it.
+    """
+    wanted = list(command)
+    if wanted[-1:] == ["…"]:  # cut, see `disk.records`
+        wanted.pop()
+        return any(_same(words[n : n + len(wanted)], wanted) for n in range(INTERPRETER_WORDS + 1))
+    if any(_same(words[n:], wanted) for n in range(INTERPRETER_WORDS + 1)):
+        return True
+    tails = [wanted[1:]]
+    try:
+        tails += [shlex.split(wanted[-1])] if wanted else []
+    except ValueError:
+        pass  # no shell's words
+    return any(len(words) <= len(tail) and _same(words, tail[-len(words) :]) for tail in tails)
+
+
+def _same(words: list[str], wanted: list[str]) -> bool:
+    """Whether two command lines are the same, but for the directory of the program."""
+    if not words or not wanted:
+        return False
+    return words[1:] == wanted[1:] and os.path.basename(words[0]) == os.path.basename(wanted[0])
+
+
+def _has_locked(process: psutil.Process, path: str, file: os.stat_result) -> bool:
+    """Whether a descriptor of `process` has the exclusive flock of `file`.
+
+    Its fdinfo then has a line "lock: 1: FLOCK ADVISORY WRITE …" (proc_pid_fdinfo(5); Linux 4.1, "proc:
+    show locks in /proc/pid/fdinfo/X"), which a descriptor that was opened without locking has not.
+    """
+    name = os.path.basename(path)
+    folder = f"/proc/{process.pid}"
+    try:
+        descriptors = os.listdir(f"{folder}/fd")
+    except OSError:
+        return False  # gone, or not ours to look at
+    for fd in descriptors:
+        try:
+            # The name first: asking for the file itself could wait for a dead file server.
+            if os.path.basename(os.readlink(f"{folder}/fd/{fd}")) != name:
+                continue
+            if not os.path.samestat(os.stat(f"{folder}/fd/{fd}"), file):
+                continue
+            with open(f"{folder}/fdinfo/{fd}", encoding="ascii", errors="replace") as lines:
+                words = [line.split() for line in lines]
+        except OSError:
+            continue
+        if any(line[:1] == ["lock:"] and line[2:5] == ["FLOCK", "ADVISORY", "WRITE"] for line in words):
+            return True
+    return False
+
+
+def _has_open(process: psutil.Process, path: str, _: os.stat_result) -> bool:
+    """Where the system does not show locks: whether `process` has the file open, as a guess."""
+    try:
+        return any(os.path.realpath(file.path) == os.path.realpath(path) for file in process.open_files())
+    except psutil.Error:
+        return False
+
+
+def in_our_namespace(pid: int) -> bool:
+    """Whether process `pid` lives in our pid namespace, and not in a container; False if that is hidden."""
+    if sys.platform != "linux":
+        return True
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return False
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """The command line of `process`, its name if that is hidden, nothing if it is gone."""
+    try:
+        return process.cmdline() or [process.name()]
+    except psutil.AccessDenied:
+        return [process.name()]
+    except psutil.Error:
+        return []
+
+
+def age_s(process: psutil.Process) -> float | None:
+    """How long `process` has run, or None if it is gone."""
+    try:
+        return max(0.0, time.time() - process.create_time())
+    except psutil.Error:
+        return None
+
+
+def about(process: psutil.Process) -> dict[str, object]:
+    """What programs are told of `process`."""
+    return {"pid": process.pid, "command": command_of(process), "cwd": _cwd(process), "age_s": age_s(process)}
+
+
+def described(process: psutil.Process) -> str:
+    """What people are told of `process`: "4711 `make -j8` in ~/src (3 min 2 s)"."""
+    words = [str(process.pid), quoted(command_of(process))]
+    cwd, age = _cwd(process), age_s(process)
+    if cwd is not None:
+        words += ["in", short_path(cwd)]
+    if age is not None:
+        words.append(f"({span(age)})")
+    return " ".join(words)
+
+
+def quoted(command: list[str] | tuple[str, ...]) -> str:
+    """A command in a sentence, of bounded length."""
+    text = printable(shlex.join(command).replace("'…'", "…")) or "?"
+    return f"`{text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}`"
+
+
+def _cwd(process: psutil.Process) -> str | None:
+    try:
+        return process.cwd()
+    except psutil.Error:
+        return None
