@@ -1,0 +1,65 @@
+"""What `buildslots doctor` looks at: each module looks at one side of a pool and returns findings.
+
+A check changes nothing in the pool, takes its mutex only as `status` does, and may raise OSError or
+`psutil.Error`, which becomes a finding as well.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from buildslots.settings import Settings
+    from buildslots.status import PoolStatus
+
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+"""The levels: as it should be; worth knowing; wrong, and to be put right by somebody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: Short stable name of the check.
+        level: OK, NOTE or PROBLEM.
+        text: One sentence for whoever is to act on it.
+        details: What it rests on, in JSON's types.
+    """
+
+    check: str
+    level: str
+    text: str
+    details: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The pool that is looked at, and how it was named.
+
+    Attributes:
+        settings: What holds for a build that starts here and now.
+        pool_option: The value of --pool, or None.
+        dir_option: The value of --dir, or None.
+        mistakes: What `settings.resolve` has complained about.
+        environ: The environment.
+        status: Who holds and who waits; None if there is no pool, or it cannot be read.
+    """
+
+    settings: Settings
+    pool_option: str | None
+    dir_option: str | None
+    mistakes: tuple[str, ...]
+    environ: Mapping[str, str]
+    status: PoolStatus | None
+
+
+def existing(path: str) -> str:
+    """`path`, or the nearest directory above it that exists."""
+    while not os.path.lexists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    return path

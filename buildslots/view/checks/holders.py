@@ -1,0 +1,155 @@
+"""Who holds the slots and who waits, and whether they should."""
+
+from __future__ import annotations
+
+import psutil
+
+from buildslots.disk import queue, records
+from buildslots.status import _is_local, pool_status
+from buildslots.view import keepers
+from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
+from buildslots.words import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from buildslots.status import Holder, PoolStatus
+
+NAMED = 3
+"""So many processes are named, the rest is counted."""
+
+
+def holders(subject: Subject) -> list[Finding]:
+    """Slots that are kept by something else than a build of ours; who is stopped; who has another cap."""
+    status, path = subject.status, subject.settings.dir
+    if status is None:
+        return [Finding("holders", OK, "no pool yet, so nobody holds a slot")]
+    found = [
+        finding
+        for holder in _confirmed(status, subject)
+        for finding in _of_slot(subject, keepers.kept(path, holder))
+    ]
+    found += _stopped(path, status)
+    found += _other_caps(status)
+    count = len(status.holders)
+    slots = "1 slot" if count == 1 else f"{count} slots"
+    text = f"{slots} held of {status.cap}, {len(status.waiters)} waiting"
+    if not found:
+        found = [Finding("holders", OK, f"{text}; every holder's process lives")]
+    return found
+
+
+def _confirmed(status: PoolStatus, subject: Subject) -> list[Holder]:
+    """The holders, those that look odd only if they do a second time.
+
+    Who lets go blanks its record a moment before its lock is gone, and then looks like a foreign holder.
+    """
+
+    def mark(holder: Holder) -> tuple[int, int | None, bool, bool]:
+        return holder.slot, holder.pid, holder.foreign, holder.orphaned
+
+    odd = {mark(holder) for holder in status.holders if holder.foreign or holder.orphaned}
+    if odd:
+        odd &= {mark(holder) for holder in pool_status(subject.settings).holders}
+    return [h for h in status.holders if not (h.foreign or h.orphaned) or mark(h) in odd]
+
+
+def _of_slot(subject: Subject, kept: keepers.Kept) -> list[Finding]:
+    holder = kept.holder
+    who = _named(kept.processes[:1] if kept.state == keepers.RUNS_ON else kept.processes)
+    details: dict[str, object] = {
+        "slot": holder.slot,
+        "state": kept.state,
+        "pid": holder.pid,
+        "processes": [keepers.about(process) for process in kept.processes],
+    }
+    release = "buildslots release"
+    if subject.pool_option is not None:
+        release += f" --pool {subject.pool_option}"
+    if subject.dir_option is not None:
+        release += f" --dir {subject.dir_option}"
+    slot = f"slot {holder.slot}"
+    if kept.state == keepers.STRAY:
+        level, text = PROBLEM, f"{slot} is kept by {who}, which outlived its build: `{release}` ends it"
+    elif kept.state == keepers.UNSEEN:
+        level = PROBLEM
+        text = (
+            f"{slot} was taken by {holder.pid}, which is gone, and is kept by a process that you may not see"
+        )
+    elif kept.state == keepers.RUNS_ON:
+        level, text = NOTE, f"{slot}: slot-run was killed, but its build runs on and keeps the slot: {who}"
+    elif kept.state == keepers.FOREIGN:
+        program = who or (f"process {holder.pid}" if holder.pid else "one that you may not see")
+        level, text = NOTE, f"{slot} is locked by another program: {program}"
+    elif kept.state == keepers.ELSEWHERE:
+        there = f"{printable(holder.host or '?')}, pid {holder.pid} there"
+        level = NOTE
+        text = f"{slot} is held from another container or machine ({there}): only there can its build be seen"
+    else:
+        return []
+    return [Finding("holders", level, text, details)]
+
+
+def _stopped(path: str, status: PoolStatus) -> list[Finding]:
+    found = []
+    waiting = _waiting(path)
+    for role, pids in (
+        ("holds a slot", {h.pid: keepers.taker(path, h) for h in status.holders if not h.orphaned and h.pid}),
+        ("waits in line", {w.pid: waiting.get(w.pid) for w in status.waiters if w.pid}),
+    ):
+        for pid, process in pids.items():
+            if process is not None and _is_stopped(process):
+                text = f"process {pid} {role} and is stopped: `kill -CONT {pid}` lets it go on"
+                found.append(Finding("holders", NOTE, text, {"pid": pid, "state": "stopped"}))
+    return found
+
+
+def _waiting(path: str) -> dict[int, psutil.Process]:
+    """The processes in line, by pid, as far as they live here."""
+    found = {}
+    for name in queue.waiting(path):
+        record = records.read(f"{path}/queue/{name}")
+        pid = records.number(record.get("pid")) if record is not None and _is_local(record) else None
+        if record is None or pid is None:
+            continue
+        try:
+            process = psutil.Process(pid)
+        except psutil.Error:
+            continue
+        if record.get("start", "0") in {"0", str(records.process_start(pid))}:
+            found[pid] = process
+    return found
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
+
+
+def _other_caps(status: PoolStatus) -> list[Finding]:
+    pids: dict[int, list[int | None]] = {}
+    caps = [(h.cap, h.pid) for h in status.holders] + [(w.cap, w.pid) for w in status.waiters]
+    for cap, pid in caps:
+        if cap is not None and cap != status.cap:
+            pids.setdefault(cap, []).append(pid)
+    return [
+        Finding(
+            "holders",
+            NOTE,
+            f"{_counted(those)} started with a cap of {cap}, you have {status.cap}: each counts by its own",
+            {"cap": cap, "pids": those},
+        )
+        for cap, those in sorted(pids.items())
+    ]
+
+
+def _counted(pids: list[int | None]) -> str:
+    if len(pids) == 1:
+        return f"process {pids[0] or '?'}"
+    return f"{len(pids)} processes ({', '.join(str(pid or '?') for pid in pids[:NAMED])}, …)"
+
+
+def _named(processes: tuple[psutil.Process, ...]) -> str:
+    named = ", ".join(keepers.described(process) for process in processes[:NAMED])
+    return named if len(processes) <= NAMED else f"{named} and {len(processes) - NAMED} more"

@@ -1,0 +1,64 @@
+"""The cap and the other settings: every value, and who said so."""
+
+from __future__ import annotations
+
+import os
+
+from buildslots.cap import machine_cap
+from buildslots.settings import DEFAULT_POOL, config_path, slots_variable
+from buildslots.view.checks import OK, PROBLEM, Finding, Subject
+from buildslots.words import short_path, span
+
+
+def cap(subject: Subject) -> list[Finding]:
+    """K, where it comes from, and all that it might have come from."""
+    settings = subject.settings
+    machine = machine_cap()
+    variable = slots_variable(settings.pool)
+    details: dict[str, object] = {
+        "slots": settings.slots,
+        "source": settings.slots_source,
+        "default": machine.slots,
+        "platform": machine.platform,
+        "affinity": machine.affinity,
+        "quota": machine.quota,
+        "cores": machine.cores,
+        "variable": variable,
+        "variables": {
+            name: value
+            for name, value in sorted(subject.environ.items())
+            if name.startswith("MAX_CONCURRENT_BUILDS")
+        },
+    }
+    builds = "1 build" if settings.slots == 1 else f"{settings.slots} builds"
+    return [Finding("cap", OK, f"{builds} at once ({settings.slots_source})", details)]
+
+
+def settings(subject: Subject) -> list[Finding]:
+    """All settings with their sources, and each mistake in the environment or the config file."""
+    chosen = subject.settings
+    path = config_path(subject.environ)
+    details: dict[str, object] = {
+        "pool": chosen.pool,
+        "pool_source": _pool_source(subject),
+        "timeout_s": chosen.timeout_s,
+        "timeout_source": chosen.timeout_source,
+        "on_timeout": chosen.on_timeout,
+        "on_timeout_source": chosen.on_timeout_source,
+        "config": path,
+        "config_exists": os.path.exists(path),
+    }
+    if subject.mistakes:
+        return [Finding("settings", PROBLEM, mistake, details) for mistake in subject.mistakes]
+    wait = "as long as it takes" if chosen.timeout_s is None else span(chosen.timeout_s)
+    then = {"run": "runs anyway", "fail": "fails"}[chosen.on_timeout]
+    file = f"config file {short_path(path)}" if details["config_exists"] else "no config file"
+    text = f"a build waits {wait} ({chosen.timeout_source}), then {then} ({chosen.on_timeout_source}); {file}"
+    return [Finding("settings", OK, text, details)]
+
+
+def _pool_source(subject: Subject) -> str:
+    if subject.pool_option is not None:
+        return "option"
+    named = subject.environ.get("BUILD_SLOTS_POOL") == subject.settings.pool
+    return "BUILD_SLOTS_POOL" if named else f"default, {DEFAULT_POOL!r}"

@@ -1,0 +1,129 @@
+"""Other pools that builds of the same user end up in, because their environments name another directory."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import psutil
+
+from buildslots.settings import DEFAULT_POOL, base_dir, pool_dir
+from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
+from buildslots.view.keepers import command_of, in_our_namespace, quoted
+from buildslots.words import printable, short_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+VARIABLES = ("BUILD_SLOTS_DIR", "XDG_CACHE_HOME", "HOME")
+"""What the directory follows from on Linux. TMPDIR is not among it."""
+
+
+def split(subject: Subject) -> list[Finding]:
+    """Directories other than ours to which processes of this user, or this user's cron jobs, are led."""
+    if sys.platform != "linux":
+        return [Finding("split", OK, "other processes' environments are compared on Linux only")]
+    if subject.dir_option is not None:
+        return [Finding("split", OK, "nothing to compare: --dir names the directory")]
+    environ = {name: subject.environ[name] for name in VARIABLES if subject.environ.get(name)}
+    ours = os.path.realpath(base_dir(environ))
+    found = _of_user_database(environ, ours)
+    for path, (processes, theirs) in sorted(_groups(ours).items()):
+        names = _differing(environ, theirs)
+        settings = ", ".join(
+            f"{name}={printable(theirs[name])}" if name in theirs else f"no {name}" for name in names
+        )
+        example = processes[0]
+        more = f" and {len(processes) - 1} more" if len(processes) > 1 else ""
+        command = quoted(command_of(example))
+        who = f"process {example.pid} {command}{more}"
+        details: dict[str, object] = {
+            "dir": path,
+            "pids": [process.pid for process in processes],
+            "variables": {name: theirs.get(name) for name in names},
+        }
+        found.append(_finding(path, ours, f"{who}, with {settings},", details))
+    return found or [Finding("split", OK, "all processes of yours that can be seen have the same pool")]
+
+
+def _of_user_database(environ: Mapping[str, str], ours: str) -> list[Finding]:
+    """What jobs without our HOME (cron, ssh, sudo) are led to, if the user database has another one."""
+    import pwd  # noqa: PLC0415 - not on Windows
+
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return []
+    path = os.path.realpath(base_dir({**environ, "HOME": home}))
+    if path == ours:
+        return []
+    details: dict[str, object] = {"dir": path, "pids": [], "variables": {"HOME": home}}
+    who = f"whatever starts with the home of the user database, {short_path(home)}, such as a cron job,"
+    return [_finding(path, ours, who, details)]
+
+
+def _finding(path: str, ours: str, who: str, details: dict[str, object]) -> Finding:
+    """What to say of the pool at `path`, which `who` is led to."""
+    used = _is_used(path)
+    details = {**details, "used": used}
+    if used and not path.startswith(ours + os.sep):
+        text = (
+            f"{who} builds in the pool {short_path(path)}, which yours does not count: "
+            "set BUILD_SLOTS_DIR to one directory everywhere"
+        )
+        return Finding("split", PROBLEM, text, details)
+    return Finding("split", NOTE, f"{who} would build in another pool, {short_path(path)}", details)
+
+
+def _groups(ours: str) -> dict[str, tuple[list[psutil.Process], dict[str, str]]]:
+    """Directories other than `ours`, the processes led there, and the variables of the first of them."""
+    groups: dict[str, tuple[list[psutil.Process], dict[str, str]]] = {}
+    paths: dict[tuple[str | None, ...], str] = {}
+    for process, environ in _environments():
+        key: tuple[str | None, ...] = tuple(environ.get(name) for name in VARIABLES)
+        try:
+            base = base_dir(environ)
+            if not os.path.isabs(base):
+                base = os.path.join(process.cwd(), base)
+                key = (*key, base)
+        except (OSError, psutil.Error):
+            continue
+        if key not in paths:
+            paths[key] = os.path.realpath(pool_dir(DEFAULT_POOL, base))
+        if paths[key] != ours:
+            groups.setdefault(paths[key], ([], environ))[0].append(process)
+    return groups
+
+
+def _environments() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
+    """The processes of this user on this machine, with those of VARIABLES that each was started with."""
+    for process in psutil.process_iter():
+        try:
+            if process.uids().real != os.getuid() or not in_our_namespace(process.pid):
+                continue
+            environ = process.environ()
+        except psutil.Error:
+            continue
+        if environ:  # the kernel's own threads have none, nor has a process that is about to end
+            yield process, {name: environ[name] for name in VARIABLES if environ.get(name)}
+
+
+def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """The variables that make the difference."""
+    names = [name for name in VARIABLES if ours.get(name) != theirs.get(name)]
+
+    def moves(name: str) -> bool:
+        changed = {key: value for key, value in ours.items() if key != name}
+        if name in theirs:
+            changed[name] = theirs[name]
+        return base_dir(changed) != base_dir(ours)
+
+    return [name for name in names if moves(name)] or names
+
+
+def _is_used(path: str) -> bool:
+    try:
+        return any(name.startswith("slot-") for name in os.listdir(path))
+    except OSError:
+        return False

@@ -1,0 +1,123 @@
+"""`buildslots doctor`: what the pool relies on, tried out, and what is wrong with it; exit status 1 then."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import psutil
+
+from buildslots.settings import Settings, resolve
+from buildslots.status import pool_status
+from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
+from buildslots.view.checks.directory import files, leftovers, place
+from buildslots.view.checks.filesystem import filesystem
+from buildslots.view.checks.holders import holders
+from buildslots.view.checks.limits import cap, settings
+from buildslots.view.checks.split import split
+from buildslots.view.checks.trial import trial
+from buildslots.words import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+CHECKS: tuple[tuple[str, Callable[[Subject], list[Finding]]], ...] = (
+    ("directory", place),
+    ("filesystem", filesystem),
+    ("locks", trial),  # and "fifos"
+    ("cap", cap),
+    ("settings", settings),
+    ("split", split),
+    ("files", files),
+    ("leftovers", leftovers),
+    ("holders", holders),
+    # The place of ("journal", journal).
+)
+COLOURS = {OK: "green", NOTE: "yellow", PROBLEM: "bold red"}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look at everything and say what was found: 1 if something is wrong."""
+    mistakes: list[str] = []
+    try:
+        chosen = resolve(pool=options.pool, dir=options.dir, warn=mistakes.append)
+    except OSError as error:  # no home directory
+        text = f"{error.strerror}; builds run without slots"
+        return _report(options, None, [Finding("directory", PROBLEM, text)])
+    return _report(options, chosen, list(_found(options, chosen, tuple(mistakes))))
+
+
+def _found(options: argparse.Namespace, chosen: Settings, mistakes: tuple[str, ...]) -> Iterator[Finding]:
+    """What all checks find; one that fails is a finding too."""
+    status, checks = None, CHECKS
+    if os.path.isdir(chosen.dir):
+        try:
+            status = pool_status(chosen)
+        except OSError as error:
+            text = (
+                f"it cannot be seen who holds the slots: {error.strerror}: {printable(str(error.filename))}"
+            )
+            yield Finding("holders", PROBLEM, text)
+            checks = tuple(item for item in CHECKS if item[0] not in {"holders", "leftovers"})
+    subject = Subject(chosen, options.pool, options.dir, mistakes, os.environ, status)
+    for name, check in checks:
+        try:
+            yield from check(subject)
+        except (OSError, psutil.Error) as error:
+            yield Finding(name, PROBLEM, f"this could not be checked: {printable(str(error))}")
+
+
+def _report(options: argparse.Namespace, chosen: Settings | None, found: list[Finding]) -> int:
+    wrong = any(finding.level == PROBLEM for finding in found)
+    if options.json:
+        report = {
+            "ok": not wrong,
+            "pool": chosen.pool if chosen else options.pool,
+            "dir": chosen.dir if chosen else None,
+            "checks": [
+                {"check": f.check, "level": f.level, "text": f.text, "details": f.details} for f in found
+            ],
+        }
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    else:
+        lines = list(_lines(found))
+        if sys.stdout.isatty():
+            _print_colours(lines)
+        else:
+            sys.stdout.writelines(f"{level:9}{text}\n" if level else f"{text}\n" for level, text in lines)
+    return int(wrong)
+
+
+def _lines(found: list[Finding]) -> Iterator[tuple[str, str]]:
+    """Each line for people, and its level or an empty string."""
+    for finding in found:
+        yield finding.level, f"{finding.check}: {printable(finding.text)}"
+        if finding.check in {"cap", "settings", "filesystem"}:  # the others have it all in their sentence
+            for name, value in finding.details.items():
+                yield "", f"    {name}: {_value(value)}"
+    count = sum(finding.level == PROBLEM for finding in found)
+    yield "", "1 problem" if count == 1 else f"{count} problems" if count else "nothing is wrong"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={printable(str(inner))}" for name, inner in value.items()) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else printable(str(value))
+
+
+def _print_colours(lines: list[tuple[str, str]]) -> None:
+    """The same on a terminal; rich honours NO_COLOR and knows what the terminal can do."""
+    from rich.console import Console  # noqa: PLC0415 - for people's eyes only
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for level, text in lines:
+        # Text, not str: what others called their files is no markup.
+        table.add_row(Text(level, style=COLOURS.get(level, "")), Text(text, style="" if level else "dim"))
+    Console().print(table)
