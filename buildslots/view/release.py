@@ -1,0 +1,231 @@
+"""`buildslots release`: end what keeps a slot although its build is gone, after saying what and asking.
+
+Nobody needs it in normal life: a slot is free when its build ends. What it may end is bounded: never
+this process or one above it, process 1, or processes of another user or pid namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import psutil
+
+from buildslots.disk import records
+from buildslots.settings import resolve
+from buildslots.status import pool_status
+from buildslots.view import keepers
+from buildslots.view.main import warn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterable
+
+    from buildslots.settings import Settings
+    from buildslots.status import Holder
+
+TERM_S = 5.0
+"""How long processes have after SIGTERM, and the system after SIGKILL."""
+STEP_S = 0.1
+LEFT_ALONE = {
+    keepers.BUILD: "its build runs",
+    keepers.RUNS_ON: "its build runs, though its slot-run was killed",
+    keepers.FOREIGN: "another program has locked it",
+    keepers.ELSEWHERE: "it is held from another container or machine",
+    keepers.UNSEEN: "whoever has it is hidden from you",
+}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Release the slots that the options name, or those kept by strays: 1 if one of them stays held."""
+    settings = resolve(pool=options.pool, dir=options.dir, warn=warn)
+    held = {holder.slot: holder for holder in pool_status(settings).holders}
+    wanted = sorted(set(options.slots))
+    for slot in wanted:
+        if slot not in held:
+            _say(f"slot {slot} is not held")
+    found = [keepers.kept(settings.dir, held[slot]) for slot in (wanted or held) if slot in held]
+    if not wanted:
+        for kept in found:
+            if kept.state != keepers.STRAY:
+                _say(f"slot {kept.holder.slot} is left alone: {LEFT_ALONE[kept.state]} {_whose(kept.holder)}")
+        found = [kept for kept in found if kept.state == keepers.STRAY]
+        if not found:
+            _say("nothing to release")
+    # All of them, also after a failure.
+    return int(not all([_release(settings, kept, yes=options.yes) for kept in found]))  # noqa: C419
+
+
+def _release(settings: Settings, kept: keepers.Kept, *, yes: bool) -> bool:
+    """Say what has the slot, ask, and end it: whether the slot was freed."""
+    slot, before = kept.holder.slot, _mark(settings, kept.holder)
+    roots, refused = _roots(settings, kept)
+    for why in refused:
+        _say(f"slot {slot}: {why}")
+    if not roots:
+        return False
+    for root in roots:
+        _say(f"slot {slot}: {_role(kept)} {keepers.described(root)}, {_processes([root])}")
+    if not yes and not _agreed(kept, roots):
+        return False
+    now = _holder(settings, slot)
+    if now is None or _mark(settings, now) != before:  # an answer may take long
+        _say(f"slot {slot} was freed meanwhile; nothing was ended")
+        return True
+    _end(_tree(roots), slot)
+    return _is_freed(settings, slot, before)
+
+
+def _role(kept: keepers.Kept) -> str:
+    if kept.state in {keepers.BUILD, keepers.RUNS_ON}:
+        return "ITS BUILD STILL RUNS:"
+    return "another program has locked it:" if kept.state == keepers.FOREIGN else "kept by"
+
+
+def _roots(settings: Settings, kept: keepers.Kept) -> tuple[list[psutil.Process], list[str]]:
+    """The processes to end, with their children, and why others are not to be."""
+    if kept.state == keepers.ELSEWHERE:
+        return [], ["it is held from another container or machine, and can be released only there"]
+    processes = list(kept.processes)
+    if kept.state == keepers.BUILD:
+        taker = keepers.taker(settings.dir, kept.holder)
+        processes = [] if taker is None else [taker]
+    if not processes:
+        return [], ["whoever has it cannot be found: gone by now, or hidden from you"]
+    permitted, refused = _permitted(processes)
+    # Without those that are in the tree of another one.
+    below = {child for process in permitted for child in _tree([process])[1:]}
+    return [process for process in permitted if process not in below], refused
+
+
+def _permitted(processes: Iterable[psutil.Process]) -> tuple[list[psutil.Process], list[str]]:
+    """Those of `processes` that may be ended, and of the others, why not."""
+    permitted, refused = [], []
+    for process in processes:
+        why = _forbidden(process)
+        if why is None:
+            permitted.append(process)
+        elif why:
+            refused.append(f"{keepers.described(process)} is left alone: {why}")
+    return permitted, refused
+
+
+def _forbidden(process: psutil.Process) -> str | None:
+    """Why `process` must not be ended: None if it may, an empty text if it has ended."""
+    this = psutil.Process()
+    reasons: tuple[tuple[Callable[[], bool], str], ...] = (
+        (lambda: process.pid == 1, "it is process 1"),
+        (lambda: process == this, "it is this process"),
+        (lambda: process in this.parents(), "this command runs under it"),
+        (lambda: not _is_ours(process), "it is another user's"),
+        (lambda: not keepers.in_our_namespace(process.pid), "it lives in another pid namespace"),
+    )
+    try:
+        why = next((text for applies, text in reasons if applies()), None)
+        return why if process.is_running() else ""
+    except psutil.NoSuchProcess:
+        return ""
+    except psutil.AccessDenied:
+        return "it may not be looked at"
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    if hasattr(os, "getuid"):
+        return bool(process.uids().real == os.getuid())
+    return bool(process.username() == psutil.Process().username())
+
+
+def _tree(roots: list[psutil.Process]) -> list[psutil.Process]:
+    """`roots` and all that they have started, without those that ended meanwhile."""
+    found: dict[psutil.Process, None] = {}
+    for root in roots:
+        try:
+            found.update(dict.fromkeys([root, *root.children(recursive=True)]))
+        except psutil.Error:
+            continue
+    return list(found)
+
+
+def _processes(roots: list[psutil.Process]) -> str:
+    count = len(_tree(roots))
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def _agreed(kept: keepers.Kept, roots: list[psutil.Process]) -> bool:
+    if not sys.stdin.isatty():
+        _say("not done: there is no terminal to ask on, and no --yes")
+        return False
+    what = "the running build" if kept.state in {keepers.BUILD, keepers.RUNS_ON} else "them"
+    try:
+        return input(f"End {what} ({_processes(roots)})? [y/N] ").strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
+
+
+def _end(tree: list[psutil.Process], slot: int) -> None:
+    """End all of `tree` that may be ended: SIGTERM first, SIGKILL to what is left after that."""
+    permitted, refused = _permitted(tree)
+    for why in refused:
+        _say(f"slot {slot}: {why}")
+    alive = _ended(permitted, psutil.Process.terminate)
+    if alive:
+        _ended(alive, psutil.Process.kill)
+
+
+def _ended(processes: list[psutil.Process], signal: Callable[[psutil.Process], None]) -> list[psutil.Process]:
+    """Send a signal, which psutil does only while the pid is still that process's: those who live on."""
+    for process in processes:
+        try:
+            signal(process)
+        except psutil.Error:
+            pass  # gone, or told by who still has the slot
+    deadline = time.monotonic() + TERM_S
+    alive = processes
+    # In steps, because a zombie that nobody reaps would be waited for all the time.
+    while alive and time.monotonic() < deadline:
+        alive = [process for process in psutil.wait_procs(alive, timeout=STEP_S)[1] if _lives(process)]
+    return alive
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _is_freed(settings: Settings, slot: int, before: tuple[object, ...]) -> bool:
+    """Look again and say what became of the slot: whether it was freed."""
+    now = _holder(settings, slot)
+    if now is None:
+        _say(f"slot {slot} is free")
+        return True
+    if _mark(settings, now) != before:
+        _say(f"slot {slot} was freed, and the next build has it {_whose(now)}")
+        return True
+    who = ", ".join(keepers.described(p) for p in keepers.keepers(f"{settings.dir}/slot-{slot}"))
+    _say(f"slot {slot} is still held by {who or 'a process that is hidden from you'}")
+    return False
+
+
+def _holder(settings: Settings, slot: int) -> Holder | None:
+    return next((holder for holder in pool_status(settings).holders if holder.slot == slot), None)
+
+
+def _mark(settings: Settings, holder: Holder) -> tuple[object, ...]:
+    """What tells this holding of a slot from the next; the pid alone does not, a library's user has many."""
+    if holder.foreign:
+        return True, holder.pid
+    record = records.read(f"{settings.dir}/holders/slot-{holder.slot}") or {}
+    return False, holder.pid, record.get("nonce")
+
+
+def _whose(holder: Holder) -> str:
+    return f"({holder.pid or '?'} {keepers.quoted(holder.command)})"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
