@@ -38,6 +38,7 @@ if os.name == "nt":
             "watch",
         )
     ]
+    collect_ignore += ["test_doctor.py", "test_release.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
