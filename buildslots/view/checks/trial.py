@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOCK, BELL = "lock", "bell"
-PATIENCE_S = 10.0
-"""How long the other process may take to start; a network file system can make a lock wait for ever."""
+PATIENCE_S = 30.0
+"""How long the other process may take, on a machine that is as busy as those where people ask a doctor.
+Not for ever: a dead file server can make a lock wait that long."""
 RELEASE_S = 2.0
 """How long after the end of its owner a lock may last: Windows does not promise "at once"."""
 ROUNDS = 100
