@@ -234,7 +234,7 @@ def test_no_home(pool: Pool) -> None:
 @pytest.mark.parametrize(
     ("mounts", "words"),
     [
-        ("mount -t tmpfs none $P; mount -o remount,ro $P", "is mounted read-only"),
+        ("mount -t tmpfs none $P; mount -o remount,bind,ro $P", "is mounted read-only"),
         ("mount -t tmpfs -o size=4096 none $P; head -c 4096 /dev/zero > $P/full", "no space is left"),
         ("mount -t tmpfs -o nr_inodes=1 none $P", "no inodes are left"),
     ],
@@ -402,7 +402,7 @@ def test_where_the_pool_s_name_comes_from(pool: Pool) -> None:
             doctor(pool, "--pool", "link", environ={"BUILD_SLOTS_POOL": "x"}),
         )
     ]
-    assert sources == ["default, 'default'", "BUILD_SLOTS_POOL", "option"]
+    assert sources == ["default", "BUILD_SLOTS_POOL", "option"]
 
 
 # Split pools.
@@ -495,6 +495,26 @@ def test_files_that_we_cannot_use(pool: Pool) -> None:
     (pool.dir / "slot-0").chmod(0o600)
     (pool.dir / "bells").chmod(0o500)
     assert "cannot read and write bells," in only(doctor(pool, before=tuple(NO_POWERS)), "files")[1]
+
+
+def test_files_that_go_at_this_moment(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A waiter that leaves takes its ticket along; that is no file that we cannot use."""
+    pool.slot_run("true")
+    ticket = pool.dir / "queue" / ("0" * 20 + "-1")
+    ticket.touch()
+    access = os.access
+
+    def leave_and_ask(path: str, mode: int) -> bool:
+        if path == str(ticket):
+            ticket.unlink()
+        return access(path, mode)
+
+    monkeypatch.setattr(os, "access", leave_and_ask)
+    main(["doctor", "--json"])
+    assert only(json.loads(capsys.readouterr().out), "files")[0] == "ok"
+    assert not ticket.exists()
 
 
 @pytest.mark.linux

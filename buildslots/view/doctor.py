@@ -104,7 +104,7 @@ def _lines(found: list[Finding]) -> Iterator[tuple[str, str]]:
 
 def _value(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name}={printable(str(inner))}" for name, inner in value.items()) or "none"
+        return printable(", ".join(f"{name}={inner}" for name, inner in value.items())) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else printable(str(value))

@@ -207,8 +207,9 @@ def described(process: psutil.Process) -> str:
 
 
 def quoted(command: list[str] | tuple[str, ...]) -> str:
-    """A command in a sentence, of bounded length."""
-    text = printable(shlex.join(command).replace("'…'", "…")) or "?"
+    """A command in a sentence, of bounded length, its program without the directory."""
+    words = [os.path.basename(word) or word for word in command[:1]] + list(command[1:])
+    text = printable(shlex.join(words).replace("'…'", "…")) or "?"
     return f"`{text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}`"
 
 

@@ -120,7 +120,10 @@ def _forbidden(process: psutil.Process) -> str | None:
         (lambda: process == this, "it is this process"),
         (lambda: process in this.parents(), "this command runs under it"),
         (lambda: not _is_ours(process), "it is another user's"),
-        (lambda: not keepers.in_our_namespace(process.pid), "it lives in another pid namespace"),
+        (
+            lambda: not keepers.in_our_namespace(process.pid),
+            "it lives in another pid namespace, or may not be looked at",
+        ),
     )
     try:
         why = next((text for applies, text in reasons if applies()), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from buildslots.cap import machine_cap
-from buildslots.settings import DEFAULT_POOL, config_path, slots_variable
+from buildslots.settings import config_path, slots_variable
 from buildslots.view.checks import OK, PROBLEM, Finding, Subject
 from buildslots.words import short_path, span
 
@@ -61,4 +61,4 @@ def _pool_source(subject: Subject) -> str:
     if subject.pool_option is not None:
         return "option"
     named = subject.environ.get("BUILD_SLOTS_POOL") == subject.settings.pool
-    return "BUILD_SLOTS_POOL" if named else f"default, {DEFAULT_POOL!r}"
+    return "BUILD_SLOTS_POOL" if named else "default"
