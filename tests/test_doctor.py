@@ -113,14 +113,20 @@ def test_looking_changes_nothing(pool: Pool) -> None:
     assert sorted((str(path), path.lstat().st_ino) for path in pool.dir.rglob("*")) == before
 
 
+@pytest.mark.linux
 def test_plain_text_in_a_pipe(pool: Pool) -> None:
     """One line for each finding, with the inputs of the cap, and what it comes to."""
     pool.dir.mkdir(mode=0o777)
     pool.dir.chmod(0o777)
-    text = pool.run(script("buildslots"), "doctor", environ={"MAX_CONCURRENT_BUILDS": "x\x1b[31m"}).stdout
+    config = pool.dir.parent / "x\x1b[31m" / "buildslots" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("slots = 0")
+    environ = {"MAX_CONCURRENT_BUILDS": "x\x1b[31m", "XDG_CONFIG_HOME": str(config.parent.parent)}
+    text = pool.run(script("buildslots"), "doctor", environ=environ).stdout
     assert "\x1b" not in text
     lines = text.splitlines()
     assert sum(line.startswith("problem  directory: every user ") for line in lines) == 1
+    assert sum("x?[31m/buildslots/config.toml, line 1" in line for line in lines) == 1
     assert "ok       fifos: FIFOs tell at once when their owner is gone" in lines
     assert any(line.startswith("    cores: ") for line in lines)
     assert "    variables: MAX_CONCURRENT_BUILDS=x?[31m" in lines
