@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import psutil
 
@@ -22,7 +22,8 @@ NETWORK = re.compile(
 with the server. Windows' drives in WSL are 9p or drvfs (doc/docs/technical-documentation/drvfs.md of WSL)."""
 
 
-class Mount(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Mount:
     """What a directory is on."""
 
     type: str
@@ -58,13 +59,13 @@ def is_network(fstype: str, opts: str) -> bool:
 
 def _mount(path: str) -> Mount | None:
     """The mount that `path` is on: the deepest above it, and of those the last, which hides the others."""
-    above: list[tuple[int, int, Mount]] = []
+    deepest, found = -1, None
     path = os.path.normcase(path)
     for mount in psutil.disk_partitions(all=True):
         point = os.path.normcase(mount.mountpoint).rstrip(os.sep)
-        if path == point or path.startswith(point + os.sep):
-            above.append((len(point), len(above), Mount(mount.fstype, mount.mountpoint, mount.opts)))
-    return max(above)[2] if above else None
+        if (path == point or path.startswith(point + os.sep)) and len(point) >= deepest:
+            deepest, found = len(point), Mount(mount.fstype, mount.mountpoint, mount.opts)
+    return found
 
 
 def _unfit(where: str, mount: Mount | None) -> list[str]:

@@ -10,35 +10,35 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
 from buildslots.disk import bells
 from buildslots.disk.lock import lock_file, locked, try_lock, unlock
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
+from buildslots.view.owner import BELL, LOCK
 from buildslots.words import printable, short_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOCK, BELL = "lock", "bell"
 PATIENCE_S = 30.0
 """How long the other process may take, on a machine that is as busy as those where people ask a doctor.
 Not for ever: a dead file server can make a lock wait that long."""
 RELEASE_S = 2.0
 """How long after the end of its owner a lock may last: Windows does not promise "at once"."""
 ROUNDS = 100
-OWNER = "import sys; from buildslots.view.checks.trial import own; own(sys.argv[1])"
+OWNER = "import sys; from buildslots.view.owner import own; own(sys.argv[1])"
 
 
 def trial(subject: Subject) -> list[Finding]:
     """Whether locks exclude and are freed by kill -9, and whether bells ring then."""
     where = existing(subject.settings.dir)
     where = where if os.path.isdir(where) else os.path.dirname(where)
+    scratch = os.path.join(where, f".doctor-{os.urandom(8).hex()}")
     try:
-        scratch = tempfile.mkdtemp(prefix=".doctor-", dir=where)
+        os.mkdir(scratch, 0o700)
     except OSError as error:
         text = f"nothing can be created in {short_path(where)}, so builds run without slots: {error.strerror}"
         return [Finding("locks", PROBLEM, text)]
@@ -49,20 +49,6 @@ def trial(subject: Subject) -> list[Finding]:
         return [Finding("locks", PROBLEM, text)]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def own(scratch: str) -> None:
-    """Be the other process: own a lock and a bell in `scratch` until killed, or until the doctor is gone."""
-    try:
-        taken = lock_file(f"{scratch}/{LOCK}") is not None
-        hung = bells.hang(f"{scratch}/{BELL}") is not None
-    except OSError as error:
-        sys.stdout.write(f"{error.strerror}\n")
-        return
-    sys.stdout.write(f"{taken} {hung}\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _tried(scratch: str) -> Iterator[Finding]:
