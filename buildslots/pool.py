@@ -364,10 +364,12 @@ class Admission:
             raise
         return Slot(self._settings.pool, self._settings.dir, hold=hold, waited_s=self._claim.waited_s)
 
-    def started(self, slot: Slot) -> None:
-        """Leave the line, because the build has started under `slot`. Raises nothing."""
+    def started(self, slot: Slot, child: int | None = None) -> None:
+        """Leave the line: the build has started under `slot`, as the process `child`. Raises nothing."""
         if self._ticket is not None:
             self._ticket.leave()
+        if child is not None and slot._hold is not None:
+            slot._hold.runs(child)
         if slot.number is not None and not slot.nested and (log := self._told()):
             log.started(slot.number, slot.waited_s, overflow=slot.overflow)
             slot._log = log

@@ -121,7 +121,7 @@ def pid_here(directory: str, holder: Holder) -> int | None:
     record = records.read(f"{directory}/holders/slot-{holder.slot}")
     if record is None or records.number(record.get("pid")) != holder.pid:
         return None
-    return holder.pid if _is_local(record) and _lives(record) else None
+    return holder.pid if is_local(record) and _lives(record) else None
 
 
 def _held(directory: PoolDirectory) -> list[tuple[int, bool | None]]:
@@ -226,7 +226,7 @@ def _lives(record: dict[str, str]) -> bool:
     pid = records.number(record.get("pid"))
     if pid is None:
         return False
-    if not _is_local(record):
+    if not is_local(record):
         return True
     if "start" in record and record["start"] != "0":
         return record["start"] == str(records.process_start(pid))
@@ -235,7 +235,7 @@ def _lives(record: dict[str, str]) -> bool:
     return psutil.pid_exists(pid)
 
 
-def _is_local(record: dict[str, str]) -> bool:
+def is_local(record: dict[str, str]) -> bool:
     """Whether the pid in `record` counts here: same host, same pid namespace."""
     ours = records.parse(records.record([], cap=1, nonce="")) or {}
     return all(record.get(where) == ours.get(where) for where in ("host", "pidns"))

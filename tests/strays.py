@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import psutil
 from builds import DEADLINE_S, Build, script, wait_until
 
+from buildslots.disk import records
+
 if TYPE_CHECKING:
     from builds import Pool
 
@@ -34,7 +36,7 @@ class Strays:
         wait_until(lambda: any(p.name() == ready for p in self.tree(process)), f"a {ready}")
         self._processes += self.tree(process)
         shell = psutil.Process(build.pid).children()[0]
-        kill_slot_run(build)
+        self._kill_slot_run(build)
         shell.kill()
         wait_until(lambda: is_gone(shell), "the end of the build")
         return process
@@ -45,8 +47,18 @@ class Strays:
         build.started()
         process = psutil.Process(build.pid).children()[0]
         self._processes.append(process)
-        kill_slot_run(build)
+        self._kill_slot_run(build)
         return process
+
+    def _kill_slot_run(self, build: Build) -> None:
+        """End slot-run with SIGKILL, and not its build, once the record says what that is."""
+        wait_until(lambda: "child" in self._record(build.pid), "the build in the record")
+        os.kill(build.pid, signal.SIGKILL)
+        build.process.wait(DEADLINE_S)
+
+    def _record(self, pid: int) -> dict[str, str]:
+        found = (records.read(str(path)) or {} for path in self._pool.dir.glob("**/holders/slot-*"))
+        return next((record for record in found if record.get("pid") == str(pid)), {})
 
     @staticmethod
     def tree(process: psutil.Process) -> list[psutil.Process]:
@@ -61,12 +73,6 @@ class Strays:
             except psutil.NoSuchProcess:
                 pass
         wait_until(lambda: all(is_gone(process) for process in self._processes), "their end")
-
-
-def kill_slot_run(build: Build) -> None:
-    """End slot-run with SIGKILL, and not its build."""
-    os.kill(build.pid, signal.SIGKILL)
-    build.process.wait(DEADLINE_S)
 
 
 def is_gone(process: psutil.Process) -> bool:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -19,6 +20,7 @@ from builds import Pool, script, wait_until
 from strays import Strays
 
 from buildslots import SlotPool
+from buildslots.settings import state_dir
 from buildslots.view import doctor as command
 from buildslots.view import keepers
 from buildslots.view.checks import filesystem
@@ -26,7 +28,6 @@ from buildslots.view.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 NAMES = [
     "directory",
@@ -39,6 +40,7 @@ NAMES = [
     "files",
     "leftovers",
     "holders",
+    "journal",
 ]
 USER = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 ONE = {"MAX_CONCURRENT_BUILDS": "1"}
@@ -599,7 +601,7 @@ def test_a_stray(pool: Pool, strays: Strays) -> None:
     ],
 )
 def test_a_build_that_runs_on(pool: Pool, strays: Strays, tmp_path: Path, command: tuple[str, ...]) -> None:
-    """After kill -9 of slot-run alone; scripts have their interpreter in front, exec changes the words."""
+    """After kill -9 of slot-run alone; whatever program it has become meanwhile."""
     (tmp_path / "script").write_text("#!/bin/sh -u\necho up; read line\n")
     (tmp_path / "script").chmod(0o700)
     build = strays.orphan(*command, cwd=tmp_path)
@@ -607,31 +609,8 @@ def test_a_build_that_runs_on(pool: Pool, strays: Strays, tmp_path: Path, comman
     level, text = only(doctor(pool, environ=ONE), "holders")
     assert level == "note"
     assert text.startswith(
-        f"slot 0: slot-run was killed, but its build runs on and keeps the slot: {build.pid} "
+        f"slot 0: who took it was killed, but its build runs on and keeps it: {build.pid} "
     )
-
-
-@pytest.mark.parametrize(
-    ("words", "command", "build"),
-    [
-        (["make", "-j8"], ["make", "-j8"], True),
-        (["/usr/bin/make", "-j8"], ["make", "-j8"], True),
-        (["make", "-j9"], ["make", "-j8"], False),
-        (["python3", "/x/build.py", "-v"], ["build.py", "-v"], True),
-        (["/usr/bin/env", "python3", "/x/build.py"], ["./build.py"], True),
-        (["make", "a"], ["nice", "-n", "5", "make", "a"], True),
-        (["make", "a b"], ["sh", "-c", "cd src && exec make 'a b'"], True),
-        (["sleep", "9"], ["sh", "-c", "sleep 9 & make"], False),
-        (["sh", "-c", "it's"], ["sh", "-c", "it's"], True),
-        (["ld", "a", "b", "c"], ["ld", "a", "b", "…"], True),
-        (["ld", "a", "x", "c"], ["ld", "a", "b", "…"], False),
-        ([], ["make"], False),
-        (["make"], [], False),
-    ],
-)
-def test_whether_a_process_is_the_build(words: list[str], command: list[str], build: bool) -> None:
-    """Programs, scripts, what replaced itself, and commands that were cut."""
-    assert keepers.is_build(words, tuple(command)) is build
 
 
 @pytest.mark.linux
@@ -724,6 +703,44 @@ def test_beside_short_builds(pool: Pool) -> None:
     assert (wrong, len(reports) > 0) == ([], True)
 
 
+# The journal.
+
+
+def test_the_journal(pool: Pool) -> None:
+    """Before the first build, after it, readable for others, no file, and with whole command lines."""
+    path = Path(state_dir(os.environ), "journal.jsonl")
+    shown = f"~/{path.relative_to(os.environ['HOME'])}"
+    assert only(doctor(pool), "journal") == ("ok", f"{shown}, no builds yet")
+    pool.slot_run("true")
+    assert only(doctor(pool), "journal") == ("ok", f"{shown}, 0 MiB")
+    assert details(doctor(pool), "journal")["bytes"] == path.stat().st_size
+    level, text = only(doctor(pool, environ={"BUILD_SLOTS_JOURNAL": "commands"}), "journal")
+    assert (level, text) == ("note", f"{shown}, 0 MiB, with whole command lines (BUILD_SLOTS_JOURNAL)")
+    path.chmod(0o644)
+    level, text = only(doctor(pool), "journal")
+    assert (level, text) == (
+        "problem",
+        f"others may read {shown}, which tells what you build: `chmod 600` it",
+    )
+    path.unlink()
+    path.mkdir()
+    assert only(doctor(pool), "journal")[1] == f"{shown} is no regular file: builds are not noted"
+    off = doctor(pool, environ={"BUILD_SLOTS_JOURNAL": "off"})
+    assert only(off, "journal") == ("ok", "off (BUILD_SLOTS_JOURNAL)")
+
+
+@pytest.mark.linux
+def test_a_journal_that_cannot_be_made(pool: Pool) -> None:
+    """Its directory would be in a read-only one."""
+    report = alone(
+        pool,
+        "mkdir -p $T/state",
+        mounts="mkdir -p $T/state; mount -t tmpfs -o ro none $T/state; export XDG_STATE_HOME=$T/state",
+    )
+    assert only(report, "journal")[0] == "problem"
+    assert "cannot be made" in only(report, "journal")[1]
+
+
 def test_a_check_that_fails_is_a_finding(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -737,7 +754,7 @@ def test_a_check_that_fails_is_a_finding(
         assert main(["doctor", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert "this could not be checked: " in only(report, "filesystem")[1]
-    assert [check["check"] for check in report["checks"]][-1] == "holders"
+    assert [check["check"] for check in report["checks"]][-2:] == ["holders", "journal"]
 
 
 def test_wrong_usage(pool: Pool) -> None:

@@ -114,7 +114,7 @@ def test_a_build_that_runs_on_only_with_its_number(pool: Pool, strays: Strays) -
     """After kill -9 of slot-run its build is no stray."""
     build = strays.orphan("sh", "-c", "echo up; read line")
     result = released(pool, "--yes")
-    assert "slot 0 is left alone: its build runs, though its slot-run was killed" in result.stdout
+    assert "slot 0 is left alone: its build runs, though who took it was killed" in result.stdout
     assert not is_gone(build)
     result = released(pool, "--yes", "slot-0")
     assert f"slot 0: ITS BUILD STILL RUNS: {build.pid} `sh -c" in result.stdout

@@ -7,6 +7,7 @@ A record is text, one field a line, name and value parted by one space::
     start 881234        start of the process, clock ticks after boot (/proc/PID/stat); Linux only
     host builder        nodename
     pidns pid:[4026531836]   namespace in which the pid counts; Linux only
+    child 4712 881240   the command that it runs under the slot, and when that started; slot-run only
     since 1790000000.25 Unix time from which the slot is held, or the wait began
     waited 3.2          seconds that the holder had waited before that; holders only
     overflow            only if it runs beyond its cap
@@ -50,6 +51,7 @@ def record(  # noqa: PLR0913 - one for each line of a record
     cwd: str | None = None,
     waited_s: float | None = None,
     overflow: bool = False,
+    child: int | None = None,
 ) -> bytes:
     """A record of this process, of now.
 
@@ -60,6 +62,7 @@ def record(  # noqa: PLR0913 - one for each line of a record
         cwd: Directory of the build; None for that of this process.
         waited_s: How long a holder had waited.
         overflow: Whether a holder runs beyond its cap.
+        child: The process of the command that runs under the slot.
     """
     if cwd is None:
         try:
@@ -71,6 +74,8 @@ def record(  # noqa: PLR0913 - one for each line of a record
         lines.append(b"waited %.6f\n" % waited_s)
     if overflow:
         lines.append(b"overflow\n")
+    if child is not None:
+        lines.append(b"child %d %d\n" % (child, process_start(child)))
     lines.append(b"cwd %b\n" % _escaped(cwd))
     room = COMMAND_BYTES
     for count, argument in enumerate(command):

@@ -38,11 +38,12 @@ class Hold:
         bell: Descriptor of its bell, or None.
     """
 
-    __slots__ = ("_pid", "_record", "bell", "lock", "nonce", "number", "overflow")
+    __slots__ = ("_claim", "_pid", "_record", "bell", "lock", "nonce", "number", "overflow")
 
     def __init__(self, directory: str, number: int, lock: int, claim: Claim) -> None:
         """Describe the slot whose locked descriptor is `lock`; lets go of it when that fails."""
         self.number = number
+        self._claim = claim
         self.overflow = claim.overflow
         self.nonce = claim.nonce
         self.bell: int | None = None
@@ -58,6 +59,14 @@ class Hold:
         except BaseException:
             self.release()
             raise
+
+    def runs(self, child: int) -> None:
+        """Write into the record that the process `child` runs under the slot; raises nothing."""
+        try:
+            os.lseek(self._record, 0, os.SEEK_SET)
+            records.write(self._record, self._claim.record(child))
+        except OSError:
+            pass  # a hint only
 
     def release(self) -> None:
         """Let go of the slot, though a child may have copies of the descriptors; wake the head.
@@ -110,10 +119,15 @@ class Claim:
         self.waited_s = 0.0
         self.overflow = False
 
-    def record(self) -> bytes:
-        """The record of a holder."""
+    def record(self, child: int | None = None) -> bytes:
+        """The record of a holder, whose command is the process `child`."""
         return records.record(
-            self.command, cap=self.cap, nonce=self.nonce, waited_s=self.waited_s, overflow=self.overflow
+            self.command,
+            cap=self.cap,
+            nonce=self.nonce,
+            waited_s=self.waited_s,
+            overflow=self.overflow,
+            child=child,
         )
 
 

@@ -173,11 +173,12 @@ def _run_command(command: list[str], slot: Slot | None, admission: Admission | N
             if slot is None:
                 environ.pop("BUILD_SLOT", None)
             child.become(command, environ)
+        process = None
         try:
             process = child.spawn(command, slot.environ(), slot.descriptors)
         finally:
             if admission is not None:
-                admission.started(slot)
+                admission.started(slot, process if isinstance(process, int) else None)
     except OSError as error:
         status = NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
         if slot is not None:

@@ -14,6 +14,7 @@ from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
 from buildslots.view.checks.directory import files, leftovers, place
 from buildslots.view.checks.filesystem import filesystem
 from buildslots.view.checks.holders import holders
+from buildslots.view.checks.journal import journal
 from buildslots.view.checks.limits import cap, settings
 from buildslots.view.checks.split import split
 from buildslots.view.checks.trial import trial
@@ -34,7 +35,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], list[Finding]]], ...] = (
     ("files", files),
     ("leftovers", leftovers),
     ("holders", holders),
-    # The place of ("journal", journal).
+    ("journal", journal),
 )
 COLOURS = {OK: "green", NOTE: "yellow", PROBLEM: "bold red"}
 

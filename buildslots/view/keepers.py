@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import psutil
 
 from buildslots.disk import records
-from buildslots.status import _is_local
+from buildslots.status import is_local
 from buildslots.words import printable, short_path, span
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BUILD, RUNS_ON, STRAY, UNSEEN, FOREIGN, ELSEWHERE = (
     "build",  # as it should be: the process that took it lives
-    "runs on",  # slot-run is gone, but the build itself still has the lock
+    "runs on",  # slot-run is gone, but the build itself still has the lock, or may have
     "stray",  # slot-run and the build are gone, something that they started has the lock
     "unseen",  # the same, but whoever has it is hidden from us
     "foreign",  # a program that does not know the protocol
@@ -33,8 +33,6 @@ BUILD, RUNS_ON, STRAY, UNSEEN, FOREIGN, ELSEWHERE = (
 )
 SHOWN = 60
 """Characters of a command in a sentence."""
-INTERPRETER_WORDS = 2
-"""What the kernel puts before the path of a script: its interpreter, and one argument (execve(2))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +57,20 @@ def kept(directory: str, holder: Holder) -> Kept:
     if holder.foreign:
         return Kept(holder, FOREIGN, keepers(path))
     record = records.read(f"{directory}/holders/slot-{holder.slot}")
-    if record is not None and not _is_local(record):
+    if record is not None and not is_local(record):
         return Kept(holder, ELSEWHERE)
     if not holder.orphaned:
         return Kept(holder, BUILD)
-    processes = keepers(path)
+    return _orphaned(holder, (record or {}).get("child"), keepers(path))
+
+
+def _orphaned(holder: Holder, child: str | None, processes: tuple[psutil.Process, ...]) -> Kept:
+    """Who keeps the slot of a `holder` that is gone, whose command was `child`: pid and start."""
     if not processes:
         return Kept(holder, UNSEEN)
-    builds = tuple(p for p in processes if is_build(command_of(p), holder.command))
+    if child is None:  # Python code does not tell what it runs: who has the slot may be that
+        return Kept(holder, RUNS_ON, processes)
+    builds = tuple(p for p in processes if child == f"{p.pid} {records.process_start(p.pid)}")
     if builds:
         return Kept(holder, RUNS_ON, builds + tuple(p for p in processes if p not in builds))
     return Kept(holder, STRAY, processes)
@@ -86,7 +90,7 @@ def keepers(path: str) -> tuple[psutil.Process, ...]:
 def taker(directory: str, holder: Holder) -> psutil.Process | None:
     """The process that took the slot of `holder`, if it lives here and that can be known."""
     record = records.read(f"{directory}/holders/slot-{holder.slot}")
-    if record is None or not _is_local(record) or records.number(record.get("pid")) != holder.pid:
+    if record is None or not is_local(record) or records.number(record.get("pid")) != holder.pid:
         return None
     try:
         process = psutil.Process(holder.pid)
@@ -96,34 +100,6 @@ def taker(directory: str, holder: Holder) -> psutil.Process | None:
     if record.get("start", "0") not in {"0", str(records.process_start(process.pid))}:
         return None
     return process
-
-
-def is_build(words: list[str], command: tuple[str, ...]) -> bool:
-    """Whether a process with the command line `words` is the build that was started as `command`.
-
-    The line of a script begins with its interpreter. That of a program that replaced itself (`env
-    make`, `sh -c "cd src && exec make"`) is the end of what was started. What a build leaves behind
-    without a change of its command line cannot be told from it.
-    """
-    wanted = list(command)
-    if wanted[-1:] == ["…"]:  # cut, see `disk.records`
-        wanted.pop()
-        return any(_same(words[n : n + len(wanted)], wanted) for n in range(INTERPRETER_WORDS + 1))
-    if any(_same(words[n:], wanted) for n in range(INTERPRETER_WORDS + 1)):
-        return True
-    tails = [wanted[1:]]
-    try:
-        tails += [shlex.split(wanted[-1])] if wanted else []
-    except ValueError:
-        pass  # no shell's words
-    return any(len(words) <= len(tail) and _same(words, tail[-len(words) :]) for tail in tails)
-
-
-def _same(words: list[str], wanted: list[str]) -> bool:
-    """Whether two command lines are the same, but for the directory of the program."""
-    if not words or not wanted:
-        return False
-    return words[1:] == wanted[1:] and os.path.basename(words[0]) == os.path.basename(wanted[0])
 
 
 def _has_locked(process: psutil.Process, path: str, file: os.stat_result) -> bool:

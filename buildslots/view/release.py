@@ -31,7 +31,7 @@ TERM_S = 5.0
 STEP_S = 0.1
 LEFT_ALONE = {
     keepers.BUILD: "its build runs",
-    keepers.RUNS_ON: "its build runs, though its slot-run was killed",
+    keepers.RUNS_ON: "its build runs, though who took it was killed",
     keepers.FOREIGN: "another program has locked it",
     keepers.ELSEWHERE: "it is held from another container or machine",
     keepers.UNSEEN: "whoever has it is hidden from you",

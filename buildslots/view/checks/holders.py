@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 
 from buildslots.disk import queue, records
-from buildslots.status import _is_local, pool_status
+from buildslots.status import is_local, pool_status
 from buildslots.view import keepers
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
 from buildslots.words import printable
@@ -76,7 +76,7 @@ def _of_slot(subject: Subject, kept: keepers.Kept) -> list[Finding]:
             f"{slot} was taken by {holder.pid}, which is gone, and is kept by a process that you may not see"
         )
     elif kept.state == keepers.RUNS_ON:
-        level, text = NOTE, f"{slot}: slot-run was killed, but its build runs on and keeps the slot: {who}"
+        level, text = NOTE, f"{slot}: who took it was killed, but its build runs on and keeps it: {who}"
     elif kept.state == keepers.FOREIGN:
         program = who or (f"process {holder.pid}" if holder.pid else "one that you may not see")
         level, text = NOTE, f"{slot} is locked by another program: {program}"
@@ -108,7 +108,7 @@ def _waiting(path: str) -> dict[int, psutil.Process]:
     found = {}
     for name in queue.waiting(path):
         record = records.read(f"{path}/queue/{name}")
-        pid = records.number(record.get("pid")) if record is not None and _is_local(record) else None
+        pid = records.number(record.get("pid")) if record is not None and is_local(record) else None
         if record is None or pid is None:
             continue
         try:

@@ -1,0 +1,42 @@
+"""The journal: whether builds can write it, and whether others can read it."""
+
+from __future__ import annotations
+
+import os
+from stat import S_IMODE, S_ISREG
+
+from buildslots.journal import NAME
+from buildslots.settings import state_dir
+from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
+from buildslots.words import short_path, size
+
+OTHERS = 0o077
+
+
+def journal(subject: Subject) -> list[Finding]:
+    """Where it is, how large, and what keeps it from being written; builds say nothing of that."""
+    kept, source = subject.settings.journal, subject.settings.journal_source
+    details: dict[str, object] = {"journal": kept, "journal_source": source}
+    if kept == "off":
+        return [Finding("journal", OK, f"off ({source})", details)]
+    path = os.path.join(state_dir(subject.environ), NAME)
+    shown = short_path(path)
+    details["path"] = path
+    try:
+        file = os.stat(path)
+    except FileNotFoundError:
+        if os.access(existing(path), os.W_OK):
+            return [Finding("journal", OK, f"{shown}, no builds yet", details)]
+        text = f"{shown} cannot be made: {short_path(existing(path))} is not writable for you"
+        return [Finding("journal", PROBLEM, text, details)]
+    details |= {"bytes": file.st_size, "mode": f"{S_IMODE(file.st_mode):04o}"}
+    level, text = OK, f"{shown}, {size(file.st_size)}"
+    if not S_ISREG(file.st_mode):
+        level, text = PROBLEM, f"{shown} is no regular file: builds are not noted"
+    elif not os.access(path, os.W_OK):
+        level, text = PROBLEM, f"{shown} is not writable for you: builds are not noted"
+    elif os.name == "posix" and S_IMODE(file.st_mode) & OTHERS:
+        level, text = PROBLEM, f"others may read {shown}, which tells what you build: `chmod 600` it"
+    elif kept == "commands":
+        level, text = NOTE, f"{text}, with whole command lines ({source})"
+    return [Finding("journal", level, text, details)]
