@@ -241,7 +241,7 @@ def test_hostile_records_are_no_more_than_unknown(pool: Pool, text: bytes) -> No
     assert [holder["slot"] for holder in status["holders"]] == [0]
     assert [w["place"] for w in status["waiters"]] == [1]
     assert pool.run(script("buildslots"), "status").returncode == 0
-    assert "place 1 of 1 in line, 1 held of 1" in waiter.read_error_line()
+    assert "place 1 of 1 in line, runs anyway in" in waiter.read_error_line()
 
 
 def test_junk_in_the_pool_directory_is_passed_over(pool: Pool) -> None:
@@ -309,9 +309,11 @@ def test_the_waiting_line(pool: Pool) -> None:
     first.started()
     waiter = pool.queued("-n1", "-t", "1h")
     line = waiter.read_error_line()
-    assert line.startswith("slot-run: waiting for a build slot, place 1 of 1 in line, 1 held of 1: `sh -c ")
+    assert line.startswith(
+        "slot-run: waiting for a build slot, place 1 of 1 in line, runs anyway in 59 min 5"
+    )
+    assert "; 1 held of 1: `sh -c " in line
     assert f" in {os.getcwd()} (" in line
-    assert "; runs anyway in 59 min 5" in line
     first.finish()
     waiter.started()
     assert waiter.read_error_line().startswith("slot-run: starting after ")
@@ -322,7 +324,7 @@ def test_after_a_wait_in_vain_no_start_is_said(pool: Pool) -> None:
     """What follows the line of the wait is the one about the overflow slot."""
     pool.build("-n1").started()
     waiting, beyond = pool.slot_run("-n1", "-t1.5", "true").stderr.splitlines()
-    assert "; runs anyway in " in waiting
+    assert ", runs anyway in " in waiting
     assert beyond.startswith("slot-run: no slot within ")
 
 

@@ -71,14 +71,13 @@ class Notice:
         place = 1 + sum(name < ticket.name for name in names)
         held = directory.step(directory.held)
         pool = "" if self._settings.pool == "default" else f" of pool {self._settings.pool!r}"
-        return (
-            f"waiting for a build slot{pool}, place {place} of {max(place, len(names))} in line, "
-            f"{len(held)} held of {self._settings.slots}: {_holders(directory, held)}; {self._end()}"
-        )
+        line = f"place {place} of {max(place, len(names))} in line, {self._end()}"
+        slots = f"{len(held)} held of {self._settings.slots}: {_holders(directory, held)}"
+        return f"waiting for a build slot{pool}, {line}; {slots}"
 
     def _end(self) -> str:
         if self._settings.timeout_s is None:
-            return "waiting as long as it takes"
+            return "as long as it takes"
         left_s = max(0.0, self._began + self._settings.timeout_s - time.monotonic())
         return f"{'gives up' if self._settings.on_timeout == 'fail' else 'runs anyway'} in {span(left_s)}"
 
