@@ -43,7 +43,8 @@ class Slot:
 
     Attributes:
         pool: Name of the pool; "default" for the default one.
-        number: N of `slot-N`, or None.
+        number: N of `slot-N`, the lowest of those that it holds, or None.
+        weight: How many slots it holds; 0 if none itself.
         overflow: Whether the cap was full at the timeout, so that this build runs beyond it.
         nested: Whether this is the slot of an outer `build_slot()` or `slot-run`.
         waited_s: Seconds from the request to the start.
@@ -62,6 +63,7 @@ class Slot:
         "overflow",
         "pool",
         "waited_s",
+        "weight",
     )
 
     def __init__(
@@ -75,9 +77,10 @@ class Slot:
     ) -> None:
         """Made by this package only: of a `hold`, of the `mark` of an outer slot, or of neither."""
         if hold is not None:
-            mark = f"{hold.number}:{hold.nonce}"
+            mark = f"{hold.numbers[0]}:{hold.nonce}"
         self.pool = pool
         self.number = None if mark is None else int(mark.partition(":")[0])
+        self.weight = 0 if hold is None else len(hold.numbers)
         self.overflow = hold is not None and hold.overflow
         self.nested = hold is None and mark is not None
         self.waited_s = waited_s
@@ -102,7 +105,7 @@ class Slot:
         """
         if self._hold is None or self._released:
             return []
-        return [fd for fd in (self._hold.lock, self._hold.bell) if fd is not None]
+        return self._hold.descriptors
 
     def release(self, status: int | None = None) -> None:
         """Give the slot back; the next in line starts.
@@ -171,7 +174,7 @@ class Slot:
         if self._hold is None or self._pid == os.getpid():
             return True
         try:  # in a forked child
-            return PoolDirectory(directory).is_ours(self._hold.number, self._hold.nonce)
+            return PoolDirectory(directory).is_ours(self._hold.numbers[0], self._hold.nonce)
         except OSError:
             return False
 
@@ -209,7 +212,12 @@ class SlotPool:
         self._broken: OSError | None = None
         try:
             self._settings = resolve(
-                pool=pool, slots=slots, timeout_s=timeout, on_timeout=on_timeout, dir=dir, warn=_warn
+                pool=pool,
+                slots=slots,
+                timeout_s=timeout,
+                on_timeout=on_timeout,
+                dir=dir,
+                warn=_warn,
             )
         except OSError as error:  # no home directory
             self._broken = error
@@ -218,7 +226,13 @@ class SlotPool:
     def __repr__(self) -> str:
         return f"<SlotPool {self.name!r}>"
 
-    def acquire(self, timeout: float | Unset | None = UNSET, on_timeout: str | None = None) -> Slot:
+    def acquire(
+        self,
+        timeout: float | Unset | None = UNSET,
+        on_timeout: str | None = None,
+        *,
+        weight: int | None = None,
+    ) -> Slot:
         """Wait in line for a slot and take it.
 
         In a process that runs under a slot of this pool (below `slot-run`, or with the environment
@@ -228,18 +242,20 @@ class SlotPool:
         Args:
             timeout: Seconds to wait, 0 not at all, None for ever; by default that of the pool.
             on_timeout: "run": return an overflow slot then; "fail": raise; None for that of the pool.
+            weight: How many slots the build needs; it gets them together, in its turn. None for 1; more
+                than K counts as K, with a warning.
 
         Raises:
             SlotTimeoutError: A TimeoutError; no slot in time. Nothing is held, and the place in
                 line is gone.
-            SettingError: A ValueError; `timeout` or `on_timeout` is not usable.
+            SettingError: A ValueError; an argument is not usable.
         """
-        return self._acquire(timeout, on_timeout, stacklevel=3)
+        return self._acquire(timeout, on_timeout, weight, stacklevel=3)
 
-    def try_acquire(self) -> Slot | None:
+    def try_acquire(self, *, weight: int | None = None) -> Slot | None:
         """Take a slot if one is free and nobody is in line; None otherwise. Otherwise like `acquire`."""
         try:
-            return self._acquire(0, "fail", stacklevel=3)
+            return self._acquire(0, "fail", weight, stacklevel=3)
         except SlotTimeoutError:
             return None
 
@@ -254,11 +270,18 @@ class SlotPool:
         return pool_status(self._usable_settings())
 
     def _acquire(
-        self, timeout: float | Unset | None = UNSET, on_timeout: str | None = None, *, stacklevel: int
+        self,
+        timeout: float | Unset | None = UNSET,
+        on_timeout: str | None = None,
+        weight: int | None = None,
+        *,
+        stacklevel: int,
     ) -> Slot:
         """`acquire`, with warnings about the line `stacklevel - 1` calls up."""
         try:
-            settings = self._usable_settings().replace(timeout_s=timeout, on_timeout=on_timeout)
+            settings = self._usable_settings().replace(
+                timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn
+            )
             admission = Admission(settings, sys.orig_argv)
             slot = admission.acquire()
         except SlotTimeoutError:
@@ -288,29 +311,33 @@ class SlotPool:
 
 
 class build_slot:  # noqa: N801 - used like a function
-    """`with build_slot() as slot:` holds a build slot for the block; arguments as for `SlotPool`.
+    """`with build_slot() as slot:` holds a build slot for the block.
+
+    Arguments as for `SlotPool`, and `weight`, how many slots it needs, as for `SlotPool.acquire`.
 
     Re-entrant: inside of it, in the same thread or task and in tasks that it starts, a further
     `build_slot()` of the same pool is the same slot. Raises what `SlotPool` and `SlotPool.acquire`
     raise; the block is not entered then.
     """
 
-    __slots__ = ("_pool",)
+    __slots__ = ("_pool", "_weight")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each thing that can be said, by keyword only
         self,
         pool: str | None = None,
         *,
         slots: int | None = None,
         timeout: float | Unset | None = UNSET,
         on_timeout: str | None = None,
+        weight: int | None = None,
         dir: str | None = None,  # noqa: A002 - the word that users know from --dir
     ) -> None:
         self._pool = SlotPool(pool, slots=slots, timeout=timeout, on_timeout=on_timeout, dir=dir)
+        self._weight = weight
 
     def __enter__(self) -> Slot:
         pool = self._pool
-        slot = pool._slot_of_context() or pool._acquire(stacklevel=3)
+        slot = pool._slot_of_context() or pool._acquire(weight=self._weight, stacklevel=3)
         slot._block = self
         return slot.__enter__()
 
@@ -334,7 +361,7 @@ class Admission:
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
-        self._claim = Claim(settings.slots, command)
+        self._claim = Claim(settings.slots, command, settings.weight)
         self._directory = PoolDirectory(settings.dir)
         self._ticket: Ticket | None = None
         self._log: Log | None = None

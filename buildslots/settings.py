@@ -102,6 +102,7 @@ class Settings:
         on_timeout_source: Who said so.
         journal: What the journal keeps: "programs", "commands" or "off".
         journal_source: Who said so.
+        weight: How many slots the build needs together, from 1 to `slots`.
     """
 
     __slots__ = (
@@ -115,6 +116,7 @@ class Settings:
         "slots_source",
         "timeout_s",
         "timeout_source",
+        "weight",
     )
 
     def __init__(  # noqa: PLR0913 - one for each thing that can be set
@@ -126,6 +128,7 @@ class Settings:
         timeout: tuple[float | None, str],
         on_timeout: tuple[str, str],
         journal: tuple[str, str],
+        weight: int,
     ) -> None:
         self.pool = pool
         self.dir = directory
@@ -133,16 +136,26 @@ class Settings:
         self.timeout_s, self.timeout_source = timeout
         self.on_timeout, self.on_timeout_source = on_timeout
         self.journal, self.journal_source = journal
+        self.weight = weight
 
     def __repr__(self) -> str:
         return f"<Settings {' '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)}>"
 
-    def replace(self, *, timeout_s: float | Unset | None = UNSET, on_timeout: str | None = None) -> Settings:
+    def replace(
+        self,
+        *,
+        timeout_s: float | Unset | None = UNSET,
+        on_timeout: str | None = None,
+        weight: int | None = None,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> Settings:
         """Return these settings with options of a single wait.
 
         Args:
             timeout_s: How long to wait, in seconds, 0 not at all, None for ever; UNSET for no change.
             on_timeout: "run" or "fail"; None for no change.
+            weight: How many slots it needs together; None for no change. More than there are counts as all.
+            warn: Is called with one line if the weight is more.
 
         Raises:
             SettingError: An option has a wrong value.
@@ -154,6 +167,7 @@ class Settings:
             timeout=_timeout_option(timeout_s) or (self.timeout_s, self.timeout_source),
             on_timeout=_on_timeout_option(on_timeout) or (self.on_timeout, self.on_timeout_source),
             journal=(self.journal, self.journal_source),
+            weight=_weight_option(weight, self.slots, warn) or self.weight,
         )
 
 
@@ -163,6 +177,7 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
     slots: int | None = None,
     timeout_s: float | Unset | None = UNSET,
     on_timeout: str | None = None,
+    weight: int | None = None,
     dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the name of the option
     environ: Mapping[str, str] | None = None,
     warn: Callable[[str], None],
@@ -180,6 +195,8 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
             `timeout` in the config file, and 120.
         on_timeout: "run" or "fail"; before BUILD_SLOTS_ON_TIMEOUT, `on_timeout` in the config file, and
             "run".
+        weight: How many slots it needs together; None for 1. More than there are counts as
+            all, and is reported.
         dir: The directory of the default pool, which the named pools are in; before BUILD_SLOTS_DIR and
             `.build-slots` in the user's cache directory.
         environ: The environment; the process's own if None.
@@ -206,13 +223,16 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         pool = parse_pool(pool, "pool")
     base = base or base_dir(environ)
     config = _load_config(environ, warn)
+    its_slots = (
+        slots_option
+        or _from_environ(environ, slots_variable(pool), parse_slots, warn)
+        or config.slots.get(pool)
+        or _machine_slots()
+    )
     return Settings(
         pool,
         pool_dir(pool, base),
-        slots=slots_option
-        or _from_environ(environ, slots_variable(pool), parse_slots, warn)
-        or config.slots.get(pool)
-        or _machine_slots(),
+        slots=its_slots,
         timeout=timeout_option
         or _from_environ(environ, "BUILD_SLOTS_TIMEOUT", parse_duration, warn)
         or config.timeout_s.get(pool)
@@ -227,6 +247,7 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         or config.journal.get(pool)
         or config.journal.get("")
         or (DEFAULT_JOURNAL, "default"),
+        weight=_weight_option(weight, its_slots[0], warn) or 1,
     )
 
 
@@ -372,14 +393,25 @@ def parse_pool(text: str, source: str) -> str:
 
 
 def _slots_option(slots: object) -> tuple[int, str] | None:
-    if slots is None:
+    return None if slots is None else (_positive(slots, "slots"), "option")
+
+
+def _weight_option(weight: object, slots: int, warn: Callable[[str], None]) -> int | None:
+    if weight is None:
         return None
+    wanted = _positive(weight, "weight")
+    if wanted > slots:
+        warn(f"weight {wanted} is more than the pool's {slots} slot{'s' * (slots != 1)}: it takes them all")
+    return min(wanted, slots)
+
+
+def _positive(value: object, name: str) -> int:
     # bool is an int, and slots=True is a mistake.
-    if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
-        raise SettingError("slots", shown_number(slots), "is not a positive int")
-    if slots > MAX_SLOTS:
-        raise SettingError("slots", shown_number(slots), TOO_MANY_SLOTS)
-    return slots, "option"
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SettingError(name, shown_number(value), "is not a positive int")
+    if value > MAX_SLOTS:
+        raise SettingError(name, shown_number(value), TOO_MANY_SLOTS)
+    return value
 
 
 def _timeout_option(timeout_s: object) -> tuple[float | None, str] | None:

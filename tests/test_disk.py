@@ -134,7 +134,7 @@ def test_overflow_does_not_take_a_number_below_the_cap(
     """Even if one is free: it belongs to those in line."""
     tickets.append(queue.Ticket(directory.path, 2, b""))
     hold = directory.take_overflow(slots.Claim(2, ["make"]))
-    assert (hold.number, hold.overflow) == (2, True)
+    assert (hold.numbers, hold.overflow) == ((2,), True)
     hold.release()
 
 

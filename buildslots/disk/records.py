@@ -12,6 +12,7 @@ A record is text, one field a line, name and value parted by one space::
     waited 3.2          seconds that the holder had waited before that; holders only
     overflow            only if it runs beyond its cap
     cap 3               K of this process
+    weight 2            only if it needs, or has, more than one slot
     nonce 0f…           128 random bits
     cwd /home/me/src
     arg make            the command, one line an argument
@@ -50,6 +51,7 @@ def record(  # noqa: PLR0913 - one for each line of a record
     nonce: str,
     cwd: str | None = None,
     waited_s: float | None = None,
+    weight: int = 1,
     overflow: bool = False,
     child: int | None = None,
 ) -> bytes:
@@ -61,6 +63,7 @@ def record(  # noqa: PLR0913 - one for each line of a record
         nonce: What marks this one holding or wait.
         cwd: Directory of the build; None for that of this process.
         waited_s: How long a holder had waited.
+        weight: How many slots it needs or holds together.
         overflow: Whether a holder runs beyond its cap.
         child: The process of the command that runs under the slot.
     """
@@ -72,6 +75,8 @@ def record(  # noqa: PLR0913 - one for each line of a record
     lines = [MAGIC, _this_process(), b"since %.6f\ncap %d\nnonce %b\n" % (time.time(), cap, nonce.encode())]
     if waited_s is not None:
         lines.append(b"waited %.6f\n" % waited_s)
+    if weight > 1:
+        lines.append(b"weight %d\n" % weight)
     if overflow:
         lines.append(b"overflow\n")
     if child is not None:

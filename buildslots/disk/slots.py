@@ -28,75 +28,85 @@ REMOVALS = 100
 
 
 class Hold:
-    """A held slot.
+    """Slots that are held together: one, or as many as the build's weight.
 
     Attributes:
-        number: N of `slot-N`.
-        overflow: Whether it was taken beyond the cap.
-        nonce: What marks this one holding in its record, for the nesting check.
-        lock: Descriptor of the locked slot file, or -1 once it was released.
-        bell: Descriptor of its bell, or None.
+        numbers: N of each `slot-N`, ascending.
+        overflow: Whether they were taken beyond the cap.
+        nonce: What marks this one holding in its records, for the nesting check.
     """
 
-    __slots__ = ("_claim", "_pid", "_record", "bell", "lock", "nonce", "number", "overflow")
+    __slots__ = ("_bells", "_claim", "_locks", "_pid", "_records", "nonce", "numbers", "overflow")
 
-    def __init__(self, directory: str, number: int, lock: int, claim: Claim) -> None:
-        """Describe the slot whose locked descriptor is `lock`; lets go of it when that fails."""
-        self.number = number
+    def __init__(self, directory: str, locks: dict[int, int], claim: Claim) -> None:
+        """Describe the slots whose locked descriptors are `locks`, by number; lets go when that fails."""
+        self.numbers = tuple(locks)
         self._claim = claim
         self.overflow = claim.overflow
         self.nonce = claim.nonce
-        self.bell: int | None = None
         self._pid = os.getpid()
-        self._record = -1
-        self.lock = lock
+        self._locks = list(locks.values())
+        self._bells: list[int] = []
+        self._records: list[int] = []
+        record = claim.record()
         try:
-            self.bell = bells.hang(f"{directory}/bells/slot-{number}")
-            self._record = os.open(
-                f"{directory}/holders/slot-{number}", os.O_WRONLY | os.O_CREAT | NO_WAIT, 0o600
-            )
-            records.write(self._record, claim.record())
+            for number in locks:
+                bell = bells.hang(f"{directory}/bells/slot-{number}")
+                if bell is not None:
+                    self._bells.append(bell)
+                fd = os.open(f"{directory}/holders/slot-{number}", os.O_WRONLY | os.O_CREAT | NO_WAIT, 0o600)
+                self._records.append(fd)
+                records.write(fd, record)
         except BaseException:
             self.release()
             raise
 
     def runs(self, child: int) -> None:
-        """Write into the record that the process `child` runs under the slot; raises nothing."""
-        try:
-            os.lseek(self._record, 0, os.SEEK_SET)
-            records.write(self._record, self._claim.record(child))
-        except OSError:
-            pass  # a hint only
-
-    def release(self) -> None:
-        """Let go of the slot, though a child may have copies of the descriptors; wake the head.
-
-        Idempotent. In a forked child it only closes the child's copies: the slot is the parent's.
-        """
-        lock, self.lock = self.lock, -1
-        if lock < 0:
-            return
-        own = self._pid == os.getpid()
-        try:
-            if own:
-                self._blank()
-                unlock(lock)
-                bells.ring(self.bell)
-        finally:
-            for fd in (lock, self.bell, self._record):
-                if fd is not None and fd >= 0:
-                    os.close(fd)
-
-    def __del__(self) -> None:
-        if getattr(self, "lock", -1) >= 0:  # lost like a file that nobody closed
-            self.release()
-
-    def _blank(self) -> None:
-        if self._record >= 0:
+        """Write into the records that the process `child` runs under the slots; raises nothing."""
+        text = self._claim.record(child=child)
+        for record in self._records:
             try:
-                records.blank(self._record)
+                os.lseek(record, 0, os.SEEK_SET)
+                records.write(record, text)
             except OSError:
                 pass  # a hint only
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The locks and bells: what a child inherits to hold the slots. Empty once they were released."""
+        return [*self._locks, *self._bells] if self._locks else []
+
+
+    def release(self) -> None:
+        """Let go of the slots, though a child may have copies of the descriptors; wake the head.
+
+        Idempotent. In a forked child it only closes the child's copies: the slots are the parent's.
+        """
+        locks, self._locks = self._locks, []
+        if not locks:
+            return
+        try:
+            if self._pid == os.getpid():
+                for record in self._records:
+                    _blank(record)
+                for lock in locks:
+                    unlock(lock)
+                for bell in self._bells:
+                    bells.ring(bell)
+        finally:
+            for fd in (*locks, *self._bells, *self._records):
+                os.close(fd)
+
+    def __del__(self) -> None:
+        if getattr(self, "_locks", None):  # lost like a file that nobody closed
+            self.release()
+
+
+def _blank(record: int) -> None:
+    try:
+        records.blank(record)
+    except OSError:
+        pass  # a hint only
 
 
 class Claim:
@@ -104,28 +114,36 @@ class Claim:
 
     Attributes:
         cap: K of this process.
+        weight: How many slots it takes together, at most K.
         command: The arguments of the build, its program first.
         nonce: 128 random bits in hex.
         waited_s: How long it has waited.
         overflow: Whether it is to run beyond the cap.
     """
 
-    __slots__ = ("cap", "command", "nonce", "overflow", "waited_s")
+    __slots__ = ("cap", "command", "nonce", "overflow", "waited_s", "weight")
 
-    def __init__(self, cap: int, command: list[str]) -> None:
+    def __init__(self, cap: int, command: list[str], weight: int = 1) -> None:
         self.cap = cap
+        self.weight = weight
         self.command = command
         self.nonce = os.urandom(16).hex()
         self.waited_s = 0.0
         self.overflow = False
 
-    def record(self, child: int | None = None) -> bytes:
-        """The record of a holder, whose command is the process `child`."""
+    @property
+    def limit(self) -> int:
+        """Below how many held slots it may start: its cap, or less if it needs more than one slot."""
+        return self.cap - self.weight + 1
+
+    def record(self, *, waits: bool = False, child: int | None = None) -> bytes:
+        """The record of a waiter, or of a holder, whose command is the process `child`."""
         return records.record(
             self.command,
             cap=self.cap,
+            weight=self.weight,
             nonce=self.nonce,
-            waited_s=self.waited_s,
+            waited_s=None if waits else self.waited_s,
             overflow=self.overflow,
             child=child,
         )
@@ -141,29 +159,35 @@ class PoolDirectory:
 
     def try_take(self, claim: Claim) -> Hold | None:
         """Take a slot if one is free and nobody is in line."""
-        return self.step(lambda: None if queue.anybody_waits(self.path) else self.take(claim, claim.cap))
+        return self.step(lambda: None if queue.anybody_waits(self.path) else self.take(claim, claim.limit))
 
     def take_or_join(self, claim: Claim) -> tuple[Hold, None] | tuple[None, queue.Ticket]:
         """Take a slot if one is free and nobody is in line; otherwise join the line."""
 
         def arrive() -> tuple[Hold, None] | tuple[None, queue.Ticket]:
-            hold = None if queue.anybody_waits(self.path) else self.take(claim, claim.cap)
+            hold = None if queue.anybody_waits(self.path) else self.take(claim, claim.limit)
             if hold is not None:
                 return hold, None
-            record = records.record(claim.command, cap=claim.cap, nonce=claim.nonce)
-            return None, queue.Ticket(self.path, claim.cap, record)
+            return None, queue.Ticket(self.path, claim.limit, claim.record(waits=True))
 
         return self.step(arrive)
 
     def take_overflow(self, claim: Claim) -> Hold:
-        """Take the lowest free slot numbered `claim.cap` or above."""
+        """Take the lowest free slots numbered `claim.cap` or above."""
         claim.overflow = True
 
         def overflow() -> Hold:
+            locks: dict[int, int] = {}
             number = claim.cap
-            while (fd := lock_file(self._slot(number))) is None:
-                number += 1
-            return Hold(self.path, number, fd, claim)
+            try:
+                while len(locks) < claim.weight:
+                    if (fd := lock_file(self._slot(number))) is not None:
+                        locks[number] = fd
+                    number += 1
+            except BaseException:
+                _let_go(locks)
+                raise
+            return Hold(self.path, locks, claim)
 
         return self.step(overflow)
 
@@ -178,27 +202,29 @@ class PoolDirectory:
         raise FileNotFoundError(errno.ENOENT, "the pool directory does not stay", self.path)
 
     def take(self, claim: Claim, limit: int) -> Hold | None:
-        """Take the lowest free slot if fewer than `limit` are held. Only under the mutex.
+        """Take the lowest free slots, all it needs, if fewer than `limit` are held. Only under the mutex.
 
         Takes first and counts then, so that two processes that do this at the same moment cannot
         both pass (see the package docstring).
         """
         held = number = 0
-        while (fd := self._lock(number)) < 0:
-            held += fd == HELD
-            if held >= limit:
-                return None
-            number += 1
+        locks: dict[int, int] = {}
         try:
-            held = sum(locked(self._slot(n)) for n in self.numbers() if n != number)
+            while len(locks) < claim.weight and held < limit:
+                fd = self._lock(number)
+                if fd >= 0:
+                    locks[number] = fd
+                held += fd == HELD
+                number += 1
+            if held < limit:
+                held = sum(locked(self._slot(n)) for n in self.numbers() if n not in locks)
         except BaseException:
-            os.close(fd)
+            _let_go(locks)
             raise
         if held >= limit:
-            unlock(fd)
-            os.close(fd)
+            _let_go(locks)
             return None
-        return Hold(self.path, number, fd, claim)
+        return Hold(self.path, locks, claim)
 
     def held(self) -> list[int]:
         """The numbers of the held slots, ascending. Only under the mutex."""
@@ -259,3 +285,9 @@ class PoolDirectory:
 
     def _slot(self, number: int) -> str:
         return f"{self.path}/slot-{number}"
+
+
+def _let_go(locks: dict[int, int]) -> None:
+    for fd in locks.values():
+        unlock(fd)
+        os.close(fd)

@@ -111,15 +111,15 @@ class _Wait:
         self._claim.waited_s = time.monotonic() - self._began
         while True:
             ahead = self._ticket.ahead()
-            if not ahead and (hold := self._directory.take(self._claim, self._claim.cap)):
+            if not ahead and (hold := self._directory.take(self._claim, self._claim.limit)):
                 return hold
             ears = _Ears(self._directory, self._ticket, ahead)
             try:
-                if not ahead and ears.held < self._claim.cap:
+                if not ahead and ears.held < self._claim.limit:
                     # Let go after our try and before we listened: nothing would wake us.
                     ears.close()
                     continue
-                limit = self._sleepers.overtake(self._directory.path, ahead, self._claim.cap, ears.held)
+                limit = self._sleepers.overtake(self._directory.path, ahead, self._claim.limit, ears.held)
                 hold = self._directory.take(self._claim, limit) if limit else None
             except BaseException:
                 ears.close()

@@ -14,6 +14,7 @@ Options:
   -p, --pool NAME           the pool to take the slot from [default]
   -t, --timeout DURATION    how long to wait: 90, 90s, 2m, 1h30m, 0, none [120s]
       --on-timeout run|fail run without a slot then, or exit 75 [run]
+  -w, --weight W            how many slots COMMAND needs, all at once [1]
   -q, --quiet               say nothing but warnings
       --dir PATH            directory of the default pool [~/.cache/.build-slots]
       --version             print the version and exit

@@ -114,6 +114,7 @@ def _slot(options: Options) -> tuple[Slot, Admission]:
         slots=options.slots,
         timeout_s=options.timeout_s,
         on_timeout=options.on_timeout,
+        weight=options.weight,
         dir=options.dir,
         warn=say,
     )

@@ -26,6 +26,8 @@ VALUES = {
     "-t": "--timeout",
     "--timeout": "--timeout",
     "--on-timeout": "--on-timeout",
+    "-w": "--weight",
+    "--weight": "--weight",
     "--dir": "--dir",
 }
 """Options that take a value, and their long names."""
@@ -34,6 +36,7 @@ PARSERS: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "--pool": ("pool", parse_pool),
     "--timeout": ("timeout_s", parse_duration),
     "--on-timeout": ("on_timeout", parse_on_timeout),
+    "--weight": ("weight", parse_slots),
     "--dir": ("dir", _parse_dir),
 }
 """Where each value goes, and what makes it one or raises SettingError."""
@@ -58,6 +61,7 @@ class Options:
         pool: Name of the pool, or None.
         timeout_s: Seconds, None for ever, or UNSET.
         on_timeout: "run", "fail" or None.
+        weight: How many slots the command needs, or None.
         dir: Directory of the default pool, or None.
         quiet: Whether only warnings are to be said.
         show: "--help" or "--version" if that is what is asked for.
@@ -73,6 +77,7 @@ class Options:
         """
         self.slots: int | None = None
         self.pool: str | None = None
+        self.weight: int | None = None
         self.timeout_s: float | Unset | None = UNSET
         self.on_timeout: str | None = None
         self.dir: str | None = None
