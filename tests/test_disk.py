@@ -168,8 +168,7 @@ def test_the_words_of_the_waiting_line(
     holds = [directory.try_take(slots.Claim(9, command)) for command in commands]
     stale = holds[3]
     assert stale is not None
-    os.close(stale.bell or 0)  # as if it had died, and another program had locked its slot since
-    stale.bell = None
+    os.close(stale._bells.pop())  # as if it had died, and another program had locked its slot since
     tickets += [queue.Ticket(directory.path, 6, b"") for _ in range(2)]
 
     def line(**settings: object) -> str:
