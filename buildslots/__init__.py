@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from buildslots.errors import (
         NotSlotOwnerError,
         SettingError,
+        SlotCancelledError,
         SlotReleasedError,
         SlotTimeoutError,
         UnthrottledWarning,
@@ -33,6 +34,7 @@ __all__ = [
     "PoolStatus",
     "SettingError",
     "Slot",
+    "SlotCancelledError",
     "SlotPool",
     "SlotReleasedError",
     "SlotTimeoutError",

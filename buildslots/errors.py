@@ -77,6 +77,20 @@ class SlotTimeoutError(_Carrying, TimeoutError):
         super().__init__(f"no slot of pool {pool!r} became free within {seconds} s")
 
 
+class SlotCancelledError(_Carrying, RuntimeError):
+    """A wait for a slot was cancelled by the event that its caller had given for that.
+
+    Attributes:
+        pool: The name of the pool.
+    """
+
+    _values = ("pool",)
+
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        super().__init__(f"the wait for a slot of pool {pool!r} was cancelled")
+
+
 class SlotReleasedError(_Carrying, RuntimeError):
     """A slot was released a second time, or used after its release.
 

@@ -13,24 +13,28 @@ import time
 from _thread import allocate_lock
 
 from buildslots.disk.slots import Claim, PoolDirectory
-from buildslots.errors import NotSlotOwnerError, SlotReleasedError, SlotTimeoutError
+from buildslots.errors import NotSlotOwnerError, SlotCancelledError, SlotReleasedError, SlotTimeoutError
 from buildslots.settings import UNSET, Settings, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from threading import Event
     from types import TracebackType
     from typing import Self
 
+    from buildslots.disk.bells import Poll
     from buildslots.disk.queue import Ticket
     from buildslots.disk.slots import Hold
-    from buildslots.disk.wait import Notice
+    from buildslots.disk.wait import Ears, Notice, Steps
     from buildslots.journal import Log
     from buildslots.settings import Unset
     from buildslots.status import PoolStatus
 
 HELD = "BUILD_SLOTS_HELD"
 """Environment variable with the slots that a command runs under: `N:NONCE` joined by commas."""
+CANCEL_S = 0.1
+"""How often a wait that can be cancelled looks whether it was."""
 NUMBER = "BUILD_SLOT"
 """Environment variable with the number of the slot that a command runs under."""
 
@@ -366,7 +370,7 @@ class Admission:
         self._ticket: Ticket | None = None
         self._log: Log | None = None
 
-    def acquire(self, notice: Callable[[], Notice | None] | None = None) -> Slot:
+    def acquire(self, notice: Callable[[], Notice | None] | None = None, cancel: Event | None = None) -> Slot:
         """Get a slot as `SlotPool.acquire` does, which calls this, as does `slot-run`.
 
         Who had to wait for it keeps its place in line: nobody behind it starts before `started()`, so
@@ -374,16 +378,36 @@ class Admission:
 
         Args:
             notice: Called when a wait begins; what it returns, if anything, is told when to speak.
+            cancel: Ends the wait when it is set.
 
         Raises:
             SlotTimeoutError: A TimeoutError, and so an OSError; no slot in time.
+            SlotCancelledError: `cancel` was set.
             OSError: The pool directory cannot be used. Nothing is held, and no place in line.
         """
+        steps = self.steps(notice)
+        try:
+            sleep = next(steps)
+            while True:
+                try:
+                    sound = sleep[0].listen(sleep[1]) if cancel is None else self._listen(*sleep, cancel)
+                except BaseException as error:
+                    steps.throw(error)
+                    raise
+                sleep = steps.send(sound)
+        except StopIteration as end:
+            slot: Slot = end.value
+            return slot
+
+    def steps(
+        self, notice: Callable[[], Notice | None] | None = None, poll: Callable[[], Poll] | None = None
+    ) -> Steps[Slot]:
+        """`acquire` without the sleeping: see `disk.wait.Wait.steps`."""
         try:
             outer = _outer(self._directory)
             if outer is not None:
                 return Slot(self._settings.pool, self._settings.dir, mark=outer)
-            hold = self._take(notice)
+            hold = yield from self._take(notice, poll)
         except BaseException as error:
             if self._ticket is not None:
                 self._ticket.leave()
@@ -401,7 +425,9 @@ class Admission:
             log.started(slot.number, slot.waited_s, overflow=slot.overflow)
             slot._log = log
 
-    def _take(self, notice: Callable[[], Notice | None] | None) -> Hold:
+    def _take(
+        self, notice: Callable[[], Notice | None] | None, poll: Callable[[], Poll] | None
+    ) -> Steps[Hold]:
         """Take a slot at once, or wait in line for it; at the timeout do what the settings say."""
         began = time.monotonic()
         claim, timeout_s = self._claim, self._settings.timeout_s
@@ -412,10 +438,11 @@ class Admission:
         if self._ticket is not None:
             if log := self._told():
                 log.queued()
-            from buildslots.disk.wait import wait  # noqa: PLC0415 - only who has to wait needs it
+            from buildslots.disk.wait import Wait  # noqa: PLC0415 - only who has to wait needs it
 
             deadline = float("inf") if timeout_s is None else began + timeout_s
-            hold = wait(self._directory, self._ticket, claim, deadline, notice() if notice else None)
+            wait = Wait(self._directory, self._ticket, claim, deadline, notice() if notice else None)
+            hold = yield from wait.steps(poll)
         claim.waited_s = time.monotonic() - began
         if hold is not None:
             return hold
@@ -423,9 +450,22 @@ class Admission:
             return self._directory.take_overflow(claim)
         raise SlotTimeoutError(self._settings.pool, timeout_s or 0.0, claim.waited_s)
 
+    def _listen(self, ears: Ears, seconds: float, cancel: Event) -> bool:
+        """Sleep as `ears.listen` does, and look now and then whether `cancel`, which has no bell, is set."""
+        until = time.monotonic() + seconds
+        while not cancel.is_set():
+            left = until - time.monotonic()
+            if ears.listen(min(left, CANCEL_S)):
+                return True
+            if left <= CANCEL_S:
+                return False
+        raise SlotCancelledError(self._settings.pool)
+
     def _failed(self, error: BaseException) -> None:
         """Tell the journal why there is no slot; not of a look (`try_acquire`) that found none."""
-        gave_up = isinstance(error, SlotTimeoutError) or not isinstance(error, Exception)
+        gave_up = isinstance(error, (SlotTimeoutError, SlotCancelledError)) or not isinstance(
+            error, Exception
+        )
         if (self._ticket is not None or not gave_up) and (log := self._told()):
             if gave_up:
                 log.gave_up("timeout" if isinstance(error, SlotTimeoutError) else "interrupted")

@@ -155,7 +155,10 @@ def test_ears_are_closed(directory: slots.PoolDirectory, tickets: list[queue.Tic
     tickets += [queue.Ticket(directory.path, 1, b"") for _ in range(2)]
     before = os.listdir("/dev/fd")
     for ticket in tickets:
-        assert wait.wait(directory, ticket, claim, 0.0, None) is None
+        steps = wait.Wait(directory, ticket, claim, 0.0, None).steps()
+        next(steps)
+        with pytest.raises(StopIteration):
+            steps.send(False)
     assert os.listdir("/dev/fd") == before
     hold.release()
 

@@ -26,16 +26,16 @@ class Line:
         assert hold is not None
         self.hold = hold
         self.tickets: list[queue.Ticket] = []
-        self._ears: list[wait._Ears] = []
+        self._ears: list[wait.Ears] = []
 
     def join(self, cap: int = 1) -> queue.Ticket:
         ticket = self.directory.step(lambda: queue.Ticket(self.directory.path, cap, b""))
         self.tickets.append(ticket)
         return ticket
 
-    def ears(self, ticket: queue.Ticket) -> wait._Ears:
+    def ears(self, ticket: queue.Ticket) -> wait.Ears:
         """What `ticket` listens to now."""
-        ears = self.directory.step(lambda: wait._Ears(self.directory, ticket, ticket.ahead()))
+        ears = self.directory.step(lambda: wait.Ears(self.directory, ticket, ticket.ahead(), bells.poll()))
         self._ears.append(ears)
         return ears
 
@@ -84,9 +84,7 @@ def test_a_killed_holder_s_bell_wakes_the_head(line: Line) -> None:
     """All its descriptors are closed, and nothing is written into the bell."""
     ears = line.ears(line.join())
     assert not ears.listen(0)
-    assert line.hold.bell is not None
-    os.close(line.hold.bell)
-    line.hold.bell = None
+    os.close(line.hold._bells.pop())
     assert ears.listen(0)
 
 
@@ -202,24 +200,21 @@ def test_a_slot_that_is_freed_while_one_looks_is_taken(line: Line, monkeypatch: 
         return held()
 
     monkeypatch.setattr(PoolDirectory, "held", freed_meanwhile)
-    monkeypatch.setattr(wait._Wait, "_sleep", lambda *_: pytest.fail("it sleeps"))
-    hold = wait.wait(line.directory, head, Claim(1, ["make"]), wait.NEVER, None)
-    assert hold is not None
-    assert hold.number == 0
-    hold.release()
+    with pytest.raises(StopIteration) as end:  # without a sleep
+        next(wait.Wait(line.directory, head, Claim(1, ["make"]), wait.NEVER, None).steps())
+    assert end.value.value.numbers == (0,)
+    end.value.value.release()
 
 
-def test_a_slot_that_is_free_at_the_deadline_is_taken(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_that_is_free_at_the_deadline_is_taken(line: Line) -> None:
     """Whoever was stopped until long after it looks once more."""
-
-    def overslept(*_: object) -> bool:
-        line.hold.release()
-        return True
-
-    monkeypatch.setattr(wait._Wait, "_sleep", overslept)
-    hold = wait.wait(line.directory, line.join(), Claim(1, ["make"]), 0.0, None)
-    assert hold is not None
-    hold.release()
+    steps = wait.Wait(line.directory, line.join(), Claim(1, ["make"]), 0.0, None).steps()
+    next(steps)
+    line.hold.release()
+    with pytest.raises(StopIteration) as end:
+        steps.send(False)
+    assert end.value.value.numbers == (0,)
+    end.value.value.release()
 
 
 def test_who_joins_again_keeps_its_number(line: Line) -> None:
@@ -251,11 +246,11 @@ def test_a_lock_without_the_record_s_nonce_or_the_lock_is_not_ours(line: Line) -
     ours: Callable[[], bool] = lambda: line.directory.is_ours(0, line.hold.nonce)  # noqa: E731
     assert ours()
     assert not line.directory.is_ours(0, "0" * 32)
-    lock.unlock(line.hold.lock)  # the bell has not rung, and the record is there
+    lock.unlock(line.hold._locks[0])  # the bell has not rung, and the record is there
     assert not ours()
-    assert lock.try_lock(line.hold.lock)
+    assert lock.try_lock(line.hold._locks[0])
     assert ours()
-    bells.ring(line.hold.bell)
+    bells.ring(line.hold._bells[0])
     assert not ours()
 
 

@@ -21,9 +21,14 @@ from buildslots.disk.lock import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from collections.abc import Callable, Generator
+    from typing import Protocol, TypeAlias, TypeVar
 
+    from buildslots.disk.bells import Poll
     from buildslots.disk.slots import Claim, Hold, PoolDirectory
+
+    T = TypeVar("T")
+    Steps: TypeAlias = "Generator[tuple[Ears, float], bool, T]"
 
     class Notice(Protocol):
         """What to say while waiting, and when."""
@@ -58,20 +63,16 @@ def glance_period_s(place: int) -> float:
     return GLANCE_S * min(max(1, place), 12)
 
 
-def wait(
-    directory: PoolDirectory, ticket: queue.Ticket, claim: Claim, deadline: float, notice: Notice | None
-) -> Hold | None:
-    """Wait with `ticket` until a slot is taken or `time.monotonic()` has passed `deadline`.
+class Wait:
+    """One wait: looks, and sleeps until there may be something new to see.
 
-    Returns the held slot, or None at the deadline. In both cases, and when an exception ends the
-    wait, the ticket is still in line, and leaving is up to the caller. Raises OSError when
-    the directory fails.
+    Args:
+        directory: The pool.
+        ticket: Our place in line.
+        claim: What is wanted.
+        deadline: `time.monotonic()` at which to stop waiting.
+        notice: What to say meanwhile, or None.
     """
-    return _Wait(directory, ticket, claim, deadline, notice).run()
-
-
-class _Wait:
-    """One wait: looks, and sleeps until there may be something new to see."""
 
     def __init__(
         self,
@@ -86,25 +87,37 @@ class _Wait:
         self._claim = claim
         self._deadline = deadline
         self._notice = notice
+        self._new_poll = bells.poll
         self._began = time.monotonic()
         self._sleepers = Sleepers()
         self._poll_s = FIRST_POLL_S
 
-    def run(self) -> Hold | None:
+    def steps(self, poll: Callable[[], Poll] | None = None) -> Steps[Hold | None]:
+        """Wait until a slot is taken, or the deadline has passed: the held slot, or None.
+
+        A generator that does all but the sleeping: it yields what to sleep with and for how many seconds
+        at most, and is sent whether there was a sound. In both cases, and when an exception ends the
+        wait, the ticket is still in line, and leaving is up to the caller. Raises OSError when the
+        directory fails.
+
+        Args:
+            poll: Makes what is slept with; None for `bells.poll`.
+        """
+        self._new_poll = poll or bells.poll
         over = False
         while True:
             seen = self._directory.step(self._look)
-            if not isinstance(seen, _Ears):
+            if not isinstance(seen, Ears):
                 return seen
             try:
                 # One look after the deadline: whoever was stopped for long may find a free slot.
                 if over:
                     return None
-                over = self._sleep(seen)
+                over = yield from self._sleep(seen)
             finally:
                 seen.close()
 
-    def _look(self) -> Hold | _Ears:
+    def _look(self) -> Hold | Ears:
         """Take a slot if it is our turn, or begin to listen. Under the mutex."""
         if not self._ticket.in_line():
             self._ticket.rejoin()
@@ -113,7 +126,7 @@ class _Wait:
             ahead = self._ticket.ahead()
             if not ahead and (hold := self._directory.take(self._claim, self._claim.limit)):
                 return hold
-            ears = _Ears(self._directory, self._ticket, ahead)
+            ears = Ears(self._directory, self._ticket, ahead, self._new_poll())
             try:
                 if not ahead and ears.held < self._claim.limit:
                     # Let go after our try and before we listened: nothing would wake us.
@@ -129,7 +142,7 @@ class _Wait:
             ears.close()
             return hold
 
-    def _sleep(self, ears: _Ears) -> bool:
+    def _sleep(self, ears: Ears) -> Steps[bool]:
         """Sleep until something may have changed; whether the deadline has passed."""
         while True:
             now = time.monotonic()
@@ -141,7 +154,7 @@ class _Wait:
             if ears.deaf_head:
                 until = min(until, now + self._poll_s)
                 self._poll_s = min(self._poll_s * 2, FOREIGN_POLL_S)
-            if ears.listen(until - now):
+            if (yield ears, until - now):
                 self._poll_s = FIRST_POLL_S
                 return False
             now = time.monotonic()
@@ -151,24 +164,25 @@ class _Wait:
                 return False
 
 
-class _Ears:
+class Ears:
     """What one waiter listens to between two looks; open descriptors, to be given back by `close`.
 
     Attributes:
+        wake: What to sleep with.
         held: How many slots are held.
         deaf_head: Whether this is the head, and some held slot has no bell that works.
         period_s: Seconds until the next glance.
     """
 
-    def __init__(self, directory: PoolDirectory, ticket: queue.Ticket, ahead: list[str]) -> None:
+    def __init__(self, directory: PoolDirectory, ticket: queue.Ticket, ahead: list[str], wake: Poll) -> None:
         self._directory = directory
         self._ticket = ticket
         self._open: list[int] = []
         self._silent: list[str] = []  # locks whose end no bell will tell
         self._bells = bells.poll()  # of the held slots
-        self._wake = bells.poll()  # what ends the sleep
+        self.wake = wake  # what ends the sleep
         if ticket.bell is not None:
-            self._wake.register(ticket.bell, bells.POLLIN)
+            self.wake.register(ticket.bell, bells.POLLIN)
         self.period_s = glance_period_s(len(ahead))
         try:
             held = directory.held()
@@ -186,11 +200,13 @@ class _Ears:
         """Close what was opened; the object is of no use after that. Idempotent."""
         while self._open:
             os.close(self._open.pop())
+        if hasattr(self.wake, "close"):  # select.poll has nothing to close
+            self.wake.close()
 
     def listen(self, seconds: float) -> bool:
         """Sleep until a bell rings, somebody knocks, or `seconds` have passed; whether it was a sound."""
         # poll(2) takes whole milliseconds, and Python rounds up: it never wakes too early.
-        sounds = self._wake.poll(max(0.0, seconds * 1000))
+        sounds = self.wake.poll(max(0.0, seconds * 1000))
         if self._ticket.bell is not None and any(fd == self._ticket.bell for fd, _ in sounds):
             bells.hear(self._ticket.bell)
         return bool(sounds)
@@ -210,13 +226,13 @@ class _Ears:
             return
         self._bells.register(fd, bells.POLLIN)
         if head:
-            self._wake.register(fd, bells.POLLIN)
+            self.wake.register(fd, bells.POLLIN)
 
     def _listen_to_ticket(self, name: str, place: int) -> None:
         fd, _ = bells.listen(f"{self._directory.path}/bells/{name}")
         if fd is not None:
             self._open.append(fd)
-            self._wake.register(fd, 0)  # POLLHUP alone: a byte in it is a knock for its owner
+            self.wake.register(fd, 0)  # POLLHUP alone: a byte in it is a knock for its owner
         else:
             self._silent.append(f"{self._directory.path}/queue/{name}")
             self.period_s = min(FOREIGN_POLL_S * place, GLANCE_S)
