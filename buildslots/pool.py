@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from threading import Event
     from types import TracebackType
-    from typing import Self
+    from typing import ParamSpec, Self, TypeVar
 
     from buildslots.disk.bells import Poll
     from buildslots.disk.queue import Ticket
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from buildslots.journal import Log
     from buildslots.settings import Unset
     from buildslots.status import PoolStatus
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 HELD = "BUILD_SLOTS_HELD"
 """Environment variable with the slots that a command runs under: `N:NONCE` joined by commas."""
@@ -171,6 +174,9 @@ class Slot:
         if log is not None and self._pid == os.getpid():
             log.ended(status)
 
+    def __reduce__(self) -> str:
+        raise TypeError("a slot belongs to the process that took it, and cannot be pickled")
+
     def _covers(self, directory: str) -> bool:
         """Whether a build of the pool in `directory`, with this slot in its context, runs under it."""
         if self._released or self._directory != directory or self.number is None:
@@ -236,6 +242,7 @@ class SlotPool:
         on_timeout: str | None = None,
         *,
         weight: int | None = None,
+        cancel: Event | None = None,
     ) -> Slot:
         """Wait in line for a slot and take it.
 
@@ -248,18 +255,51 @@ class SlotPool:
             on_timeout: "run": return an overflow slot then; "fail": raise; None for that of the pool.
             weight: How many slots the build needs; it gets them together, in its turn. None for 1; more
                 than K counts as K, with a warning.
+            cancel: Ends the wait within a tenth of a second when some other thread sets it.
 
         Raises:
             SlotTimeoutError: A TimeoutError; no slot in time. Nothing is held, and the place in
                 line is gone.
+            SlotCancelledError: A RuntimeError; `cancel` was set. Likewise.
             SettingError: A ValueError; an argument is not usable.
         """
-        return self._acquire(timeout, on_timeout, weight, stacklevel=3)
+        try:
+            admission = self._admission(timeout, on_timeout, weight)
+            slot = admission.acquire(cancel=cancel)
+        except SlotTimeoutError:
+            raise
+        except OSError as error:
+            return self._unthrottled(error)
+        admission.started(slot)
+        return slot
+
+    async def acquire_async(
+        self,
+        timeout: float | Unset | None = UNSET,  # noqa: ASYNC109 - it bounds the wait, and may end in a slot
+        on_timeout: str | None = None,
+        *,
+        weight: int | None = None,
+    ) -> Slot:
+        """`acquire` for a task of asyncio, trio or anyio: others run while it waits, without a thread.
+
+        When the task is cancelled, nothing is held, and the place in line is gone.
+        """
+        from buildslots import aio  # noqa: PLC0415 - asyncio
+
+        try:
+            admission = self._admission(timeout, on_timeout, weight)
+            slot = await aio.acquire(admission)
+        except SlotTimeoutError:
+            raise
+        except OSError as error:
+            return self._unthrottled(error)
+        admission.started(slot)
+        return slot
 
     def try_acquire(self, *, weight: int | None = None) -> Slot | None:
         """Take a slot if one is free and nobody is in line; None otherwise. Otherwise like `acquire`."""
         try:
-            return self._acquire(0, "fail", weight, stacklevel=3)
+            return self.acquire(0, "fail", weight=weight)
         except SlotTimeoutError:
             return None
 
@@ -273,32 +313,21 @@ class SlotPool:
 
         return pool_status(self._usable_settings())
 
-    def _acquire(
-        self,
-        timeout: float | Unset | None = UNSET,
-        on_timeout: str | None = None,
-        weight: int | None = None,
-        *,
-        stacklevel: int,
-    ) -> Slot:
-        """`acquire`, with warnings about the line `stacklevel - 1` calls up."""
-        try:
-            settings = self._usable_settings().replace(
-                timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn
-            )
-            admission = Admission(settings, sys.orig_argv)
-            slot = admission.acquire()
-        except SlotTimeoutError:
-            raise
-        except OSError as error:
-            import warnings  # noqa: PLC0415 - off the fast path
+    def _admission(
+        self, timeout: float | Unset | None, on_timeout: str | None, weight: int | None
+    ) -> Admission:
+        settings = self._usable_settings()
+        settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
+        return Admission(settings, sys.orig_argv)
 
-            from buildslots.errors import UnthrottledWarning  # noqa: PLC0415
+    def _unthrottled(self, error: OSError) -> Slot:
+        """A slot that holds nothing, because of `error`."""
+        import warnings  # noqa: PLC0415 - off the fast path
 
-            warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=stacklevel)
-            return Slot(self.name)
-        admission.started(slot)
-        return slot
+        from buildslots.errors import UnthrottledWarning  # noqa: PLC0415
+
+        warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=_callers())
+        return Slot(self.name)
 
     def _usable_settings(self) -> Settings:
         if self._settings is None:
@@ -315,7 +344,7 @@ class SlotPool:
 
 
 class build_slot:  # noqa: N801 - used like a function
-    """`with build_slot() as slot:` holds a build slot for the block.
+    """`with build_slot() as slot:` holds a build slot for the block; `async with` and `@build_slot()` too.
 
     Arguments as for `SlotPool`, and `weight`, how many slots it needs, as for `SlotPool.acquire`.
 
@@ -341,9 +370,20 @@ class build_slot:  # noqa: N801 - used like a function
 
     def __enter__(self) -> Slot:
         pool = self._pool
-        slot = pool._slot_of_context() or pool._acquire(weight=self._weight, stacklevel=3)
+        return self._enter(pool._slot_of_context() or pool.acquire(weight=self._weight))
+
+    def _enter(self, slot: Slot) -> Slot:
         slot._block = self
         return slot.__enter__()
+
+    async def __aenter__(self) -> Slot:
+        pool = self._pool
+        return self._enter(pool._slot_of_context() or await pool.acquire_async(weight=self._weight))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -351,6 +391,35 @@ class build_slot:  # noqa: N801 - used like a function
         # Of this thread or task, and the innermost: the object may be entered more than once.
         slot = next(slot for slot in reversed(_held().get(())) if slot._block is self)
         slot.__exit__(kind, error, trace)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """As a decorator: each call of `function`, sync or async, runs under a slot.
+
+        Raises:
+            TypeError: `function` is a generator function: its body would run after the slot was released.
+        """
+        import functools  # noqa: PLC0415 - off the fast path
+        import inspect  # noqa: PLC0415
+
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is a generator function: use `with build_slot()` inside"
+            )
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def run_async(*args: P.args, **kwargs: P.kwargs) -> object:
+                async with self:
+                    return await function(*args, **kwargs)
+
+            return run_async  # type: ignore[return-value]  # R is the coroutine that it returns
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return run
 
 
 class Admission:
@@ -513,4 +582,12 @@ _making = allocate_lock()
 def _warn(text: str) -> None:
     import warnings  # noqa: PLC0415 - off the fast path
 
-    warnings.warn(f"buildslots: {text}", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"buildslots: {text}", RuntimeWarning, stacklevel=_callers())
+
+
+def _callers() -> int:
+    """The `stacklevel` with which a warning is about the line outside of this module that called it."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("buildslots."):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -1,0 +1,100 @@
+"""Waiting for a slot in asyncio and trio, without a thread: anyio runs on either.
+
+All that a waiter listens to is behind one descriptor (epoll(7), kqueue(2)), which the event loop waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import sys
+
+from buildslots.disk import bells
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from buildslots.disk.bells import Poll
+    from buildslots.pool import Admission, Slot
+
+
+async def acquire(admission: Admission) -> Slot:
+    """`Admission.acquire` for a task. Cancelled, it leaves nothing in line."""
+    steps = admission.steps(poll=_poll)
+    try:
+        ears, seconds = next(steps)
+        while True:
+            try:
+                await _sleep(ears.wake, seconds)
+            except BaseException as error:
+                steps.throw(error)
+                raise
+            ears, seconds = steps.send(ears.listen(0))
+    except StopIteration as end:
+        slot: Slot = end.value
+        return slot
+
+
+def _poll() -> Poll:
+    if bells.FIFOS and hasattr(select, "epoll"):
+        return select.epoll()
+    if bells.FIFOS and hasattr(select, "kqueue"):
+        return _Kqueue()
+    return bells.poll()
+
+
+class _Kqueue:
+    """kqueue(2) as `select.poll`; not measured by us.
+
+    It cannot listen for the end of a FIFO alone, so it reports each new byte once (EV_CLEAR): a knock for
+    somebody else then wakes for nothing, once.
+    """
+
+    def __init__(self) -> None:
+        self._queue = select.kqueue()  # type: ignore[attr-defined, unused-ignore]
+        self.fileno = self._queue.fileno
+        self.close = self._queue.close
+
+    def register(self, fd: int, eventmask: int, /) -> None:
+        del eventmask
+        flags = select.KQ_EV_ADD | select.KQ_EV_CLEAR  # type: ignore[attr-defined, unused-ignore]
+        event = select.kevent(fd, select.KQ_FILTER_READ, flags)  # type: ignore[attr-defined, unused-ignore]
+        self._queue.control([event], 0)
+
+    def poll(self, timeout_ms: float, /) -> list[tuple[int, int]]:
+        return [(event.ident, event.filter) for event in self._queue.control(None, 64, timeout_ms / 1000)]
+
+
+async def _sleep(poll: Poll, seconds: float) -> None:
+    """Sleep until something happens that `poll` has registered, or so long; without bells, so long."""
+    fd = poll.fileno() if hasattr(poll, "fileno") else None
+    trio = sys.modules.get("trio")
+    if trio is not None and _in_trio(trio):
+        with trio.move_on_after(max(0.0, seconds)):
+            await (trio.sleep_forever() if fd is None else trio.lowlevel.wait_readable(fd))
+        return
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    timer = loop.call_later(max(0.0, seconds), wake)
+    if fd is not None:
+        loop.add_reader(fd, wake)
+    try:
+        await over
+    finally:
+        timer.cancel()
+        if fd is not None:
+            loop.remove_reader(fd)
+
+
+def _in_trio(trio: Any) -> bool:
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
