@@ -23,12 +23,14 @@ if TYPE_CHECKING:
         SlotTimeoutError,
         UnthrottledWarning,
     )
+    from buildslots.gates import Gates
     from buildslots.pool import Slot, SlotPool, build_slot
     from buildslots.status import Holder, PoolStatus, Waiter
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Gates",
     "Holder",
     "NotSlotOwnerError",
     "PoolStatus",
@@ -43,7 +45,7 @@ __all__ = [
     "build_slot",
 ]
 
-_HOMES = {"Slot": "pool", "SlotPool": "pool", "build_slot": "pool"} | dict.fromkeys(
+_HOMES = {"Gates": "gates", "Slot": "pool", "SlotPool": "pool", "build_slot": "pool"} | dict.fromkeys(
     ("Holder", "PoolStatus", "Waiter"), "status"
 )
 

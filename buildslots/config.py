@@ -14,8 +14,11 @@ from buildslots.settings import (
     MAX_SLOTS,
     MAX_TIMEOUT_S,
     NOT_A_DURATION,
+    NOT_BYTES,
     NOT_JOURNAL,
+    NOT_LOAD,
     NOT_ON_TIMEOUT,
+    NOT_PRESSURE,
     NOT_SLOTS,
     TOO_LONG,
     TOO_MANY_SLOTS,
@@ -23,15 +26,20 @@ from buildslots.settings import (
     is_seconds,
     parse_duration,
     parse_journal,
+    parse_load,
+    parse_memory,
     parse_on_timeout,
     parse_pool,
+    parse_pressure,
     shown_number,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
+    T = TypeVar("T")
     KeyPath = tuple[str, ...]
 
 # A config file is a few lines. The limit is for what a path can lead to (a core dump, /dev/zero), and small
@@ -40,6 +48,13 @@ _CONFIG_BYTES = 16384
 
 # How many lines of one value the search for a key's line follows. Each costs another parse of all before it.
 _VALUE_LINES = 100
+
+GATES: dict[str, tuple[Callable[[str, str], object], str]] = {
+    "min_free_memory": (parse_memory, NOT_BYTES),
+    "max_load": (parse_load, NOT_LOAD),
+    "max_pressure": (parse_pressure, NOT_PRESSURE),
+}
+"""What reads the value of each key about the machine's state, and what is wrong with one of another type."""
 
 # The lines about the config file that this process has said; a server that builds all day says each once.
 _reported: set[str] = set()
@@ -166,6 +181,10 @@ class _Checker:
                 elif key == "journal":
                     word = _word_from_toml(value, source, parse_journal, NOT_JOURNAL)
                     self.config.journal[pool] = (word, source)
+                elif key in GATES:
+                    parse, problem = GATES[key]
+                    gate = _word_from_toml(_as_text(value), source, parse, problem)
+                    self.config.gates.setdefault(pool, {})[key] = gate
                 else:
                     self._ignored(f"{source}: no such setting{_hint(key, root=not above)}")
             except SettingError as error:
@@ -184,7 +203,7 @@ def _hint(key: str, *, root: bool) -> str:
     """Return ", perhaps 'slots'" for a key that is nearly one of ours."""
     import difflib  # noqa: PLC0415 - only for a mistake
 
-    known = ["slots", "timeout", "on_timeout", "journal", *(["pools"] if root else [])]
+    known = ["slots", "timeout", "on_timeout", "journal", *GATES, *(["pools"] if root else [])]
     close = difflib.get_close_matches(key, known, 1)
     return f", perhaps {close[0]!r}" if close else ""
 
@@ -206,7 +225,16 @@ def _timeout_from_toml(value: object, source: str) -> float | None:
     raise SettingError(source, _toml_text(value), TOO_LONG if too_long else NOT_A_DURATION)
 
 
-def _word_from_toml(value: object, source: str, parse: Callable[[str, str], str], problem: str) -> str:
+def _as_text(value: object) -> object:
+    """A number as the text that a gate's parser takes; a table of numbers as its list."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return format(value, "f") if isinstance(value, float) else shown_number(value)
+    if isinstance(value, dict):
+        return ",".join(f"{name}={_as_text(number)}" for name, number in value.items())
+    return value
+
+
+def _word_from_toml(value: object, source: str, parse: Callable[[str, str], T], problem: str) -> T:
     if isinstance(value, str):
         return parse(value, source)
     raise SettingError(source, _toml_text(value), problem)

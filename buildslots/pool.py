@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from buildslots.disk.queue import Ticket
     from buildslots.disk.slots import Hold
     from buildslots.disk.wait import Ears, Notice, Steps
+    from buildslots.gates import Gates
     from buildslots.journal import Log
     from buildslots.settings import Unset
     from buildslots.status import PoolStatus
@@ -199,7 +200,10 @@ class SlotPool:
         slots: The cap K; None for environment, config file or the machine's default.
         timeout: Seconds for which `acquire()` waits, None for ever; by default environment, config
             file, or 120 s.
-        on_timeout: "run" (as overflow) or "fail"; None for environment, config file or "run".
+        on_timeout: "run" (as overflow), "paced" (likewise, but one after the other) or "fail"; None for
+            environment, config file or "run".
+        gates: What the machine has to be like before a build starts; what it leaves open the config file
+            may say.
         dir: The directory of the default pool; None for `BUILD_SLOTS_DIR` or the user's cache.
 
     Raises:
@@ -209,13 +213,14 @@ class SlotPool:
 
     __slots__ = ("_broken", "_settings", "name")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each thing that can be set, by keyword only
         self,
         pool: str | None = None,
         *,
         slots: int | None = None,
         timeout: float | Unset | None = UNSET,
         on_timeout: str | None = None,
+        gates: Gates | None = None,
         dir: str | None = None,  # noqa: A002 - the word that users know from --dir
     ) -> None:
         self._settings: Settings | None = None
@@ -226,6 +231,7 @@ class SlotPool:
                 slots=slots,
                 timeout_s=timeout,
                 on_timeout=on_timeout,
+                gates=gates.as_dict() if gates else None,
                 dir=dir,
                 warn=_warn,
             )
@@ -252,7 +258,7 @@ class SlotPool:
 
         Args:
             timeout: Seconds to wait, 0 not at all, None for ever; by default that of the pool.
-            on_timeout: "run": return an overflow slot then; "fail": raise; None for that of the pool.
+            on_timeout: "run" or "paced": return an overflow slot then; "fail": raise; None for the pool's.
             weight: How many slots the build needs; it gets them together, in its turn. None for 1; more
                 than K counts as K, with a warning.
             cancel: Ends the wait within a tenth of a second when some other thread sets it.
@@ -363,9 +369,10 @@ class build_slot:  # noqa: N801 - used like a function
         timeout: float | Unset | None = UNSET,
         on_timeout: str | None = None,
         weight: int | None = None,
+        gates: Gates | None = None,
         dir: str | None = None,  # noqa: A002 - the word that users know from --dir
     ) -> None:
-        self._pool = SlotPool(pool, slots=slots, timeout=timeout, on_timeout=on_timeout, dir=dir)
+        self._pool = SlotPool(pool, slots=slots, timeout=timeout, on_timeout=on_timeout, gates=gates, dir=dir)
         self._weight = weight
 
     def __enter__(self) -> Slot:
@@ -434,7 +441,7 @@ class Admission:
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
-        self._claim = Claim(settings.slots, command, settings.weight)
+        self._claim = Claim(settings.slots, command, settings.weight, settings.gates)
         self._directory = PoolDirectory(settings.dir)
         self._ticket: Ticket | None = None
         self._log: Log | None = None
@@ -510,12 +517,14 @@ class Admission:
             from buildslots.disk.wait import Wait  # noqa: PLC0415 - only who has to wait needs it
 
             deadline = float("inf") if timeout_s is None else began + timeout_s
-            wait = Wait(self._directory, self._ticket, claim, deadline, notice() if notice else None)
+            paced_s = timeout_s if self._settings.on_timeout == "paced" else None
+            told = notice() if notice else None
+            wait = Wait(self._directory, self._ticket, claim, deadline, told, paced_s=paced_s)
             hold = yield from wait.steps(poll)
         claim.waited_s = time.monotonic() - began
         if hold is not None:
             return hold
-        if self._settings.on_timeout == "run":
+        if self._settings.on_timeout != "fail":
             return self._directory.take_overflow(claim)
         raise SlotTimeoutError(self._settings.pool, timeout_s or 0.0, claim.waited_s)
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TypeGuard, TypeVar
 
+    from buildslots.gates import Gates
+
     T = TypeVar("T")
 
 DEFAULT_POOL = "default"
@@ -44,6 +46,9 @@ DEFAULT_TIMEOUT_S = 120.0
 
 DEFAULT_ON_TIMEOUT = "run"
 """What happens after that: "run" without a slot, or "fail"."""
+
+ON_TIMEOUT = ("run", "paced", "fail")
+"""Start beyond the cap; the same, but one after the other; or do not start."""
 
 DEFAULT_JOURNAL = "programs"
 """What the journal keeps of a build: its program's name ("programs"), its whole command line ("commands",
@@ -70,7 +75,10 @@ NOT_SLOTS = "is not a positive whole number"
 TOO_MANY_SLOTS = f"is more than {MAX_SLOTS} slots"
 NOT_A_DURATION = "is not a duration such as 90, 90s, 2m, 1h30m or none"
 TOO_LONG = "is longer than ten years; 'none' waits for ever"
-NOT_ON_TIMEOUT = "is neither 'run' nor 'fail'"
+NOT_ON_TIMEOUT = "is none of 'run', 'paced' and 'fail'"
+NOT_BYTES = "is not an amount of memory such as 512M, 2G or 1.5G"
+NOT_LOAD = "is not a number above 0"
+NOT_PRESSURE = "is not a list such as io=40,memory=10 of cpu, io or memory with percentages"
 NOT_JOURNAL = "is none of 'off', 'programs' and 'commands'"
 
 
@@ -98,15 +106,17 @@ class Settings:
         slots_source: Who said so.
         timeout_s: How long to wait for a slot, in seconds; 0.0 not at all, None for ever.
         timeout_source: Who said so.
-        on_timeout: "run" or "fail".
+        on_timeout: "run", "paced" or "fail".
         on_timeout_source: Who said so.
         journal: What the journal keeps: "programs", "commands" or "off".
         journal_source: Who said so.
         weight: How many slots the build needs together, from 1 to `slots`.
+        gates: What the machine has to be like before it starts, or None.
     """
 
     __slots__ = (
         "dir",
+        "gates",
         "journal",
         "journal_source",
         "on_timeout",
@@ -129,6 +139,7 @@ class Settings:
         on_timeout: tuple[str, str],
         journal: tuple[str, str],
         weight: int,
+        gates: Gates | None,
     ) -> None:
         self.pool = pool
         self.dir = directory
@@ -137,6 +148,7 @@ class Settings:
         self.on_timeout, self.on_timeout_source = on_timeout
         self.journal, self.journal_source = journal
         self.weight = weight
+        self.gates = gates
 
     def __repr__(self) -> str:
         return f"<Settings {' '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)}>"
@@ -153,7 +165,7 @@ class Settings:
 
         Args:
             timeout_s: How long to wait, in seconds, 0 not at all, None for ever; UNSET for no change.
-            on_timeout: "run" or "fail"; None for no change.
+            on_timeout: "run", "paced" or "fail"; None for no change.
             weight: How many slots it needs together; None for no change. More than there are counts as all.
             warn: Is called with one line if the weight is more.
 
@@ -168,6 +180,7 @@ class Settings:
             on_timeout=_on_timeout_option(on_timeout) or (self.on_timeout, self.on_timeout_source),
             journal=(self.journal, self.journal_source),
             weight=_weight_option(weight, self.slots, warn) or self.weight,
+            gates=self.gates,
         )
 
 
@@ -178,6 +191,7 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
     timeout_s: float | Unset | None = UNSET,
     on_timeout: str | None = None,
     weight: int | None = None,
+    gates: Mapping[str, object] | None = None,
     dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the name of the option
     environ: Mapping[str, str] | None = None,
     warn: Callable[[str], None],
@@ -193,10 +207,12 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
             MAX_CONCURRENT_BUILDS_NAME), `slots` in the config file, and the machine's own number.
         timeout_s: How long to wait, in seconds, 0 not at all, None for ever; before BUILD_SLOTS_TIMEOUT,
             `timeout` in the config file, and 120.
-        on_timeout: "run" or "fail"; before BUILD_SLOTS_ON_TIMEOUT, `on_timeout` in the config file, and
-            "run".
+        on_timeout: "run", "paced" or "fail"; before BUILD_SLOTS_ON_TIMEOUT, `on_timeout` in the config
+            file, and "run".
         weight: How many slots it needs together; None for 1. More than there are counts as
             all, and is reported.
+        gates: What the machine has to be like: arguments of `buildslots.Gates`, each before the key of
+            that name in the config file.
         dir: The directory of the default pool, which the named pools are in; before BUILD_SLOTS_DIR and
             `.build-slots` in the user's cache directory.
         environ: The environment; the process's own if None.
@@ -248,7 +264,17 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         or config.journal.get("")
         or (DEFAULT_JOURNAL, "default"),
         weight=_weight_option(weight, its_slots[0], warn) or 1,
+        gates=_gates(config, pool, gates),
     )
+
+
+def _gates(config: Config, pool: str, options: Mapping[str, object] | None) -> Gates | None:
+    arguments = config.gates.get("", {}) | config.gates.get(pool, {}) | dict(options or {})
+    if not arguments:
+        return None
+    from buildslots.gates import Gates  # noqa: PLC0415 - psutil
+
+    return Gates(**arguments)  # type: ignore[arg-type]
 
 
 def _machine_slots() -> tuple[int, str]:
@@ -341,12 +367,12 @@ def _is_number(text: str) -> bool:
 
 
 def parse_on_timeout(text: str, source: str) -> str:
-    """Return what is to happen after the timeout, "run" or "fail".
+    """Return what is to happen after the timeout, "run", "paced" or "fail".
 
     Raises:
-        SettingError: It is neither.
+        SettingError: It is none of these.
     """
-    if text not in ("run", "fail"):
+    if text not in ON_TIMEOUT:
         raise SettingError(source, text, NOT_ON_TIMEOUT)
     return text
 
@@ -360,6 +386,48 @@ def parse_journal(text: str, source: str) -> str:
     if text not in ("off", "programs", "commands"):
         raise SettingError(source, text, NOT_JOURNAL)
     return text
+
+
+def parse_memory(text: str, source: str) -> int:
+    """Return an amount of memory given as text, in bytes: a number, with K, M, G or T for powers of 1024.
+
+    Raises:
+        SettingError: It is none, or nothing at all.
+    """
+    wanted = text.strip().upper().removesuffix("B").removesuffix("I")
+    power = " KMGT".find(wanted[-1:] or "?")
+    number = wanted[:-1] if power > 0 else wanted
+    if not _is_number(number) or len(number) > 15 or not float(number):
+        raise SettingError(source, text, NOT_BYTES)
+    return int(float(number) * 1024 ** max(0, power))
+
+
+def parse_load(text: str, source: str) -> float:
+    """Return a load average given as text.
+
+    Raises:
+        SettingError: It is no positive number.
+    """
+    number = text.strip()
+    if not _is_number(number) or len(number) > 15 or not float(number):
+        raise SettingError(source, text, NOT_LOAD)
+    return float(number)
+
+
+def parse_pressure(text: str, source: str) -> dict[str, float]:
+    """Return percentages by resource, given as "io=40,memory=10".
+
+    Raises:
+        SettingError: It is no such list.
+    """
+    found = {}
+    for part in text.split(","):
+        name, _, percent = part.strip().partition("=")
+        percent = percent.removesuffix("%")
+        if name not in ("cpu", "io", "memory") or not _is_number(percent) or len(percent) > 15:
+            raise SettingError(source, text, NOT_PRESSURE)
+        found[name] = float(percent)
+    return found
 
 
 def parse_pool(text: str, source: str) -> str:
@@ -584,13 +652,14 @@ def _no_home() -> OSError:
 class Config:
     """The valid settings of a config file, with their sources, by pool; "" stands for all pools."""
 
-    __slots__ = ("journal", "on_timeout", "slots", "timeout_s")
+    __slots__ = ("gates", "journal", "on_timeout", "slots", "timeout_s")
 
     def __init__(self) -> None:
         self.slots: dict[str, tuple[int, str]] = {}
         self.timeout_s: dict[str, tuple[float | None, str]] = {}
         self.on_timeout: dict[str, tuple[str, str]] = {}
         self.journal: dict[str, tuple[str, str]] = {}
+        self.gates: dict[str, dict[str, object]] = {}
 
 
 def pools_in_settings(environ: Mapping[str, str], warn: Callable[[str], None]) -> set[str]:

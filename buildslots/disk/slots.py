@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
+    from buildslots.gates import Gates
+
     T = TypeVar("T")
 
 
@@ -119,17 +121,21 @@ class Claim:
         nonce: 128 random bits in hex.
         waited_s: How long it has waited.
         overflow: Whether it is to run beyond the cap.
+        gates: What the machine has to be like, or None.
+        held_back: What of that kept it from taking a slot at the last try, in words; None if nothing did.
     """
 
-    __slots__ = ("cap", "command", "nonce", "overflow", "waited_s", "weight")
+    __slots__ = ("cap", "command", "gates", "held_back", "nonce", "overflow", "waited_s", "weight")
 
-    def __init__(self, cap: int, command: list[str], weight: int = 1) -> None:
+    def __init__(self, cap: int, command: list[str], weight: int = 1, gates: Gates | None = None) -> None:
         self.cap = cap
         self.weight = weight
         self.command = command
         self.nonce = os.urandom(16).hex()
         self.waited_s = 0.0
         self.overflow = False
+        self.gates = gates
+        self.held_back: str | None = None
 
     @property
     def limit(self) -> int:
@@ -218,10 +224,12 @@ class PoolDirectory:
                 number += 1
             if held < limit:
                 held = sum(locked(self._slot(n)) for n in self.numbers() if n not in locks)
+            # Never while nothing else of the pool runs: what is in the way then is none of its builds.
+            claim.held_back = claim.gates.closed_by() if claim.gates and 0 < held < limit else None
         except BaseException:
             _let_go(locks)
             raise
-        if held >= limit:
+        if held >= limit or claim.held_back:
             _let_go(locks)
             return None
         return Hold(self.path, locks, claim)
@@ -229,6 +237,11 @@ class PoolDirectory:
     def held(self) -> list[int]:
         """The numbers of the held slots, ascending. Only under the mutex."""
         return [n for n in self.numbers() if locked(self._slot(n))]
+
+    def last_change(self) -> float:
+        """Unix time at which one of ours last took a slot or let go of one; 0 if none ever did."""
+        names = os.listdir(f"{self.path}/holders")
+        return max((os.stat(f"{self.path}/holders/{name}").st_mtime for name in names), default=0.0)
 
     def numbers(self) -> list[int]:
         """The numbers of all slot files, ascending."""

@@ -36,11 +36,13 @@ if TYPE_CHECKING:
         due: float
         """`time.monotonic()` at which to call `tell` next; infinity for never."""
 
-        def tell(self, directory: PoolDirectory, ticket: queue.Ticket) -> None:
-            """Say where we are in line, and set `due` anew."""
+        def tell(self, directory: PoolDirectory, ticket: queue.Ticket, held_back: str | None) -> None:
+            """Say where we are in line, and what of the machine's state holds us back; set `due` anew."""
 
 
 GLANCE_S = 0.5
+GATE_S = 0.25
+"""How often the head looks whether the machine is as it has to be."""
 FOREIGN_POLL_S = 0.05
 """How often the head looks while a slot is held that has no bell; DESIGN promises 100 ms."""
 FIRST_POLL_S = 0.0005
@@ -72,21 +74,25 @@ class Wait:
         claim: What is wanted.
         deadline: `time.monotonic()` at which to stop waiting.
         notice: What to say meanwhile, or None.
+        paced_s: Seconds that one has to fall through after another; None if they need not.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made in one place
         self,
         directory: PoolDirectory,
         ticket: queue.Ticket,
         claim: Claim,
         deadline: float,
         notice: Notice | None,
+        *,
+        paced_s: float | None = None,
     ) -> None:
         self._directory = directory
         self._ticket = ticket
         self._claim = claim
         self._deadline = deadline
         self._notice = notice
+        self._paced_s = paced_s
         self._new_poll = bells.poll
         self._began = time.monotonic()
         self._sleepers = Sleepers()
@@ -111,11 +117,26 @@ class Wait:
                 return seen
             try:
                 # One look after the deadline: whoever was stopped for long may find a free slot.
-                if over:
+                if over and self._falls_through():
                     return None
                 over = yield from self._sleep(seen)
             finally:
                 seen.close()
+
+    def _falls_through(self) -> bool:
+        """Whether the deadline is the end of the wait; if it is to be paced, sets the next one if not yet.
+
+        While nothing happens in the pool one waiter falls through in each `paced_s`, in line order. What
+        has happened last is told by the records: they are written when a slot is taken and when it is let go.
+        """
+        if self._paced_s is None:
+            return True
+        place = len(self._directory.step(self._ticket.ahead))
+        since_s = time.time() - self._directory.last_change()
+        wait_s = self._paced_s * (place + 1) - since_s
+        # A clock that was set back must not keep us for longer than the pace.
+        self._deadline = time.monotonic() + min(wait_s, self._paced_s * (place + 1))
+        return not place and wait_s <= 0
 
     def _look(self) -> Hold | Ears:
         """Take a slot if it is our turn, or begin to listen. Under the mutex."""
@@ -128,7 +149,7 @@ class Wait:
                 return hold
             ears = Ears(self._directory, self._ticket, ahead, self._new_poll())
             try:
-                if not ahead and ears.held < self._claim.limit:
+                if not ahead and ears.held < self._claim.limit and not self._claim.held_back:
                     # Let go after our try and before we listened: nothing would wake us.
                     ears.close()
                     continue
@@ -147,10 +168,12 @@ class Wait:
         while True:
             now = time.monotonic()
             if self._notice is not None and now >= self._notice.due:
-                self._notice.tell(self._directory, self._ticket)
+                self._notice.tell(self._directory, self._ticket, self._claim.held_back)
             until = min(self._deadline, self._sleepers.look_at, now + ears.period_s)
             if self._notice is not None:
                 until = min(until, self._notice.due)
+            if self._claim.held_back:
+                until = min(until, now + GATE_S)
             if ears.deaf_head:
                 until = min(until, now + self._poll_s)
                 self._poll_s = min(self._poll_s * 2, FOREIGN_POLL_S)
@@ -160,7 +183,12 @@ class Wait:
             now = time.monotonic()
             if now >= self._deadline:
                 return True
-            if ears.deaf_head or now >= self._sleepers.look_at or not ears.nothing_new():
+            if (
+                ears.deaf_head
+                or self._claim.held_back
+                or now >= self._sleepers.look_at
+                or not ears.nothing_new()
+            ):
                 return False
 
 

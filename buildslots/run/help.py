@@ -13,8 +13,11 @@ Options:
   -n, --slots K             how many may run at once [by default for this machine]
   -p, --pool NAME           the pool to take the slot from [default]
   -t, --timeout DURATION    how long to wait: 90, 90s, 2m, 1h30m, 0, none [120s]
-      --on-timeout run|fail run without a slot then, or exit 75 [run]
+      --on-timeout WHAT     then run: start all the same; paced: one after the other; fail: exit 75 [run]
   -w, --weight W            how many slots COMMAND needs, all at once [1]
+      --min-free-memory 2G  while others build, wait for so much memory as well,
+      --max-load N          for a load average of at most N,
+      --max-pressure LIST   and for pressure below percentages: io=40,memory=10 (Linux)
   -q, --quiet               say nothing but warnings
       --dir PATH            directory of the default pool [~/.cache/.build-slots]
       --version             print the version and exit

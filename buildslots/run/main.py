@@ -115,6 +115,7 @@ def _slot(options: Options) -> tuple[Slot, Admission]:
         timeout_s=options.timeout_s,
         on_timeout=options.on_timeout,
         weight=options.weight,
+        gates=options.gates,
         dir=options.dir,
         warn=say,
     )

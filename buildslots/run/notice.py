@@ -39,12 +39,12 @@ class Notice:
         self._spoken = False
         self.due = self._began + FIRST_S
 
-    def tell(self, directory: PoolDirectory, ticket: queue.Ticket) -> None:
-        """Say the line of this moment."""
+    def tell(self, directory: PoolDirectory, ticket: queue.Ticket, held_back: str | None) -> None:
+        """Say the line of this moment; `held_back` is what of the machine's state keeps it from starting."""
         live = _on_live_terminal()
         self.due = time.monotonic() + (LIVE_S if live else AGAIN_S)
         self._spoken = True
-        line = f"slot-run: {self._line(directory, ticket)}"
+        line = f"slot-run: {self._line(directory, ticket, held_back)}"
         if live:
             columns = os.get_terminal_size(2).columns
             line = line if len(line) < columns else line[: columns - 2] + "…"
@@ -66,19 +66,23 @@ class Notice:
             _write("\r\x1b[K")
             self._width = 0
 
-    def _line(self, directory: PoolDirectory, ticket: queue.Ticket) -> str:
+    def _line(self, directory: PoolDirectory, ticket: queue.Ticket, held_back: str | None = None) -> str:
         names = queue.waiting(directory.path)
         place = 1 + sum(name < ticket.name for name in names)
         held = directory.step(directory.held)
         pool = "" if self._settings.pool == "default" else f" of pool {self._settings.pool!r}"
+        weight = self._settings.weight
+        what = held_back or ("a build slot" if weight == 1 else f"{weight} build slots")
         line = f"place {place} of {max(place, len(names))} in line, {self._end()}"
         slots = f"{len(held)} held of {self._settings.slots}: {_holders(directory, held)}"
-        return f"waiting for a build slot{pool}, {line}; {slots}"
+        return f"waiting for {what}{pool}, {line}; {slots}"
 
     def _end(self) -> str:
         if self._settings.timeout_s is None:
             return "as long as it takes"
-        left_s = max(0.0, self._began + self._settings.timeout_s - time.monotonic())
+        left_s = self._began + self._settings.timeout_s - time.monotonic()
+        if left_s < 0:  # only if it is paced
+            return "runs anyway when it is its turn"
         return f"{'gives up' if self._settings.on_timeout == 'fail' else 'runs anyway'} in {span(left_s)}"
 
 

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from buildslots.errors import SettingError
-from buildslots.settings import UNSET, parse_duration, parse_on_timeout, parse_pool, parse_slots
+from buildslots.settings import (
+    UNSET,
+    parse_duration,
+    parse_load,
+    parse_memory,
+    parse_on_timeout,
+    parse_pool,
+    parse_pressure,
+    parse_slots,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +37,9 @@ VALUES = {
     "--on-timeout": "--on-timeout",
     "-w": "--weight",
     "--weight": "--weight",
+    "--min-free-memory": "--min-free-memory",
+    "--max-load": "--max-load",
+    "--max-pressure": "--max-pressure",
     "--dir": "--dir",
 }
 """Options that take a value, and their long names."""
@@ -37,9 +49,13 @@ PARSERS: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "--timeout": ("timeout_s", parse_duration),
     "--on-timeout": ("on_timeout", parse_on_timeout),
     "--weight": ("weight", parse_slots),
+    "--min-free-memory": ("min_free_memory", parse_memory),
+    "--max-load": ("max_load", parse_load),
+    "--max-pressure": ("max_pressure", parse_pressure),
     "--dir": ("dir", _parse_dir),
 }
 """Where each value goes, and what makes it one or raises SettingError."""
+GATES = ("min_free_memory", "max_load", "max_pressure")
 FLAGS = {
     "-q": "--quiet",
     "--quiet": "--quiet",
@@ -62,6 +78,7 @@ class Options:
         timeout_s: Seconds, None for ever, or UNSET.
         on_timeout: "run", "fail" or None.
         weight: How many slots the command needs, or None.
+        gates: What is said of the machine's state, by the names of `Gates`' arguments.
         dir: Directory of the default pool, or None.
         quiet: Whether only warnings are to be said.
         show: "--help" or "--version" if that is what is asked for.
@@ -78,6 +95,7 @@ class Options:
         self.slots: int | None = None
         self.pool: str | None = None
         self.weight: int | None = None
+        self.gates: dict[str, object] = {}
         self.timeout_s: float | Unset | None = UNSET
         self.on_timeout: str | None = None
         self.dir: str | None = None
@@ -124,6 +142,9 @@ class Options:
                 value = rest.pop(0)
             long_name = VALUES[name]
             attribute, parse = PARSERS[long_name]
-            setattr(self, attribute, parse(value, long_name))
+            if attribute in GATES:
+                self.gates[attribute] = parse(value, long_name)
+            else:
+                setattr(self, attribute, parse(value, long_name))
         else:
             raise UsageError(f"there is no option {name!r}")
