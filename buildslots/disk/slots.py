@@ -78,7 +78,6 @@ class Hold:
         """The locks and bells: what a child inherits to hold the slots. Empty once they were released."""
         return [*self._locks, *self._bells] if self._locks else []
 
-
     def release(self) -> None:
         """Let go of the slots, though a child may have copies of the descriptors; wake the head.
 
