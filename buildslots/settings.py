@@ -45,7 +45,7 @@ DEFAULT_TIMEOUT_S = 120.0
 """How long a build waits for a slot if nobody says otherwise."""
 
 DEFAULT_ON_TIMEOUT = "run"
-"""What happens after that: "run" without a slot, or "fail"."""
+"""What happens after that, one of `ON_TIMEOUT`."""
 
 ON_TIMEOUT = ("run", "paced", "fail")
 """Start beyond the cap; the same, but one after the other; or do not start."""

@@ -182,12 +182,13 @@ def test_too_long_a_duration(text: str) -> None:
 
 
 def test_on_timeout() -> None:
-    """After the timeout a build runs or fails, and nothing else."""
-    assert [parse_on_timeout(text, "--on-timeout") for text in ("run", "fail")] == ["run", "fail"]
+    """After the timeout a build runs, at once or in its turn, or fails, and nothing else."""
+    words = ["run", "paced", "fail"]
+    assert [parse_on_timeout(text, "--on-timeout") for text in words] == words
     for text in ("", "Run", "run ", "ignore"):
         with pytest.raises(SettingError) as caught:
             parse_on_timeout(text, "--on-timeout")
-        assert str(caught.value) == f"--on-timeout: {text!r} is neither 'run' nor 'fail'"
+        assert str(caught.value) == f"--on-timeout: {text!r} is none of 'run', 'paced' and 'fail'"
 
 
 @pytest.mark.parametrize(
@@ -252,8 +253,8 @@ def test_wrong_pool_name(name: str, problem: str) -> None:
             "timeout: '400000000.0' is not a number of seconds from 0 to 315360000, nor None",
         ),
         ({"timeout_s": "90"}, "timeout: \"'90'\" is not a number of seconds from 0 to 315360000, nor None"),
-        ({"on_timeout": "wait"}, "on_timeout: 'wait' is neither 'run' nor 'fail'"),
-        ({"on_timeout": False}, "on_timeout: 'False' is neither 'run' nor 'fail'"),
+        ({"on_timeout": "wait"}, "on_timeout: 'wait' is none of 'run', 'paced' and 'fail'"),
+        ({"on_timeout": False}, "on_timeout: 'False' is none of 'run', 'paced' and 'fail'"),
         ({"pool": ""}, f"pool: '' {NO_POOL}"),
         ({"pool": 3}, f"pool: '3' {NO_POOL}"),
         ({"dir": ""}, "dir: \"''\" is not a path"),
@@ -439,16 +440,16 @@ def test_replace(machine: Machine) -> None:
     assert timeout_of(before) == (120.0, "default")
     with pytest.raises(SettingError, match=r"^timeout: '-1' is not"):
         before.replace(timeout_s=-1)
-    with pytest.raises(SettingError, match=r"^on_timeout: 'x' is neither"):
+    with pytest.raises(SettingError, match=r"^on_timeout: 'x' is none of"):
         before.replace(on_timeout="x")
 
 
 def test_repr(machine: Machine) -> None:
     """Settings show all they have."""
     assert repr(machine.resolve(slots=2, dir=os.sep)) == (
-        f"<Settings dir={os.path.abspath(os.sep)!r} journal='programs' journal_source='default' "
+        f"<Settings dir={os.path.abspath(os.sep)!r} gates=None journal='programs' journal_source='default' "
         "on_timeout='run' on_timeout_source='default' "
-        "pool='default' slots=2 slots_source='option' timeout_s=120.0 timeout_source='default'>"
+        "pool='default' slots=2 slots_source='option' timeout_s=120.0 timeout_source='default' weight=1>"
     )
     assert repr(UNSET) == "UNSET"
 
@@ -592,7 +593,7 @@ def test_off_linux_platformdirs_is_asked(answer: str, monkeypatch: pytest.Monkey
         ("MAX_CONCURRENT_BUILDS", "0", "is not a positive whole number"),
         ("MAX_CONCURRENT_BUILDS", "4\r\x1b[31m", "is not a positive whole number"),
         ("BUILD_SLOTS_TIMEOUT", "1d", "is not a duration such as 90, 90s, 2m, 1h30m or none"),
-        ("BUILD_SLOTS_ON_TIMEOUT", "ignore", "is neither 'run' nor 'fail'"),
+        ("BUILD_SLOTS_ON_TIMEOUT", "ignore", "is none of 'run', 'paced' and 'fail'"),
         ("BUILD_SLOTS_POOL", "a/b", NO_POOL),
     ],
 )
@@ -689,10 +690,10 @@ TOO_LONG = "is longer than ten years; 'none' waits for ever"
             "timeout = {a = 1}", [f", line 1, key timeout: '{{...}}' {NO_DURATION}"], id="timeout-table"
         ),
         pytest.param(
-            'on_timeout = "wait"', [", line 1, key on_timeout: 'wait' is neither 'run' nor 'fail'"], id="on"
+            'on_timeout = "wait"', [", line 1, key on_timeout: 'wait' is none of 'run', 'paced' and 'fail'"], id="on"
         ),
         pytest.param(
-            "on_timeout = 1", [", line 1, key on_timeout: '1' is neither 'run' nor 'fail'"], id="on-type"
+            "on_timeout = 1", [", line 1, key on_timeout: '1' is none of 'run', 'paced' and 'fail'"], id="on-type"
         ),
         pytest.param(
             "journal = false",
