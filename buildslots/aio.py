@@ -34,9 +34,12 @@ async def acquire(admission: Admission) -> Slot:
     except StopIteration as end:
         slot: Slot = end.value
         return slot
+    finally:
+        steps.close()  # a signal's exception may have come between two steps: nothing may stay in line
 
 
 def _poll() -> Poll:
+    """Listens as `select.poll` does, and can be listened to. It is only ever asked for what there is now."""
     if bells.FIFOS and hasattr(select, "epoll"):
         return select.epoll()
     if bells.FIFOS and hasattr(select, "kqueue"):
@@ -82,9 +85,9 @@ async def _sleep(poll: Poll, seconds: float) -> None:
             over.set_result(None)
 
     timer = loop.call_later(max(0.0, seconds), wake)
-    if fd is not None:
-        loop.add_reader(fd, wake)
     try:
+        if fd is not None:
+            loop.add_reader(fd, wake)
         await over
     finally:
         timer.cancel()

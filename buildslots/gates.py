@@ -9,6 +9,8 @@ import os
 
 import psutil
 
+from buildslots.errors import SettingError
+from buildslots.settings import NOT_BYTES, NOT_LOAD, NOT_PRESSURE, shown_number
 from buildslots.words import size
 
 TYPE_CHECKING = False
@@ -20,13 +22,22 @@ RESOURCES = ("cpu", "io", "memory")
 
 
 class Gates:
-    """Bounds within which the machine has to be; None for those that do not matter.
+    """Bounds within which the machine has to be before a build starts; None for those that do not matter.
+
+    They are looked at when it is a build's turn, and only while others of its pool run; at its timeout it
+    starts all the same. What the system does not tell does not matter.
+
+    >>> SlotPool("link", gates=Gates(min_free_memory=4 * 2**30, max_pressure={"io": 40}))
+    <SlotPool 'link'>
 
     Args:
         min_free_memory: Bytes that can be given to processes without swapping (psutil's `available`).
         max_load: Load average over a minute.
         max_pressure: For "cpu", "io" or "memory" the percentage of the last ten seconds for which some
-            process waited for it (`some avg10`). What a system does not tell does not matter.
+            process waited for it (`some avg10`). Linux only.
+
+    Raises:
+        SettingError: A ValueError; one of them is no such number.
     """
 
     __slots__ = ("max_load", "max_pressure", "min_free_memory")
@@ -37,31 +48,55 @@ class Gates:
         max_load: float | None = None,
         max_pressure: Mapping[str, float] | None = None,
     ) -> None:
+        if min_free_memory is not None:
+            _check("min_free_memory", min_free_memory, NOT_BYTES, above=0)
+        if max_load is not None:
+            _check("max_load", max_load, NOT_LOAD, above=0)
+        for resource, percent in (max_pressure or {}).items():
+            if resource not in RESOURCES:
+                raise SettingError("max_pressure", repr(resource), NOT_PRESSURE)
+            _check(f"max_pressure of {resource}", percent, "is not a percentage", above=-1)
         self.min_free_memory = min_free_memory
         self.max_load = max_load
         self.max_pressure = dict(max_pressure or {})
 
     def __repr__(self) -> str:
-        return f"Gates({self.min_free_memory}, {self.max_load}, {self.max_pressure})"
+        return f"Gates({', '.join(f'{name}={bound!r}' for name, bound in self.as_dict().items())})"
 
     def as_dict(self) -> dict[str, object]:
         """The bounds that matter, by name."""
-        return {name: bound for name in self.__slots__ if (bound := getattr(self, name))}
+        return {name: bound for name in sorted(self.__slots__) if (bound := getattr(self, name))}
 
     def closed_by(self) -> str | None:
-        """What keeps a build from starting now, in words; None if nothing does."""
+        """What keeps a build from starting now, in words that follow "waiting for"; None if nothing does."""
         if self.min_free_memory is not None:
-            free = psutil.virtual_memory().available
-            if free < self.min_free_memory:
+            free = free_memory()
+            if free is not None and free < self.min_free_memory:
                 return f"{size(self.min_free_memory)} of free memory ({size(free)} now)"
         if self.max_load is not None:
-            load = psutil.getloadavg()[0]
-            if load > self.max_load:
-                return f"a load of {self.max_load:g} ({load:.1f} now)"
+            now = load()
+            if now is not None and now > self.max_load:
+                return f"load of at most {self.max_load:g} ({now:.1f} now)"
         for resource, most in self.max_pressure.items():
             percent = pressure(resource)
             if percent is not None and percent > most:
-                return f"{resource} pressure of {most:g} % ({percent:.0f} % now)"
+                return f"{resource} pressure of at most {most:g} % ({percent:.0f} % now)"
+        return None
+
+
+def free_memory() -> int | None:
+    """Bytes that can be given to processes without swapping; None if unknown."""
+    try:
+        return int(psutil.virtual_memory().available)
+    except (OSError, RuntimeError, ValueError, psutil.Error):  # /proc is hidden, say
+        return None
+
+
+def load() -> float | None:
+    """The load average over a minute; None if unknown."""
+    try:
+        return psutil.getloadavg()[0]
+    except (OSError, psutil.Error):
         return None
 
 
@@ -77,3 +112,10 @@ def pressure(resource: str) -> float | None:
         return float(text.split()[1].removeprefix(b"avg10="))
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _check(name: str, value: object, problem: str, *, above: float) -> None:
+    # bool is an int, and max_load=True is a mistake; NaN is above nothing.
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not good or not above < value < float("inf"):  # type: ignore[operator]
+        raise SettingError(name, shown_number(value), problem)

@@ -359,7 +359,7 @@ class build_slot:  # noqa: N801 - used like a function
     raise; the block is not entered then.
     """
 
-    __slots__ = ("_pool", "_weight")
+    __slots__ = ("_entered", "_pool", "_weight")
 
     def __init__(  # noqa: PLR0913 - one for each thing that can be said, by keyword only
         self,
@@ -374,6 +374,15 @@ class build_slot:  # noqa: N801 - used like a function
     ) -> None:
         self._pool = SlotPool(pool, slots=slots, timeout=timeout, on_timeout=on_timeout, gates=gates, dir=dir)
         self._weight = weight
+        self._entered: list[Slot] = []
+
+    def __getstate__(self) -> tuple[SlotPool, int | None]:
+        # What this process holds is its own.
+        return self._pool, self._weight
+
+    def __setstate__(self, state: tuple[SlotPool, int | None]) -> None:
+        self._pool, self._weight = state
+        self._entered = []
 
     def __enter__(self) -> Slot:
         pool = self._pool
@@ -381,6 +390,7 @@ class build_slot:  # noqa: N801 - used like a function
 
     def _enter(self, slot: Slot) -> Slot:
         slot._block = self
+        self._entered.append(slot)
         return slot.__enter__()
 
     async def __aenter__(self) -> Slot:
@@ -395,8 +405,11 @@ class build_slot:  # noqa: N801 - used like a function
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Of this thread or task, and the innermost: the object may be entered more than once.
-        slot = next(slot for slot in reversed(_held().get(())) if slot._block is self)
+        # Of this thread or task, and the innermost: the object may be entered more than once. An exit stack
+        # may be closed in another task than it was filled in: then what was entered last.
+        ours = (slot for slot in reversed(_held().get(())) if slot._block is self)
+        slot = next(ours, None) or self._entered[-1]
+        self._entered.remove(slot)
         slot.__exit__(kind, error, trace)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -412,12 +425,13 @@ class build_slot:  # noqa: N801 - used like a function
             raise TypeError(
                 f"{function.__qualname__} is a generator function: use `with build_slot()` inside"
             )
-        if inspect.iscoroutinefunction(function):
+        call = getattr(function, "__call__", None)  # noqa: B004 - it may be an object with an async one
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
 
             @functools.wraps(function)
             async def run_async(*args: P.args, **kwargs: P.kwargs) -> object:
                 async with self:
-                    return await function(*args, **kwargs)
+                    return await function(*args, **kwargs)  # type: ignore[misc]
 
             return run_async  # type: ignore[return-value]  # R is the coroutine that it returns
 
@@ -437,7 +451,7 @@ class Admission:
         command: What others are told that this build is.
     """
 
-    __slots__ = ("_claim", "_directory", "_log", "_settings", "_ticket")
+    __slots__ = ("_claim", "_directory", "_log", "_pid", "_settings", "_ticket")
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
@@ -445,6 +459,12 @@ class Admission:
         self._directory = PoolDirectory(settings.dir)
         self._ticket: Ticket | None = None
         self._log: Log | None = None
+        self._pid = os.getpid()
+
+    @property
+    def despite(self) -> str | None:
+        """What of the machine's state it did not wait for any longer, at the timeout; None if nothing."""
+        return self._claim.despite
 
     def acquire(self, notice: Callable[[], Notice | None] | None = None, cancel: Event | None = None) -> Slot:
         """Get a slot as `SlotPool.acquire` does, which calls this, as does `slot-run`.
@@ -474,6 +494,8 @@ class Admission:
         except StopIteration as end:
             slot: Slot = end.value
             return slot
+        finally:
+            steps.close()  # a signal's exception may have come between two steps: nothing may stay in line
 
     def steps(
         self, notice: Callable[[], Notice | None] | None = None, poll: Callable[[], Poll] | None = None
@@ -541,6 +563,8 @@ class Admission:
 
     def _failed(self, error: BaseException) -> None:
         """Tell the journal why there is no slot; not of a look (`try_acquire`) that found none."""
+        if self._pid != os.getpid():
+            return  # a forked child drops what its parent waits for
         gave_up = isinstance(error, (SlotTimeoutError, SlotCancelledError)) or not isinstance(
             error, Exception
         )

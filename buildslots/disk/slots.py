@@ -122,9 +122,10 @@ class Claim:
         overflow: Whether it is to run beyond the cap.
         gates: What the machine has to be like, or None.
         held_back: What of that kept it from taking a slot at the last try, in words; None if nothing did.
+        despite: What of that it did not wait for any longer, at the timeout; None if nothing.
     """
 
-    __slots__ = ("cap", "command", "gates", "held_back", "nonce", "overflow", "waited_s", "weight")
+    __slots__ = ("cap", "command", "despite", "gates", "held_back", "nonce", "overflow", "waited_s", "weight")
 
     def __init__(self, cap: int, command: list[str], weight: int = 1, gates: Gates | None = None) -> None:
         self.cap = cap
@@ -135,6 +136,7 @@ class Claim:
         self.overflow = False
         self.gates = gates
         self.held_back: str | None = None
+        self.despite: str | None = None
 
     @property
     def limit(self) -> int:
@@ -178,23 +180,8 @@ class PoolDirectory:
         return self.step(arrive)
 
     def take_overflow(self, claim: Claim) -> Hold:
-        """Take the lowest free slots numbered `claim.cap` or above."""
-        claim.overflow = True
-
-        def overflow() -> Hold:
-            locks: dict[int, int] = {}
-            number = claim.cap
-            try:
-                while len(locks) < claim.weight:
-                    if (fd := lock_file(self._slot(number))) is not None:
-                        locks[number] = fd
-                    number += 1
-            except BaseException:
-                _let_go(locks)
-                raise
-            return Hold(self.path, locks, claim)
-
-        return self.step(overflow)
+        """Take what a build starts with at its timeout: see `overflow`."""
+        return self.step(lambda: self.overflow(claim))
 
     def step(self, action: Callable[[], T]) -> T:
         """Run `action` under the mutex, making the directories that are missing. Raises OSError."""
@@ -233,12 +220,37 @@ class PoolDirectory:
             return None
         return Hold(self.path, locks, claim)
 
+    def overflow(self, claim: Claim) -> Hold:
+        """Take the lowest free slots numbered `claim.cap` or above. Only under the mutex.
+
+        Unless those below are free, and nothing but the machine's state kept the claim from them: then those.
+        """
+        if claim.held_back:
+            claim.despite, claim.gates = claim.held_back, None
+            if hold := self.take(claim, claim.limit):
+                return hold
+        claim.overflow = True
+        locks: dict[int, int] = {}
+        number = claim.cap
+        try:
+            while len(locks) < claim.weight:
+                if (fd := lock_file(self._slot(number))) is not None:
+                    locks[number] = fd
+                number += 1
+        except BaseException:
+            _let_go(locks)
+            raise
+        return Hold(self.path, locks, claim)
+
     def held(self) -> list[int]:
         """The numbers of the held slots, ascending. Only under the mutex."""
         return [n for n in self.numbers() if locked(self._slot(n))]
 
     def last_change(self) -> float:
-        """Unix time at which one of ours last took a slot or let go of one; 0 if none ever did."""
+        """Unix time at which one of ours last took a slot or let go of one; 0 if none ever did.
+
+        Only in a `step`: the directory may be gone.
+        """
         names = os.listdir(f"{self.path}/holders")
         return max((os.stat(f"{self.path}/holders/{name}").st_mtime for name in names), default=0.0)
 

@@ -94,7 +94,8 @@ class Wait:
         self._notice = notice
         self._paced_s = paced_s
         self._new_poll = bells.poll
-        self._began = time.monotonic()
+        self._began = self._quiet_since = time.monotonic()
+        self._changed = -1.0  # the pool, when we looked last
         self._sleepers = Sleepers()
         self._poll_s = FIRST_POLL_S
 
@@ -117,32 +118,46 @@ class Wait:
                 return seen
             try:
                 # One look after the deadline: whoever was stopped for long may find a free slot.
-                if over and self._falls_through():
+                if over and self._paced_s is None:
                     return None
+                if over and (hold := self._directory.step(self._fall_through)):
+                    return hold
                 over = yield from self._sleep(seen)
             finally:
                 seen.close()
 
-    def _falls_through(self) -> bool:
-        """Whether the deadline is the end of the wait; if it is to be paced, sets the next one if not yet.
+    def _fall_through(self) -> Hold | None:
+        """Start beyond the cap if it is our turn; otherwise set the next deadline. Under the mutex.
 
-        While nothing happens in the pool one waiter falls through in each `paced_s`, in line order. What
-        has happened last is told by the records: they are written when a slot is taken and when it is let go.
+        While nothing happens in the pool one waiter falls through in each `paced_s`, in line order: so
+        who has others before it leaves each of them that time first. It does not wait for them to do so,
+        because they may never: they may be asleep, or have no timeout.
         """
-        if self._paced_s is None:
-            return True
-        place = len(self._directory.step(self._ticket.ahead))
-        since_s = time.time() - self._directory.last_change()
-        wait_s = self._paced_s * (place + 1) - since_s
-        # A clock that was set back must not keep us for longer than the pace.
-        self._deadline = time.monotonic() + min(wait_s, self._paced_s * (place + 1))
-        return not place and wait_s <= 0
+        turn_s = (self._paced_s or 0.0) * (1 + len(self._ticket.ahead()))
+        left_s = turn_s - self._quiet_s()
+        if left_s <= 0:
+            return self._directory.overflow(self._claim)
+        self._deadline = time.monotonic() + left_s
+        return None
+
+    def _quiet_s(self) -> float:
+        """For how much of our wait nothing has happened in the pool: no slot was taken, none let go of.
+
+        The records tell, which are written then. By the wall clock, so that is asked only once about each
+        change: a clock that was set back makes us wait for one turn more, and not until it is right again.
+        """
+        now, changed = time.monotonic(), self._directory.last_change()
+        if changed != self._changed:
+            self._changed = changed
+            self._quiet_since = max(self._began, now - max(0.0, time.time() - changed))
+        return now - self._quiet_since
 
     def _look(self) -> Hold | Ears:
         """Take a slot if it is our turn, or begin to listen. Under the mutex."""
         if not self._ticket.in_line():
             self._ticket.rejoin()
         self._claim.waited_s = time.monotonic() - self._began
+        self._claim.held_back = None
         while True:
             ahead = self._ticket.ahead()
             if not ahead and (hold := self._directory.take(self._claim, self._claim.limit)):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from buildslots.pool import Slot
     from buildslots.run.notice import Notice
+    from buildslots.settings import Settings
 else:
     import _signal  # `signal` itself wraps the same functions in enum, at 4 ms
 
@@ -141,12 +142,20 @@ def _slot(options: Options) -> tuple[Slot, Admission]:
             spoken.clear()
     for spoken in notices:
         spoken.started(slot)
-    if slot.overflow:
-        from buildslots.words import span  # noqa: PLC0415 - said once after a wait
-
-        why = f"no slot within {span(slot.waited_s)}" if settings.timeout_s else "no slot is free"
-        say(f"{why}: running beyond the cap of {settings.slots} (overflow slot {slot.number})")
+    if slot.overflow or admission.despite:
+        _say_all_the_same(slot, settings, admission.despite)
     return slot, admission
+
+
+def _say_all_the_same(slot: Slot, settings: Settings, despite: str | None) -> None:
+    """Say that the command runs though there is no slot, or despite the machine's state."""
+    from buildslots.words import span  # noqa: PLC0415 - said once after a wait
+
+    when = f" within {span(slot.waited_s)}" if settings.timeout_s else " is free" if slot.overflow else " now"
+    how = "all the same"
+    if slot.overflow:
+        how = f"beyond the cap of {settings.slots} (overflow slot {slot.number})"
+    say(f"no {despite or 'slot'}{when}: running {how}")
 
 
 def _show(what: str) -> int:
