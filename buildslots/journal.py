@@ -14,6 +14,9 @@ Every line has what the first two rows name, and its event's fields besides:
     ended               slot, ran_s, status: the exit status, minus the signal that killed it, or null; load
     degraded            cause: it runs without any slot, because the machinery failed
 
+A build that needs several slots also has `weight` when it joins the line and starts, and `slots`, the
+numbers of all of them, beside `slot`, the lowest, when it starts.
+
 A build that was killed together with its slot-run has no `ended`. `load` is the machine's load average over
 a minute. Nested builds are part of the build around them and do not appear.
 
@@ -54,7 +57,7 @@ COMMAND_CHARACTERS = 4096
 class Log:
     """What the journal is told of one build. No method raises."""
 
-    __slots__ = ("_about", "_began", "_cap", "_path", "_slot")
+    __slots__ = ("_about", "_began", "_cap", "_path", "_slot", "_weight")
 
     def __init__(self, settings: Settings, command: list[str], build: str) -> None:
         """Begin to tell of the build `command` with the id `build`; writes nothing yet."""
@@ -62,6 +65,7 @@ class Log:
         self._slot = -1
         self._began = time.monotonic()
         self._cap = settings.slots
+        self._weight = f',"weight":{settings.weight}' if settings.weight > 1 else ""
         try:
             self._path = os.path.join(state_dir(os.environ), NAME)
             cwd = os.getcwd()
@@ -78,14 +82,16 @@ class Log:
 
     def queued(self) -> None:
         """It joined the line."""
-        self._write("queued", f'"cap":{self._cap}{_load()}')
+        self._write("queued", f'"cap":{self._cap}{self._weight}{_load()}')
 
-    def started(self, slot: int, waited_s: float, *, overflow: bool) -> None:
-        """It runs now, in `slot`."""
-        self._slot = slot
+    def started(self, slots: tuple[int, ...], waited_s: float, *, overflow: bool) -> None:
+        """It runs now, in `slots`."""
+        self._slot = slots[0]
         self._began = time.monotonic()
         event = "fell_through" if overflow else "started"
-        self._write(event, f'"slot":{slot},"waited_s":{waited_s:.6f},"cap":{self._cap}{_load()}')
+        several = f',"slots":[{",".join(map(str, slots))}]' if len(slots) > 1 else ""
+        where = f'"slot":{slots[0]}{several}{self._weight}'
+        self._write(event, f'{where},"waited_s":{waited_s:.6f},"cap":{self._cap}{_load()}')
 
     def gave_up(self, cause: str) -> None:
         """It will not start."""

@@ -519,8 +519,8 @@ class Admission:
             self._ticket.leave()
         if child is not None and slot._hold is not None:
             slot._hold.runs(child)
-        if slot.number is not None and not slot.nested and (log := self._told()):
-            log.started(slot.number, slot.waited_s, overflow=slot.overflow)
+        if slot._hold is not None and (log := self._told()):
+            log.started(slot._hold.numbers, slot.waited_s, overflow=slot.overflow)
             slot._log = log
 
     def _take(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from buildslots.disk import queue, records
 from buildslots.disk.lock import locked
@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a slot.
+    """Who holds a slot, or several together.
+
+    >>> with build_slot(weight=2):
+    ...     [(holder.slots, holder.weight) for holder in SlotPool().status().holders]
+    [((0, 1), 2)]
 
     Attributes:
-        slot: Number of the slot.
+        slot: Number of the slot; of several the lowest.
+        slots: The numbers of all its slots, ascending.
+        weight: How many these are.
         overflow: Whether it runs beyond its own cap.
         foreign: Whether another program has locked the slot file; then little else is known.
         orphaned: Whether the process that took the slot is gone, and a child that it left holds it.
@@ -39,6 +45,8 @@ class Holder:
     """
 
     slot: int
+    slots: tuple[int, ...]
+    weight: int
     overflow: bool
     foreign: bool
     orphaned: bool
@@ -55,6 +63,9 @@ class Holder:
 class Waiter:
     """Who waits in line.
 
+    >>> SlotPool().status().waiters
+    ()
+
     Attributes:
         place: 1 for the head of the line.
         pid: The waiting process, in its own pid namespace, or None.
@@ -62,6 +73,7 @@ class Waiter:
         cwd: Directory of the build, or None.
         waited_s: Seconds since it joined the line, or None.
         cap: Its K.
+        weight: How many slots it needs together.
         host: Name of its machine or container, or None.
     """
 
@@ -71,12 +83,17 @@ class Waiter:
     cwd: str | None
     waited_s: float | None
     cap: int
+    weight: int
     host: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
     """A pool at one moment.
+
+    >>> status = SlotPool("link", slots=3).status()
+    >>> status.held, status.cap, status.as_dict()["waiters"]
+    (0, 3, [])
 
     Attributes:
         pool: Its name.
@@ -94,6 +111,11 @@ class PoolStatus:
     holders: tuple[Holder, ...]
     waiters: tuple[Waiter, ...]
 
+    @property
+    def held(self) -> int:
+        """How many slots are held."""
+        return sum(holder.weight for holder in self.holders)
+
     def as_dict(self) -> dict[str, object]:
         """The same as plain dicts, lists, strings and numbers: what `--json` prints."""
         return asdict(self)
@@ -102,9 +124,7 @@ class PoolStatus:
 def pool_status(settings: Settings) -> PoolStatus:
     """Look at the pool that `settings` name. Raises OSError if its directory cannot be read."""
     directory = PoolDirectory(settings.dir)
-    holders = tuple(
-        _holder(directory, number, settings.slots, owned=owned) for number, owned in _held(directory)
-    )
+    holders = _holders(directory, settings.slots)
     names = [name for name in queue.waiting(settings.dir) if locked(f"{settings.dir}/queue/{name}")]
     waiters = tuple(_waiter(directory, place, name) for place, name in enumerate(names, 1))
     return PoolStatus(settings.pool, settings.dir, settings.slots, settings.slots_source, holders, waiters)
@@ -140,13 +160,31 @@ def _held(directory: PoolDirectory) -> list[tuple[int, bool | None]]:
         return look()
 
 
-def _holder(directory: PoolDirectory, number: int, cap: int, *, owned: bool | None) -> Holder:
-    record = records.read(f"{directory.path}/holders/slot-{number}")
+def _holders(directory: PoolDirectory, cap: int) -> tuple[Holder, ...]:
+    """Who holds the slots, whoever has several of them once: their records have one nonce."""
+    found: dict[str, Holder] = {}
+    for number, owned in _held(directory):
+        record = records.read(f"{directory.path}/holders/slot-{number}")
+        holder = _holder(directory, number, cap, record, owned=owned)
+        nonce = None if holder.foreign or record is None else record.get("nonce")
+        whose = nonce or f"slot-{number}"
+        before = found.get(whose)
+        if before is not None:
+            holder = replace(before, slots=(*before.slots, number), weight=before.weight + 1)
+        found[whose] = holder
+    return tuple(found.values())
+
+
+def _holder(
+    directory: PoolDirectory, number: int, cap: int, record: dict[str, str] | None, *, owned: bool | None
+) -> Holder:
     alive = record is not None and _lives(record)
     if record is None or owned is False or (owned is None and not alive):
         return _foreign_holder(directory, number, cap)
     return Holder(
         slot=number,
+        slots=(number,),
+        weight=1,
         overflow="overflow" in record,
         foreign=False,
         orphaned=not alive,
@@ -168,7 +206,8 @@ def _waiter(directory: PoolDirectory, place: int, name: str) -> Waiter:
         command=_command(record),
         cwd=record.get("cwd"),
         waited_s=records.age_s(record),
-        cap=queue.cap_of(name),
+        cap=records.number(record.get("cap")) or queue.cap_of(name),
+        weight=records.number(record.get("weight")) or 1,
         host=record.get("host"),
     )
 
@@ -190,6 +229,8 @@ def _foreign_holder(directory: PoolDirectory, number: int, cap: int) -> Holder:
             pass  # gone, or somebody else's
     return Holder(
         slot=number,
+        slots=(number,),
+        weight=1,
         overflow=number >= cap,
         foreign=True,
         orphaned=False,

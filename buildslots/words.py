@@ -25,6 +25,17 @@ def size(count: int) -> str:
     return f"{mebibytes} MiB" if mebibytes < 1000 else f"{count / 2**30:.1f} GiB"
 
 
+def counted(numbers: tuple[int, ...]) -> str:
+    """`numbers`, ascending, for people: "0", "0-3,7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
 def printable(text: str) -> str:
     """`text` without anything that could steer a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -184,11 +184,11 @@ def test_stretches_and_peak() -> None:
         build(5, started_at=NOW - 60, outcome="lost", ran_s=None, status=None),
     ]
     assert stretches(builds, NOW) == [
-        (NOW - 100, NOW - 90, 1, 2),
-        (NOW - 90, NOW - 85, 1, 2),
-        (NOW - 85, NOW - 80, 2, 2),
-        (NOW - 80, NOW - 70, 1, 2),
-        (NOW - 10, NOW, 1, 2),
+        (NOW - 100, NOW - 90, 1, 1, 2),
+        (NOW - 90, NOW - 85, 1, 1, 2),
+        (NOW - 85, NOW - 80, 2, 2, 2),
+        (NOW - 80, NOW - 70, 1, 1, 2),
+        (NOW - 10, NOW, 1, 1, 2),
     ]
     its = figures(builds, NOW - 95, NOW)
     assert (its.peak, its.full_s, its.busy_s, its.period_s) == (2, 5, 35, 95)

@@ -87,23 +87,31 @@ class Notice:
 
 
 def _holders(directory: PoolDirectory, held: list[int]) -> str:
-    words = []
-    for number in held[:HOLDERS_SHOWN]:
+    """Who has the slots `held`; a build that has several of them once."""
+    builds: dict[str, tuple[dict[str, str] | None, list[int]]] = {}
+    for number in held:
         record = records.read(f"{directory.path}/holders/slot-{number}")
-        if record is None or directory.has_owner(number) is False:
-            words.append(f"another program (slot-{number})")
-            continue
-        program, *arguments = record["command"].split("\0")[:-1] or ["?"]
-        # Without its directory, or all holders would look alike when the line is cut.
-        command = printable(" ".join([os.path.basename(program) or program, *arguments]))
-        if len(command) > COMMAND_SHOWN:
-            command = command[: COMMAND_SHOWN - 1] + "…"
-        words.append(
-            f"`{command}` in {short_path(record.get('cwd', '?'))} ({span(records.age_s(record) or 0.0)})"
-        )
-    if len(held) > HOLDERS_SHOWN:
-        words.append(f"{len(held) - HOLDERS_SHOWN} more")
+        if directory.has_owner(number) is False:
+            record = None
+        nonce = (record or {}).get("nonce", f"slot-{number}")
+        builds.setdefault(nonce, (record, []))[1].append(number)
+    words = [_holder(*build) for build in list(builds.values())[:HOLDERS_SHOWN]]
+    if len(builds) > HOLDERS_SHOWN:
+        words.append(f"{len(builds) - HOLDERS_SHOWN} more")
     return ", ".join(words) or "nobody now"
+
+
+def _holder(record: dict[str, str] | None, slots: list[int]) -> str:
+    if record is None:
+        return f"another program (slot-{slots[0]})"
+    program, *arguments = record["command"].split("\0")[:-1] or ["?"]
+    # Without its directory, or all holders would look alike when the line is cut.
+    command = printable(" ".join([os.path.basename(program) or program, *arguments]))
+    if len(command) > COMMAND_SHOWN:
+        command = command[: COMMAND_SHOWN - 1] + "…"
+    several = f", {len(slots)} slots" if len(slots) > 1 else ""
+    held = span(records.age_s(record) or 0.0)
+    return f"`{command}` in {short_path(record.get('cwd', '?'))} ({held}{several})"
 
 
 def _on_live_terminal() -> bool:

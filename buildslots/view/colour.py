@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from buildslots.view.table import command, duration, heading, path, pid, remarks
-from buildslots.words import printable, short_path, size
+from buildslots.view.table import command, duration, heading, needs, path, pid, remarks
+from buildslots.words import counted, printable, short_path, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def headline(status: PoolStatus) -> Text:
     """The pool in a line, its name and numbers in colour."""
     text = Text(heading(status), no_wrap=True, overflow="ellipsis")
     text.stylize("bold", 5, 5 + len(status.pool))
-    held, cap, waiting = len(status.holders), status.cap, len(status.waiters)
+    held, cap, waiting = status.held, status.cap, len(status.waiters)
     text.highlight_words([f"{held} held of {cap}"], "bold yellow" if held >= cap else "bold green")
     text.highlight_words([f"{waiting} waiting"], "bold cyan" if waiting else "")
     return text
@@ -79,7 +79,7 @@ def headline(status: PoolStatus) -> Text:
 def holders(status: PoolStatus, width: int, limit: int | None = None) -> Table:
     """The first `limit` holders in a terminal `width` columns wide."""
     columns = [
-        _Column("SLOT", lambda h: Text(str(h.slot), "bold")),
+        _Column("SLOT", lambda h: Text(counted(h.slots), "bold")),
         _Column("PID", lambda h: Text(pid(h.pid))),
         _Column("HELD", lambda h: Text(duration(h.held_s), "green"), least=DURATION),
         _Column("WAITED", lambda h: Text(duration(h.waited_s)), least=DURATION),
@@ -94,7 +94,7 @@ def live_holders(status: PoolStatus, costs: dict[int, Cost | None], width: int, 
     longest_s = max((h.held_s or 0.0 for h in status.holders), default=0.0)
     scale_s = next((s for s in SCALES_S if s >= longest_s), longest_s)
     columns = [
-        _Column("SLOT", lambda h: Text(str(h.slot), "bold")),
+        _Column("SLOT", lambda h: Text(counted(h.slots), "bold")),
         _Column("PID", lambda h: Text(pid(h.pid))),
         _Column("HELD", lambda h: Text(duration(h.held_s), "green"), least=DURATION),
         _Column(_scale(scale_s), lambda h: _bar(h.held_s, scale_s), WIDE),
@@ -116,7 +116,7 @@ def line(status: PoolStatus, width: int, limit: int | None = None) -> Table:
         _Column("PID", lambda w: Text(pid(w.pid))),
         _Column("WAITED", lambda w: Text(duration(w.waited_s), "cyan"), least=DURATION),
         _Column("DIRECTORY", lambda w: _directory(w.cwd, width - 28), NARROW),
-        _Column("COMMAND", lambda w: Text(command(w.command))),
+        _Column("COMMAND", lambda w: _with_remark(needs(w), w.command)),
     ]
     return _table(columns, status.waiters[:limit], width)
 
@@ -140,9 +140,12 @@ def _table(columns: list[_Column], rows: Iterable[object], width: int) -> Table:
 
 
 def _build(holder: Holder) -> Text:
-    """The remarks first: what is cut is the end."""
-    remark = remarks(holder)
-    return Text.assemble((remark and f"{remark} ", "yellow"), command(holder.command))
+    return _with_remark(remarks(holder), holder.command)
+
+
+def _with_remark(remark: str, arguments: tuple[str, ...]) -> Text:
+    """The remark first: what is cut is the end."""
+    return Text.assemble((remark and f"{remark} ", "yellow"), command(arguments))
 
 
 def _directory(directory: str | None, room: int) -> Text:

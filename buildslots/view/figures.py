@@ -6,6 +6,7 @@ import math
 import statistics
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from buildslots.cap import machine_cap
 from buildslots.settings import resolve, slots_variable
@@ -55,7 +56,8 @@ class Figures:
         wait: How long they waited, also those that did not have to.
         run: How long they ran.
         peak: How many ran at once at most.
-        full_s: Seconds for which as many as their cap, or more, ran.
+        peak_slots: How many slots they had at once at most.
+        full_s: Seconds for which they had as many slots as their cap, or more.
         busy_s: Seconds for which any ran.
         period_s: Seconds from the first of them to now, or of the whole period.
     """
@@ -72,6 +74,7 @@ class Figures:
     wait: Spread
     run: Spread
     peak: int
+    peak_slots: int
     full_s: float
     busy_s: float
     period_s: float
@@ -81,7 +84,7 @@ def figures(builds: Iterable[Build], since: float, until: float) -> Figures:
     """The figures of `builds` in the period from `since` to `until`, Unix times."""
     builds = list(builds)
     outcomes = [build.outcome for build in builds]
-    peak, full_s, busy_s = _occupancy(builds, since, until)
+    peak, peak_slots, full_s, busy_s = _occupancy(builds, since, until)
     return Figures(
         builds=len(builds),
         started=sum(build.run_between(until) is not None for build in builds),
@@ -95,6 +98,7 @@ def figures(builds: Iterable[Build], since: float, until: float) -> Figures:
         wait=spread(build.waited_s for build in builds),
         run=spread(build.ran_s for build in builds),
         peak=peak,
+        peak_slots=peak_slots,
         full_s=full_s,
         busy_s=busy_s,
         period_s=until - since,
@@ -118,8 +122,23 @@ def by(builds: Iterable[Build], *names: str) -> dict[tuple[str, ...], list[Build
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
-def stretches(builds: Iterable[Build], until: float) -> list[tuple[float, float, int, int]]:
-    """The stretches of time in which the same builds ran: (begin, end, how many, their cap), by time.
+class Stretch(NamedTuple):
+    """A time in which the same builds ran: how many, with how many slots, and their cap."""
+
+    begin: float
+    end: float
+    running: int
+    slots: int
+    cap: int
+
+    @property
+    def full(self) -> bool:
+        """Whether all slots were held."""
+        return 0 < self.cap <= self.slots
+
+
+def stretches(builds: Iterable[Build], until: float) -> list[Stretch]:
+    """The stretches of time in which the same builds ran, by time.
 
     At one moment ends come before starts. A build that took no time is in none.
     """
@@ -127,26 +146,27 @@ def stretches(builds: Iterable[Build], until: float) -> list[tuple[float, float,
     for build in builds:
         run = build.run_between(until)
         if run is not None and run[0] < run[1]:
-            moments += [(run[0], 1, build.cap or 0), (run[1], -1, 0)]
+            moments += [(run[0], 1, build.weight, build.cap or 0), (run[1], -1, -build.weight, 0)]
     moments.sort(key=lambda moment: moment[:2])
     found = []
-    before, running, cap = 0.0, 0, 0
-    for at, change, its_cap in moments:
+    before, running, slots, cap = 0.0, 0, 0, 0
+    for at, change, weight, its_cap in moments:
         if running:
-            found.append((before, at, running, cap))
-        before, running, cap = at, running + change, its_cap or cap
+            found.append(Stretch(before, at, running, slots, cap))
+        before, running, slots, cap = at, running + change, slots + weight, its_cap or cap
     return found
 
 
-def _occupancy(builds: list[Build], since: float, until: float) -> tuple[int, float, float]:
-    """How many ran at once at most, and for how many seconds the slots were full, and any held."""
-    peak, full_s, busy_s = 0, 0.0, 0.0
-    for begin, end, running, cap in stretches(builds, until):
-        seconds = max(0.0, min(end, until) - max(begin, since))
+def _occupancy(builds: list[Build], since: float, until: float) -> tuple[int, int, float, float]:
+    """How many ran at once at most, with how many slots; for how many seconds all were held, and any."""
+    peak, peak_slots, full_s, busy_s = 0, 0, 0.0, 0.0
+    for stretch in stretches(builds, until):
+        seconds = max(0.0, min(stretch.end, until) - max(stretch.begin, since))
         busy_s += seconds
-        full_s += seconds * (0 < cap <= running)
-        peak = max(peak, running)
-    return peak, full_s, busy_s
+        full_s += seconds * stretch.full
+        peak = max(peak, stretch.running)
+        peak_slots = max(peak_slots, stretch.slots)
+    return peak, peak_slots, full_s, busy_s
 
 
 def advice_now(past: Past, directory: str, pool: str) -> str:
@@ -241,12 +261,12 @@ def _loads_while_full(builds: list[Build], past: Past) -> list[float]:
     times = [at for at, _ in past.loads]
     found: list[float] = []
     full_since = full_until = 0.0
-    for begin, end, running, cap in stretches(builds, past.until):
-        if 0 < cap <= running:
-            full_since = full_since if begin == full_until else begin
-            full_until = end
-            first = bisect_left(times, max(begin, full_since + 60))
-            found += [load for _, load in past.loads[first : bisect_left(times, end)]]
+    for stretch in stretches(builds, past.until):
+        if stretch.full:
+            full_since = full_since if stretch.begin == full_until else stretch.begin
+            full_until = stretch.end
+            first = bisect_left(times, max(stretch.begin, full_since + 60))
+            found += [load for _, load in past.loads[first : bisect_left(times, stretch.end)]]
     return found
 
 

@@ -117,9 +117,10 @@ def _summary(its: Figures) -> list[str]:
         if count
     ]
     share = its.full_s / its.period_s if its.period_s else 0.0
+    slots = f" with {its.peak_slots} slots" if its.peak_slots > its.peak else ""
     return [
         ", ".join([f"{its.builds} builds, {its.queued} of them queued", *others]),
-        f"at most {its.peak} at once; all slots held for {span(its.full_s)}, {share:.0%} of the time",
+        f"at most {its.peak} at once{slots}; all slots held for {span(its.full_s)}, {share:.0%} of the time",
     ]
 
 

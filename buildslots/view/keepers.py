@@ -17,7 +17,7 @@ import psutil
 
 from buildslots.disk import records
 from buildslots.status import is_local
-from buildslots.words import printable, short_path, span
+from buildslots.words import counted, printable, short_path, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,6 +136,11 @@ def _has_open(process: psutil.Process, path: str, _: os.stat_result) -> bool:
         return any(os.path.realpath(file.path) == os.path.realpath(path) for file in process.open_files())
     except psutil.Error:
         return False
+
+
+def slots_of(holder: Holder) -> str:
+    """Its slots in a sentence: "slot 0", or "slots 0-2" of a build that has several; both are one thing."""
+    return f"slot{'s' * (holder.weight > 1)} {counted(holder.slots)}"
 
 
 def in_our_namespace(pid: int) -> bool:

@@ -41,7 +41,9 @@ class Build:
         queued_at: When it joined the line; None if it did not have to.
         started_at: When it began to run, or None.
         ended_at: When it ended or gave up, or None.
-        slot: Number of its slot, or None.
+        slot: Number of its slot, of several the lowest; or None.
+        slots: The numbers of all its slots, ascending; empty if it has or had none.
+        weight: How many slots it needs, or has.
         overflow: Whether it ran beyond its cap, after the timeout.
         waited_s: How long it waited before it began or gave up, or None.
         ran_s: How long it ran, or None.
@@ -69,6 +71,8 @@ class Build:
     status: int | None = None
     outcome: str = "lost"
     cause: str = ""
+    slots: tuple[int, ...] = ()
+    weight: int = 1
 
     @property
     def came_at(self) -> float:
@@ -177,6 +181,10 @@ def _tell(builds: dict[str, Build], event: dict[str, Any]) -> None:
     build.cap = _whole(event.get("cap")) or build.cap
     if (slot := _whole(event.get("slot"))) is not None:
         build.slot = slot
+        build.slots = build.slots or (slot,)
+    if slots := _slots(event.get("slots")):
+        build.slots = slots
+    build.weight = _whole(event.get("weight")) or build.weight
     if (waited_s := _number(event.get("waited_s"))) is not None:
         build.waited_s = waited_s
     match event["event"]:
@@ -198,6 +206,12 @@ def _tell(builds: dict[str, Build], event: dict[str, Any]) -> None:
             build.started_at = at
             build.cause = str(event.get("cause", ""))
             build.outcome = "degraded"
+
+
+def _slots(value: object) -> tuple[int, ...]:
+    """`value` if it is a list of numbers of slots, or nothing."""
+    numbers = [_whole(number) for number in value] if isinstance(value, list) else []
+    return tuple(number for number in numbers if number is not None)
 
 
 def _settle(build: Build, now: float) -> bool:

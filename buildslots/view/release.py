@@ -41,16 +41,18 @@ LEFT_ALONE = {
 def run(options: argparse.Namespace) -> int:
     """Release the slots that the options name, or those kept by strays: 1 if one of them stays held."""
     settings = resolve(pool=options.pool, dir=options.dir, warn=warn)
-    held = {holder.slot: holder for holder in pool_status(settings).holders}
+    held = {slot: holder for holder in pool_status(settings).holders for slot in holder.slots}
     wanted = sorted(set(options.slots))
     for slot in wanted:
         if slot not in held:
             _say(f"slot {slot} is not held")
-    found = [keepers.kept(settings.dir, held[slot]) for slot in (wanted or held) if slot in held]
+    holders = {held[slot].slot: held[slot] for slot in (wanted or held) if slot in held}
+    found = [keepers.kept(settings.dir, holder) for holder in holders.values()]
     if not wanted:
         for kept in found:
             if kept.state != keepers.STRAY:
-                _say(f"slot {kept.holder.slot} is left alone: {LEFT_ALONE[kept.state]} {_whose(kept.holder)}")
+                slots = keepers.slots_of(kept.holder)
+                _say(f"{slots} {_is(kept.holder)} left alone: {LEFT_ALONE[kept.state]} {_whose(kept.holder)}")
         found = [kept for kept in found if kept.state == keepers.STRAY]
         if not found:
             _say("nothing to release")
@@ -60,22 +62,22 @@ def run(options: argparse.Namespace) -> int:
 
 def _release(settings: Settings, kept: keepers.Kept, *, yes: bool) -> bool:
     """Say what has the slot, ask, and end it: whether the slot was freed."""
-    slot, before = kept.holder.slot, _mark(settings, kept.holder)
+    slot, before = keepers.slots_of(kept.holder), _mark(settings, kept.holder)
     roots, refused = _roots(settings, kept)
     for why in refused:
-        _say(f"slot {slot}: {why}")
+        _say(f"{slot}: {why}")
     if not roots:
         return False
     for root in roots:
-        _say(f"slot {slot}: {_role(kept)} {keepers.described(root)}, {_processes([root])}")
+        _say(f"{slot}: {_role(kept)} {keepers.described(root)}, {_processes([root])}")
     if not yes and not _agreed(kept, roots):
         return False
-    now = _holder(settings, slot)
+    now = _holder(settings, kept.holder, before)
     if now is None or _mark(settings, now) != before:  # an answer may take long
-        _say(f"slot {slot} was freed meanwhile; nothing was ended")
+        _say(f"{slot} {_is(kept.holder, 'was', 'were')} freed meanwhile; nothing was ended")
         return True
     _end(_tree(roots), slot)
-    return _is_freed(settings, slot, before)
+    return _is_freed(settings, kept.holder, before)
 
 
 def _role(kept: keepers.Kept) -> str:
@@ -167,11 +169,11 @@ def _agreed(kept: keepers.Kept, roots: list[psutil.Process]) -> bool:
         return False
 
 
-def _end(tree: list[psutil.Process], slot: int) -> None:
+def _end(tree: list[psutil.Process], slot: str) -> None:
     """End all of `tree` that may be ended: SIGTERM first, SIGKILL to what is left after that."""
     permitted, refused = _permitted(tree)
     for why in refused:
-        _say(f"slot {slot}: {why}")
+        _say(f"{slot}: {why}")
     alive = _ended(permitted, psutil.Process.terminate)
     if alive:
         _ended(alive, psutil.Process.kill)
@@ -199,22 +201,30 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _is_freed(settings: Settings, slot: int, before: tuple[object, ...]) -> bool:
-    """Look again and say what became of the slot: whether it was freed."""
-    now = _holder(settings, slot)
+def _is_freed(settings: Settings, holder: Holder, before: tuple[object, ...]) -> bool:
+    """Look again and say what became of the slots of `holder`: whether they were freed."""
+    slot, now = keepers.slots_of(holder), _holder(settings, holder, before)
     if now is None:
-        _say(f"slot {slot} is free")
+        _say(f"{slot} {_is(holder)} free")
         return True
+    its = keepers.slots_of(now)
     if _mark(settings, now) != before:
-        _say(f"slot {slot} was freed, and the next build has it {_whose(now)}")
+        them = its if holder.weight > 1 else "it"
+        _say(f"{slot} {_is(holder, 'was', 'were')} freed, and the next build has {them} {_whose(now)}")
         return True
-    who = ", ".join(keepers.described(p) for p in keepers.keepers(f"{settings.dir}/slot-{slot}"))
-    _say(f"slot {slot} is still held by {who or 'a process that is hidden from you'}")
+    who = ", ".join(keepers.described(p) for p in keepers.keepers(f"{settings.dir}/slot-{now.slot}"))
+    _say(f"{its} {_is(now)} still held by {who or 'a process that is hidden from you'}")
     return False
 
 
-def _holder(settings: Settings, slot: int) -> Holder | None:
-    return next((holder for holder in pool_status(settings).holders if holder.slot == slot), None)
+def _is(holder: Holder, one: str = "is", several: str = "are") -> str:
+    return several if holder.weight > 1 else one
+
+
+def _holder(settings: Settings, before: Holder, mark: tuple[object, ...]) -> Holder | None:
+    """Who now holds one of the slots that `before` had; the one with that `mark`, if it still has any."""
+    now = [holder for holder in pool_status(settings).holders if set(holder.slots) & set(before.slots)]
+    return next((holder for holder in now if _mark(settings, holder) == mark), now[0] if now else None)
 
 
 def _mark(settings: Settings, holder: Holder) -> tuple[object, ...]:

@@ -59,10 +59,15 @@ def _data(shown: Past) -> dict[str, object]:
 
 def _pool(directory: str, pool: str, builds: list[Build], shown: Past) -> dict[str, object]:
     ran = sorted((build for build in builds if build.slot is not None), key=lambda b: b.started_at or 0.0)
-    runs = [_bar(b, span) for b in ran if (span := b.run_between(shown.until))]
+    runs = [
+        _bar(b, span) | {"slot": slot}
+        for b in ran
+        if (span := b.run_between(shown.until))
+        for slot in b.slots
+    ]
     waits = [_bar(b, span) for b in builds if (span := b.wait_between(shown.until))]
     caps = [build.cap for build in builds if build.cap]
-    slots = {build.slot for build in builds if build.slot is not None}
+    slots = {slot for build in builds for slot in build.slots}
     return {
         "pool": pool,
         "dir": directory,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from itertools import pairwise
 
-from buildslots.words import printable, short_path, span
+from buildslots.words import counted, printable, short_path, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from buildslots.status import Holder, PoolStatus
+    from buildslots.status import Holder, PoolStatus, Waiter
 
 
 def status_text(status: PoolStatus) -> str:
@@ -21,13 +21,19 @@ def status_text(status: PoolStatus) -> str:
     ]
     if status.holders:
         rows = [
-            [str(h.slot), pid(h.pid), duration(h.held_s), path(h.cwd), f"{command(h.command)} {remarks(h)}"]
+            [
+                counted(h.slots),
+                pid(h.pid),
+                duration(h.held_s),
+                path(h.cwd),
+                f"{command(h.command)} {remarks(h)}",
+            ]
             for h in status.holders
         ]
         lines += ["", *table(["SLOT", "PID", "HELD", "DIRECTORY", "COMMAND"], rows)]
     if status.waiters:
         rows = [
-            [str(w.place), pid(w.pid), duration(w.waited_s), path(w.cwd), command(w.command)]
+            [str(w.place), pid(w.pid), duration(w.waited_s), path(w.cwd), f"{command(w.command)} {needs(w)}"]
             for w in status.waiters
         ]
         lines += ["", *table(["LINE", "PID", "WAITED", "DIRECTORY", "COMMAND"], rows)]
@@ -54,7 +60,7 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def heading(status: PoolStatus) -> str:
     """The pool in a line."""
-    return f"pool {status.pool}: {len(status.holders)} held of {status.cap}, {len(status.waiters)} waiting"
+    return f"pool {status.pool}: {status.held} held of {status.cap}, {len(status.waiters)} waiting"
 
 
 def remarks(holder: Holder) -> str:
@@ -69,6 +75,11 @@ def remarks(holder: Holder) -> str:
         if applies
     ]
     return f"({', '.join(texts)})" if texts else ""
+
+
+def needs(waiter: Waiter) -> str:
+    """How many slots `waiter` needs, in parentheses; nothing if one."""
+    return f"(needs {waiter.weight} slots)" if waiter.weight > 1 else ""
 
 
 def pid(number: int | None) -> str:

@@ -80,7 +80,7 @@ class _Events:
 
     def name_rows(self, process: int, name: str, directory: str, builds: list[Build]) -> None:
         """Say what the rows are called, and in which order they stand."""
-        slots = sorted({build.slot for build in builds if build.slot is not None})
+        slots = sorted({slot for build in builds for slot in build.slots})
         self.add("M", "process_name", process, self._begin, args={"name": name})
         self.add("M", "process_labels", process, self._begin, args={"labels": directory})
         for row, its_name in [(LINE, "line"), *((slot + 1, f"slot {slot}") for slot in slots)]:
@@ -102,10 +102,11 @@ class _Events:
             # shows the line apart from its pool.
             self.add(phase, "waiting", process, at, cat="line", id2={"local": build.id}, args=args)
         run = build.run_between(self._until)
-        if run is not None and build.slot is not None:
+        if run is not None:
             kind = "overflow" if build.overflow else "build"
             dur = round((run[1] - run[0]) * 1e6)
-            self.add("X", build.program, process, run[0], tid=build.slot + 1, cat=kind, dur=dur, args=args)
+            for slot in build.slots:
+                self.add("X", build.program, process, run[0], tid=slot + 1, cat=kind, dur=dur, args=args)
         if build.outcome == "degraded":
             args["cause"] = build.cause
             self.add("i", build.program, process, build.came_at, s="p", cat="degraded", args=args)

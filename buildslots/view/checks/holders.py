@@ -30,7 +30,7 @@ def holders(subject: Subject) -> list[Finding]:
     ]
     found += _stopped(path, status)
     found += _other_caps(status)
-    count = len(status.holders)
+    count = status.held
     slots = "1 slot" if count == 1 else f"{count} slots"
     text = f"{slots} held of {status.cap}, {len(status.waiters)} waiting"
     if not found:
@@ -44,8 +44,8 @@ def _confirmed(status: PoolStatus, subject: Subject) -> list[Holder]:
     Who lets go blanks its record a moment before its lock is gone, and then looks like a foreign holder.
     """
 
-    def mark(holder: Holder) -> tuple[int, int | None, bool, bool]:
-        return holder.slot, holder.pid, holder.foreign, holder.orphaned
+    def mark(holder: Holder) -> tuple[tuple[int, ...], int | None, bool, bool]:
+        return holder.slots, holder.pid, holder.foreign, holder.orphaned
 
     odd = {mark(holder) for holder in status.holders if holder.foreign or holder.orphaned}
     if odd:
@@ -58,6 +58,7 @@ def _of_slot(subject: Subject, kept: keepers.Kept) -> list[Finding]:
     who = _named(kept.processes[:1] if kept.state == keepers.RUNS_ON else kept.processes)
     details: dict[str, object] = {
         "slot": holder.slot,
+        "slots": list(holder.slots),
         "state": kept.state,
         "pid": holder.pid,
         "processes": [keepers.about(process) for process in kept.processes],
@@ -67,14 +68,14 @@ def _of_slot(subject: Subject, kept: keepers.Kept) -> list[Finding]:
         release += f" --pool {subject.pool_option}"
     if subject.dir_option is not None:
         release += f" --dir {subject.dir_option}"
-    slot = f"slot {holder.slot}"
+    slot = keepers.slots_of(holder)
+    is_, was = ("are", "were") if holder.weight > 1 else ("is", "was")
     if kept.state == keepers.STRAY:
-        level, text = PROBLEM, f"{slot} is kept by {who}, which outlived its build: `{release}` ends it"
+        level, text = PROBLEM, f"{slot} {is_} kept by {who}, which outlived its build: `{release}` ends it"
     elif kept.state == keepers.UNSEEN:
         level = PROBLEM
-        text = (
-            f"{slot} was taken by {holder.pid}, which is gone, and is kept by a process that you may not see"
-        )
+        gone = f"{slot} {was} taken by {holder.pid}, which is gone"
+        text = f"{gone}, and {is_} kept by a process that you may not see"
     elif kept.state == keepers.RUNS_ON:
         level, text = NOTE, f"{slot}: who took it was killed, but its build runs on and keeps it: {who}"
     elif kept.state == keepers.FOREIGN:
@@ -83,7 +84,9 @@ def _of_slot(subject: Subject, kept: keepers.Kept) -> list[Finding]:
     elif kept.state == keepers.ELSEWHERE:
         there = f"{printable(holder.host or '?')}, pid {holder.pid} there"
         level = NOTE
-        text = f"{slot} is held from another container or machine ({there}): only there can its build be seen"
+        text = (
+            f"{slot} {is_} held from another container or machine ({there}): only there can its build be seen"
+        )
     else:
         return []
     return [Finding("holders", level, text, details)]
