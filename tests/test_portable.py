@@ -134,7 +134,11 @@ def test_options(args: str, command: list[str], values: dict[str, object]) -> No
         (["--slots=", "3", "make"], SettingError, "--slots: '' is not a positive whole number"),
         (["-n", "0", "make"], SettingError, "--slots: '0' is not a positive whole number"),
         (["-t", "soon", "make"], SettingError, "--timeout: 'soon' is not a duration"),
-        (["--on-timeout", "x", "make"], SettingError, "--on-timeout: 'x' is neither 'run' nor 'fail'"),
+        (
+            ["--on-timeout", "x", "make"],
+            SettingError,
+            "--on-timeout: 'x' is none of 'run', 'paced' and 'fail'",
+        ),
         (["--pool=../x", "make"], SettingError, "--pool: '../x' is not the name of a pool"),
         (["--dir=", "make"], SettingError, "--dir: '' is no directory"),
     ],

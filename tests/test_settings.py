@@ -690,10 +690,14 @@ TOO_LONG = "is longer than ten years; 'none' waits for ever"
             "timeout = {a = 1}", [f", line 1, key timeout: '{{...}}' {NO_DURATION}"], id="timeout-table"
         ),
         pytest.param(
-            'on_timeout = "wait"', [", line 1, key on_timeout: 'wait' is none of 'run', 'paced' and 'fail'"], id="on"
+            'on_timeout = "wait"',
+            [", line 1, key on_timeout: 'wait' is none of 'run', 'paced' and 'fail'"],
+            id="on",
         ),
         pytest.param(
-            "on_timeout = 1", [", line 1, key on_timeout: '1' is none of 'run', 'paced' and 'fail'"], id="on-type"
+            "on_timeout = 1",
+            [", line 1, key on_timeout: '1' is none of 'run', 'paced' and 'fail'"],
+            id="on-type",
         ),
         pytest.param(
             "journal = false",

@@ -45,15 +45,24 @@ def test_the_fields_that_programs_rely_on(pool: Pool, tmp_path: Path) -> None:
         "MAX_CONCURRENT_BUILDS",
     ]
     (holder,) = status["holders"]
-    fields = "slot overflow foreign orphaned pid command cwd held_s waited_s cap host"
+    fields = "slot slots weight overflow foreign orphaned pid command cwd held_s waited_s cap host"
     assert list(holder) == fields.split()
-    assert [holder[field] for field in fields.split()[:4]] == [0, False, False, False]
+    assert [holder[field] for field in fields.split()[:6]] == [0, [0], 1, False, False, False]
     assert [holder["pid"], holder["command"][:2], holder["cwd"]] == [first.pid, ["sh", "-c"], str(tmp_path)]
     assert holder["held_s"] >= 0 <= holder["waited_s"]
     assert [(w["place"], w["pid"], w["cap"]) for w in status["waiters"]] == [
         (place, waiter.pid, cap) for place, (waiter, cap) in enumerate(zip(waiters, (1, 2), strict=True), 1)
     ]
-    assert list(status["waiters"][0]) == ["place", "pid", "command", "cwd", "waited_s", "cap", "host"]
+    assert list(status["waiters"][0]) == [
+        "place",
+        "pid",
+        "command",
+        "cwd",
+        "waited_s",
+        "cap",
+        "weight",
+        "host",
+    ]
 
 
 @pytest.mark.linux

@@ -13,11 +13,12 @@ Options:
   -n, --slots K             how many may run at once [by default for this machine]
   -p, --pool NAME           the pool to take the slot from [default]
   -t, --timeout DURATION    how long to wait: 90, 90s, 2m, 1h30m, 0, none [120s]
-      --on-timeout WHAT     then run: start all the same; paced: one after the other; fail: exit 75 [run]
-  -w, --weight W            how many slots COMMAND needs, all at once [1]
+      --on-timeout WHAT     then run it without a slot, run it when those before it have
+                            had a timeout each (paced), or exit 75 (fail) [run]
+  -w, --weight W            how many slots it needs, taken together [1]
       --min-free-memory 2G  while others build, wait for so much memory as well,
       --max-load N          for a load average of at most N,
-      --max-pressure LIST   and for pressure below percentages: io=40,memory=10 (Linux)
+      --max-pressure LIST   for pressure of at most so many percent: io=40,memory=10 (Linux)
   -q, --quiet               say nothing but warnings
       --dir PATH            directory of the default pool [~/.cache/.build-slots]
       --version             print the version and exit

@@ -4,8 +4,8 @@
 # behind it: directories are completed without their slash there, and names with blanks without quotes.
 
 _slot_run() {
-  local values='--slots --pool --timeout --on-timeout --dir' flags=qh letters=npt
-  local operand= option= prefix= value= dir=
+  local values='--slots --pool --timeout --on-timeout --weight --min-free-memory --max-load --max-pressure --dir'
+  local flags=qh letters=nptw operand= option= prefix= value= dir=
   COMPREPLY=()
   _buildslots_read "$2"
   if [[ $operand ]]; then
@@ -13,7 +13,7 @@ _slot_run() {
   elif [[ $option ]]; then
     _buildslots_value
   else
-    _buildslots_offer -W "-n -p -t -q -h $values --quiet --help --version"
+    _buildslots_offer -W "-n -p -t -w -q -h $values --quiet --help --version"
   fi
 }
 
@@ -83,6 +83,8 @@ _buildslots_read() {
       [[ $word == '=' && ${COMP_WORDS[i - 1]} == --* ]] && continue
       [[ $option == --dir ]] && dir=$word
       option=
+    elif [[ $word == '=' ]]; then
+      ((i++)) # within a value: --max-pressure io=40
     elif [[ $word == -- ]]; then
       operand=${operand:-$((i + 1))}
       break
@@ -125,7 +127,8 @@ _buildslots_value() {
   case $option in
     -p | --pool) _buildslots_offer -W "$(buildslots pools ${dir:+--dir "$dir"} 2>/dev/null)" ;;
     -t | --timeout) _buildslots_offer -W '0 2m 10m 1h none' ;;
-    --on-timeout) _buildslots_offer -W 'run fail' ;;
+    --on-timeout) _buildslots_offer -W 'run paced fail' ;;
+    --min-free-memory) _buildslots_offer -W '1G 2G 4G' ;;
     --interval) _buildslots_offer -W '1s 5s 1m' ;;
     --since) _buildslots_offer -W '1h 1d 7d none' ;;
     --dir)

@@ -6,8 +6,8 @@
 # Print slot-run's operands before the cursor, one a line and quoted; fails where there is none.
 function __slot_run_operands
     set -l words (commandline -opc)
-    argparse --stop-nonopt n/slots= p/pool= t/timeout= on-timeout= dir= q/quiet version h/help \
-        -- $words[2..] 2>/dev/null
+    argparse --stop-nonopt n/slots= p/pool= t/timeout= on-timeout= w/weight= min-free-memory= max-load= \
+        max-pressure= dir= q/quiet version h/help -- $words[2..] 2>/dev/null
     and set -q argv[1]
     and string escape -- $argv
 end
@@ -39,7 +39,12 @@ set -l own complete -c slot-run --condition 'not __slot_run_operands >/dev/null'
 $own -s n -l slots --exclusive -d 'How many may run at once'
 $own -s p -l pool --exclusive -a '(__buildslots_pools)' -d 'The pool to take the slot from'
 $own -s t -l timeout --exclusive -a '0 2m 10m 1h none' -d 'How long to wait'
-$own -l on-timeout --exclusive -a 'run\t"Without a slot" fail\t"Exit 75"' -d 'What to do then'
+$own -l on-timeout --exclusive -a 'run\t"Without a slot" paced\t"One after the other" fail\t"Exit 75"' \
+    -d 'What to do then'
+$own -s w -l weight --exclusive -d 'How many slots it needs'
+$own -l min-free-memory --exclusive -a '1G 2G 4G' -d 'Wait for so much memory'
+$own -l max-load --exclusive -d 'Wait for such a load average'
+$own -l max-pressure --exclusive -d 'Wait for such pressure: io=40,memory=10'
 $own -l dir --exclusive -a '(__fish_complete_directories (commandline -ct))' -d 'Directory of the default pool'
 $own -s q -l quiet -d 'Say nothing but warnings'
 $own -l version -d 'Print the version'

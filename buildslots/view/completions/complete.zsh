@@ -16,7 +16,11 @@ _slot-run_run() {
     '(-n --slots)'{-n+,--slots=}'[how many may run at once]:number of slots: ' \
     '(-p --pool)'{-p+,--pool=}'[the pool to take the slot from]:pool:_slot-run_pools' \
     '(-t --timeout)'{-t+,--timeout=}'[how long to wait]:duration:(0 2m 10m 1h none)' \
-    '--on-timeout=[what to do then]:what to do:((run\:"run without a slot" fail\:"exit 75"))' \
+    '--on-timeout=[what to do then]:what to do:((run\:"run without a slot" paced\:"one after the other" fail\:"exit 75"))' \
+    '(-w --weight)'{-w+,--weight=}'[how many slots it needs]:number of slots: ' \
+    '--min-free-memory=[wait for so much memory]:bytes:(1G 2G 4G)' \
+    '--max-load=[wait for such a load average]:load average: ' \
+    '--max-pressure=[wait for such pressure]:percentages, as io=40,memory=10: ' \
     '--dir=[directory of the default pool]:directory:_directories' \
     '(-q --quiet)'{-q,--quiet}'[say nothing but warnings]' \
     '(- : *)--version[print the version]' \
