@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from builds import DEADLINE_S, Pool, script
@@ -18,6 +19,9 @@ from buildslots.settings import state_dir
 from buildslots.view.past import past
 from buildslots.view.report import page
 from buildslots.view.trace import trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 K = 4
 PROCESSES, EACH = 20, 50

@@ -1,0 +1,168 @@
+"""`--on-timeout paced`: those who cannot get a slot in time start one after the other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+
+from buildslots.disk import queue, records
+from buildslots.disk.slots import Claim, Hold, PoolDirectory
+from buildslots.disk.wait import Wait
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from builds import Pool
+
+PACE_S = 1000.0
+
+
+class Line:
+    """A pool with one slot, held, in which nothing has happened for as long as a test says."""
+
+    def __init__(self, path: Path) -> None:
+        self.directory = PoolDirectory(str(path))
+        self.holds: list[Hold] = []
+        self.tickets: list[queue.Ticket] = []
+        self.keep(self.directory.try_take(Claim(1, ["make"])))
+
+    def keep(self, hold: Hold | None) -> Hold:
+        assert hold is not None
+        self.holds.append(hold)
+        return hold
+
+    def join(self, *, waited_s: float) -> Wait:
+        """A waiter at the end of the line, whose timeout is over and who has waited so long."""
+        ticket = self.directory.step(lambda: queue.Ticket(self.directory.path, 1, b""))
+        self.tickets.append(ticket)
+        wait = Wait(self.directory, ticket, Claim(1, ["make"]), 0.0, None, paced_s=PACE_S)
+        wait._began -= waited_s
+        wait._quiet_since = wait._began
+        return wait
+
+    def happened(self, ago_s: float) -> None:
+        """So long ago the slot was taken."""
+        os.utime(f"{self.directory.path}/holders/slot-0", (0, time.time() - ago_s))
+
+    def asleep(self, wait: Wait) -> float:
+        """For how long the waiter sleeps after its timeout; fails if it does not go on to wait."""
+        wait._deadline = 0.0
+        steps = wait.steps()
+        next(steps)
+        steps.send(False)
+        seconds = wait._deadline - time.monotonic()
+        steps.close()
+        return seconds
+
+    def started(self, wait: Wait) -> Hold:
+        """What it starts with after its timeout; fails if it waits on."""
+        wait._deadline = 0.0
+        steps = wait.steps()
+        next(steps)
+        with pytest.raises(StopIteration) as end:
+            steps.send(False)
+        return self.keep(end.value.value)
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    line = Line(tmp_path / "pool")
+    yield line
+    for ticket in line.tickets:
+        ticket.leave()
+    for hold in line.holds:
+        hold.release()
+
+
+def test_one_after_the_other_in_line_order(pool: Pool) -> None:
+    """Three whose timeouts end together start a timeout apart, beyond the cap, in line order."""
+    pool.build("-n1").started()
+    waiters = [pool.queued("-n1", "-t1", "--on-timeout", "paced") for _ in range(3)]
+    assert [waiter.started() for waiter in waiters] == ["1", "2", "3"]
+    since = [float((records.read(f"{pool.dir}/holders/slot-{n}") or {})["since"]) for n in (0, 1, 2, 3)]
+    # A file's times are those of the kernel's last tick, 4 ms apart at most.
+    assert all(later - earlier > 0.99 for earlier, later in pairwise(since)), since
+
+
+def test_a_slot_that_becomes_free_is_taken_in_turn(pool: Pool) -> None:
+    """Who has not fallen through yet is in line still, and starts under the cap."""
+    first = pool.build("-n1")
+    first.started()
+    head, second = [pool.queued("-n1", "-t3", "--on-timeout", "paced") for _ in range(2)]
+    assert head.started() == "1"
+    assert "runs anyway in" in second.read_error_line()
+    head.finish()
+    first.finish()
+    assert second.started() == "0"
+    second.finish()
+
+
+def test_the_head_starts_after_its_timeout_without_progress(line: Line) -> None:
+    """With the lowest number from K up."""
+    head = line.join(waited_s=PACE_S + 1)
+    line.happened(PACE_S + 1)
+    hold = line.started(head)
+    assert (hold.numbers, hold.overflow) == ((1,), True)
+
+
+def test_progress_gives_everybody_another_timeout(line: Line) -> None:
+    """A slot was taken 400 s ago: the head has 600 s left, the second 1,600."""
+    waits = [line.join(waited_s=5 * PACE_S) for _ in range(2)]
+    line.happened(400.0)
+    assert [round(line.asleep(wait)) for wait in waits] == [600, 1600]
+
+
+def test_its_own_wait_is_what_counts_at_most(line: Line) -> None:
+    """Whoever came later than the last progress has not waited since then."""
+    head = line.join(waited_s=300.0)
+    line.happened(50 * PACE_S)
+    assert round(line.asleep(head)) == 700
+
+
+def test_one_that_never_falls_through_keeps_nobody(line: Line) -> None:
+    """The second leaves it two timeouts, asleep, and starts then."""
+    line.tickets.append(line.directory.step(lambda: queue.Ticket(line.directory.path, 1, b"")))
+    second = line.join(waited_s=5 * PACE_S)
+    line.happened(1.5 * PACE_S)
+    assert round(line.asleep(second)) == 500
+    line.happened(2.5 * PACE_S)
+    assert line.started(second).overflow
+
+
+def test_a_clock_that_was_set_back_costs_one_turn(line: Line) -> None:
+    """And not as long as it takes to be right again."""
+    head = line.join(waited_s=5 * PACE_S)
+    line.happened(-3600.0)
+    assert round(line.asleep(head)) == 1000
+    head._quiet_since -= PACE_S
+    assert line.started(head).overflow
+
+
+def test_a_removed_directory_is_made_again(line: Line) -> None:
+    """As a cache cleaner does it: nothing of ours has happened in the new one."""
+    head = line.join(waited_s=5 * PACE_S)
+    steps = head.steps()
+    next(steps)
+    shutil.rmtree(line.directory.path)
+    with pytest.raises(StopIteration) as end:
+        steps.send(False)
+    line.keep(end.value.value)
+
+
+def test_without_a_timeout_there_is_no_pace(pool: Pool) -> None:
+    """Whoever waits for ever does; whoever does not wait at all starts."""
+    first = pool.build("-n1")
+    first.started()
+    patient = pool.queued("-n1", "-t", "none", "--on-timeout", "paced")
+    hasty = pool.build("-n1", "-t0", "--on-timeout", "paced")
+    assert hasty.started() == "1"
+    first.finish()
+    hasty.finish()
+    assert patient.started() == "0"
+    patient.finish()
