@@ -372,6 +372,8 @@ class build_slot:  # noqa: N801 - used like a function
         gates: Gates | None = None,
         dir: str | None = None,  # noqa: A002 - the word that users know from --dir
     ) -> None:
+        if callable(pool):
+            raise TypeError("as a decorator it takes its arguments first: write @build_slot()")
         self._pool = SlotPool(pool, slots=slots, timeout=timeout, on_timeout=on_timeout, gates=gates, dir=dir)
         self._weight = weight
         self._entered: list[Slot] = []
@@ -483,14 +485,9 @@ class Admission:
         """
         steps = self.steps(notice)
         try:
-            sleep = next(steps)
+            ears, seconds = next(steps)
             while True:
-                try:
-                    sound = sleep[0].listen(sleep[1]) if cancel is None else self._listen(*sleep, cancel)
-                except BaseException as error:
-                    steps.throw(error)
-                    raise
-                sleep = steps.send(sound)
+                ears, seconds = steps.send(self._sound(steps, ears, seconds, cancel))
         except StopIteration as end:
             slot: Slot = end.value
             return slot
@@ -549,6 +546,14 @@ class Admission:
         if self._settings.on_timeout != "fail":
             return self._directory.take_overflow(claim)
         raise SlotTimeoutError(self._settings.pool, timeout_s or 0.0, claim.waited_s)
+
+    def _sound(self, steps: Steps[Slot], ears: Ears, seconds: float, cancel: Event | None) -> bool:
+        """Sleep; whether there was a sound. An exception that ends the sleep is told to the wait."""
+        try:
+            return ears.listen(seconds) if cancel is None else self._listen(ears, seconds, cancel)
+        except BaseException as error:
+            steps.throw(error)
+            raise
 
     def _listen(self, ears: Ears, seconds: float, cancel: Event) -> bool:
         """Sleep as `ears.listen` does, and look now and then whether `cancel`, which has no bell, is set."""
