@@ -37,6 +37,12 @@ class _Carrying:
 class SettingError(_Carrying, ValueError):
     """A setting has a value that it cannot have.
 
+    >>> try:
+    ...     SlotPool(slots=0)
+    ... except SettingError as error:
+    ...     print(error.source, error.problem)
+    slots is not a positive int
+
     Attributes:
         source: Where the value was found, such as "--slots", "MAX_CONCURRENT_BUILDS" or
             "/home/me/.config/buildslots/config.toml, line 3, key slots".
@@ -57,6 +63,14 @@ class SettingError(_Carrying, ValueError):
 
 class SlotTimeoutError(_Carrying, TimeoutError):
     """No slot became free in time.
+
+    >>> pool = SlotPool(slots=1)
+    >>> with pool.acquire():
+    ...     try:
+    ...         pool.acquire(timeout=0.1, on_timeout="fail")
+    ...     except TimeoutError as error:
+    ...         print(error)
+    no slot of pool 'default' became free within 0.1 s
 
     `errno` is None: no system call timed out.
 
@@ -80,6 +94,13 @@ class SlotTimeoutError(_Carrying, TimeoutError):
 class SlotCancelledError(_Carrying, RuntimeError):
     """A wait for a slot was cancelled by the event that its caller had given for that.
 
+    >>> pool, stop = SlotPool(slots=1), threading.Event()
+    >>> with pool.acquire():
+    ...     stop.set()  # some other thread does
+    ...     pool.acquire(cancel=stop)
+    Traceback (most recent call last):
+    buildslots.errors.SlotCancelledError: the wait for a slot of pool 'default' was cancelled
+
     Attributes:
         pool: The name of the pool.
     """
@@ -93,6 +114,12 @@ class SlotCancelledError(_Carrying, RuntimeError):
 
 class SlotReleasedError(_Carrying, RuntimeError):
     """A slot was released a second time, or used after its release.
+
+    >>> slot = SlotPool().acquire()
+    >>> slot.release()
+    >>> slot.release()
+    Traceback (most recent call last):
+    buildslots.errors.SlotReleasedError: slot 0 of pool 'default' has already been released
 
     Attributes:
         pool: The name of the pool.
@@ -109,6 +136,16 @@ class SlotReleasedError(_Carrying, RuntimeError):
 
 class NotSlotOwnerError(_Carrying, RuntimeError):
     """A process tried to release a slot that another process took, as a forked child does with its parent's.
+
+    >>> def child():
+    ...     try:
+    ...         slot.release()
+    ...     except NotSlotOwnerError as error:
+    ...         os._exit(error.owner_pid == os.getppid())
+    >>> with SlotPool().acquire() as slot:
+    ...     pid = os.fork() or child()
+    ...     os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    1
 
     Attributes:
         pool: The name of the pool.
@@ -131,6 +168,11 @@ class NotSlotOwnerError(_Carrying, RuntimeError):
 
 class UnthrottledWarning(_Carrying, RuntimeWarning):
     """A build runs without a slot because the machinery failed; better an unthrottled build than none.
+
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...     with build_slot(dir=os.devnull) as slot:
+    ...         print(slot.number, caught[0].category.__name__)
+    None UnthrottledWarning
 
     Attributes:
         pool: The name of the pool.

@@ -46,6 +46,10 @@ NUMBER = "BUILD_SLOT"
 class Slot:
     """A slot that is held until `release()`, until the end of `with slot:`, or until it is forgotten.
 
+    >>> with SlotPool(slots=3).acquire(weight=2) as slot:
+    ...     slot.number, slot.weight, slot.overflow
+    (0, 2, False)
+
     Nothing is held when `number` is None (the machinery failed, and a warning said so) or
     `nested` is True (an outer holder has it, and releases it). Such a slot is released like any other.
 
@@ -193,7 +197,13 @@ class Slot:
 class SlotPool:
     """The build slots of one pool, with settings as `slot-run` has them.
 
-    Safe to share among threads and with forked children.
+    Safe to share among threads and with forked children; pickled, it is the same pool with the same settings.
+
+    >>> pool = SlotPool("link", slots=2)
+    >>> slot = pool.acquire(timeout=30)
+    >>> pool.status().held, pool.try_acquire(weight=2)
+    (1, None)
+    >>> slot.release()
 
     Args:
         pool: Name of the pool; None for `BUILD_SLOTS_POOL` or the default pool.
@@ -351,6 +361,16 @@ class SlotPool:
 
 class build_slot:  # noqa: N801 - used like a function
     """`with build_slot() as slot:` holds a build slot for the block; `async with` and `@build_slot()` too.
+
+    >>> with build_slot("link", slots=1) as slot:
+    ...     slot.number
+    0
+    >>> @build_slot(weight=2)
+    ... async def build(what):
+    ...     async with build_slot() as slot:  # the same slots
+    ...         return what, slot.nested
+    >>> asyncio.run(build("all"))
+    ('all', True)
 
     Arguments as for `SlotPool`, and `weight`, how many slots it needs, as for `SlotPool.acquire`.
 

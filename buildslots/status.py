@@ -92,8 +92,8 @@ class PoolStatus:
     """A pool at one moment.
 
     >>> status = SlotPool("link", slots=3).status()
-    >>> status.held, status.cap, status.as_dict()["waiters"]
-    (0, 3, [])
+    >>> status.held, status.cap, status.cap_source
+    (0, 3, 'option')
 
     Attributes:
         pool: Its name.

@@ -25,17 +25,23 @@ if os.name == "nt":
         f"test_{name}.py"
         for name in (
             "admission",
+            "async",
             "child",
             "completion",
+            "contract",
             "disk",
+            "examples",
+            "gates",
             "journal",
             "nesting",
+            "paced",
             "past",
             "pool",
             "status",
             "terminal",
             "waiting",
             "watch",
+            "weights",
         )
     ]
     collect_ignore += ["test_doctor.py", "test_release.py"]
