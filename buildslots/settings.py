@@ -8,12 +8,15 @@ The config file is TOML, `~/.config/buildslots/config.toml` on Linux::
 
     slots = 3               # of the default pool
     timeout = "10m"         # of every pool; seconds as a number, or a duration
-    on_timeout = "fail"     # of every pool
+    on_timeout = "paced"    # of every pool
     journal = "off"         # of every pool
+    max_load = 16           # of every pool, as are min_free_memory and max_pressure
 
     [pools.link]            # of one pool, before the lines above; [pools.default] is the default pool
     slots = 1
     timeout = "none"
+    min_free_memory = "4G"
+    max_pressure = { io = 40, memory = 10 }
 
 On the way to a build this module imports nothing but `cap` and `errors`, and reads the machine's core count
 only if nobody has said a number of slots. The TOML reader is loaded when there is a file for it to read.

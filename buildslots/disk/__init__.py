@@ -4,7 +4,7 @@ A pool is a directory::
 
     slot-N            one empty file per slot, N = 0, 1, 2, … without leading zeros
     mutex             locked while a process looks at slots and queue together
-    queue/TICKET      one file per waiter, named NUMBER-CAP, 20 digits and 1 to 9 digits
+    queue/TICKET      one file per waiter, named NUMBER-LIMIT, 20 digits and 1 to 9 digits
     holders/slot-N    who holds slot N (a record)
     bells/slot-N      FIFO; the holder of slot N keeps it open
     bells/TICKET      FIFO; the owner of the ticket keeps it open
@@ -30,14 +30,17 @@ owner is stopped in the middle, say) removes the file and goes on with a new one
 **Arriving**, under the mutex: if no live ticket is in the queue, try to take a slot. Otherwise,
 or when none can be had, join: create `queue/TICKET` exclusively, lock it, make its bell, write a
 record into it. NUMBER is the wall clock in microseconds, or one more than the largest number in
-the queue if that is larger; CAP is the waiter's K. Live means locked. A ticket that is not
+the queue if that is larger; LIMIT says below how many held slots the waiter may start: its K, or
+K - W + 1 if it needs W slots. Live means locked. A ticket that is not
 locked belongs to nobody; whoever finds it, under the mutex, removes it and its bell.
 
 **Taking**, under the mutex: lock the lowest slot that can be locked; *then* count the slots that
-others hold. If they are K or more, let go again. Of two processes that take at the same moment
+others hold. If they are LIMIT or more, let go again. Who needs W slots, at most K, locks the lowest W
+and counts then: all or none, so that nobody waits while it has some. Of two processes that take at the same moment
 the one that counts last sees the other's lock, so no more than K ever start, whatever became of
-the mutex. An overflow build takes the lowest slot that can be locked from number K up and does
-not count.
+the mutex. An overflow build takes the lowest slots that can be locked from number K up and does
+not count. Who wants something of the machine's state as well (memory, load) asks after counting, and lets
+go if it is not so, unless nobody else holds a slot.
 
 **Waiting.** The head of the queue (no live ticket before its own) tries to take whenever a bell of
 a held slot rings. Everybody else listens to the bell of the live ticket before its own.
@@ -53,13 +56,18 @@ a held slot has no bell that works, the head looks again every 50 ms.
 
 **Sleepers.** A byte in the bell of a *ticket* is a knock: its owner reads it away and looks. A
 waiter that has seen a slot lie free for a second, which all those before it could have taken by
-the CAPs in their names, who all got a knock and left it unread all that time, takes it. The second
+the LIMITs in their names, who all got a knock and left it unread all that time, takes it. The second
 in line knocks 0.1 s after it saw the slot, each one further back half a second later.
+
+**Falling through** one after the other (`--on-timeout paced`): under the mutex, after a timeout T, whoever
+has P live tickets before its own takes overflow slots if for T * (P + 1) of its own wait no record in
+`holders` was written, which whoever takes slots or lets go of them does.
 
 **Starting.** Who waited leaves the line when its build has started, not when it has the slot: so builds
 start in the order in which they joined.
 
-**Letting go** of a slot: blank the record, unlock, write into the bell, close. Leaving the line: remove
+**Letting go** of a slot: blank the record, unlock, write into the bell, close; of several, each step for all
+of them before the next. Their records have one nonce. Leaving the line: remove
 the ticket and its bell, unlock, close, and knock at the ticket after the next: its owner may be
 second now, and the second watches the head most closely.
 

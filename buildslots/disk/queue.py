@@ -15,7 +15,7 @@ from buildslots.disk.lock import has_name, lock_file, locked, unlock
 
 NUMBER_DIGITS = 20
 LARGEST_CAP = 10**9 - 1
-"""What a ticket's name says of a larger K, so that names stay short."""
+"""What a ticket's name says of a larger limit, so that names stay short."""
 
 
 def waiting(directory: str) -> list[str]:
@@ -33,7 +33,7 @@ def number_of(name: str) -> int:
 
 
 def cap_of(name: str) -> int:
-    """K of the waiter that owns the ticket `name`; 1 if the name does not tell."""
+    """Below how many held slots the owner of the ticket `name` may start; 1 if the name does not tell."""
     cap = name[NUMBER_DIGITS + 1 :]
     return int(cap) if cap.isdecimal() and cap.isascii() else 1
 
@@ -63,7 +63,7 @@ class Ticket:
     """A place in line; from `Ticket(...)` until `leave()`.
 
     Attributes:
-        name: NUMBER-CAP, sorts by arrival.
+        name: NUMBER-LIMIT, sorts by arrival.
         bell: Descriptor of its bell, or None where there are no FIFOs.
     """
 
