@@ -25,17 +25,13 @@ async def acquire(admission: Admission) -> Slot:
     try:
         ears, seconds = next(steps)
         while True:
-            try:
-                await _sleep(ears.wake, seconds)
-            except BaseException as error:
-                steps.throw(error)
-                raise
+            await _sleep(ears.wake, seconds)
             ears, seconds = steps.send(ears.listen(0))
     except StopIteration as end:
         slot: Slot = end.value
         return slot
     finally:
-        steps.close()  # a signal's exception may have come between two steps: nothing may stay in line
+        steps.close()  # whatever ended the wait, and wherever it came: nothing may stay in line
 
 
 def _poll() -> Poll:

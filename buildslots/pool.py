@@ -507,12 +507,13 @@ class Admission:
         try:
             ears, seconds = next(steps)
             while True:
-                ears, seconds = steps.send(self._sound(steps, ears, seconds, cancel))
+                sound = ears.listen(seconds) if cancel is None else self._listen(ears, seconds, cancel)
+                ears, seconds = steps.send(sound)
         except StopIteration as end:
             slot: Slot = end.value
             return slot
         finally:
-            steps.close()  # a signal's exception may have come between two steps: nothing may stay in line
+            steps.close()  # whatever ended the wait, and wherever it came: nothing may stay in line
 
     def steps(
         self, notice: Callable[[], Notice | None] | None = None, poll: Callable[[], Poll] | None = None
@@ -567,14 +568,6 @@ class Admission:
             return self._directory.take_overflow(claim)
         raise SlotTimeoutError(self._settings.pool, timeout_s or 0.0, claim.waited_s)
 
-    def _sound(self, steps: Steps[Slot], ears: Ears, seconds: float, cancel: Event | None) -> bool:
-        """Sleep; whether there was a sound. An exception that ends the sleep is told to the wait."""
-        try:
-            return ears.listen(seconds) if cancel is None else self._listen(ears, seconds, cancel)
-        except BaseException as error:
-            steps.throw(error)
-            raise
-
     def _listen(self, ears: Ears, seconds: float, cancel: Event) -> bool:
         """Sleep as `ears.listen` does, and look now and then whether `cancel`, which has no bell, is set."""
         until = time.monotonic() + seconds
@@ -590,9 +583,8 @@ class Admission:
         """Tell the journal why there is no slot; not of a look (`try_acquire`) that found none."""
         if self._pid != os.getpid():
             return  # a forked child drops what its parent waits for
-        gave_up = isinstance(error, (SlotTimeoutError, SlotCancelledError)) or not isinstance(
-            error, Exception
-        )
+        # What ends a sleep, a cancellation say, arrives here as the GeneratorExit of `acquire`.
+        gave_up = isinstance(error, SlotTimeoutError) or not isinstance(error, Exception)
         if (self._ticket is not None or not gave_up) and (log := self._told()):
             if gave_up:
                 log.gave_up("timeout" if isinstance(error, SlotTimeoutError) else "interrupted")

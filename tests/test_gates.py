@@ -116,6 +116,23 @@ def test_the_head_looks_again_and_hears_who_knocks(tmp_path: Path) -> None:
     ticket.leave()
 
 
+def test_whoever_is_not_next_waits_for_its_turn_only(tmp_path: Path) -> None:
+    """What held it back at an earlier look is no reason any more."""
+    directory = PoolDirectory(str(tmp_path / "pool"))
+    hold = directory.try_take(Claim(1, ["make"]))
+    assert hold is not None
+    tickets = [directory.step(lambda: queue.Ticket(directory.path, 1, b"")) for _ in range(2)]
+    claim = Claim(1, ["make"], gates=CLOSED)
+    claim.held_back = "anything"
+    steps = Wait(directory, tickets[1], claim, NEVER, None).steps()
+    _, seconds = next(steps)
+    assert (claim.held_back, seconds > GATE_S) == (None, True)
+    steps.close()
+    for ticket in tickets:
+        ticket.leave()
+    hold.release()
+
+
 @pytest.mark.parametrize(
     ("bounds", "state", "words"),
     [

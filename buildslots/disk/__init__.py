@@ -36,11 +36,11 @@ locked belongs to nobody; whoever finds it, under the mutex, removes it and its 
 
 **Taking**, under the mutex: lock the lowest slot that can be locked; *then* count the slots that
 others hold. If they are LIMIT or more, let go again. Who needs W slots, at most K, locks the lowest W
-and counts then: all or none, so that nobody waits while it has some. Of two processes that take at the same moment
-the one that counts last sees the other's lock, so no more than K ever start, whatever became of
-the mutex. An overflow build takes the lowest slots that can be locked from number K up and does
-not count. Who wants something of the machine's state as well (memory, load) asks after counting, and lets
-go if it is not so, unless nobody else holds a slot.
+and counts then: all or none, so that nobody waits while it has some. Of two processes that take at
+the same moment the one that counts last sees the other's lock, so no more than K ever start,
+whatever became of the mutex. An overflow build takes the lowest slots that can be locked from number
+K up and does not count. Who wants something of the machine's state as well (memory, load) asks after
+counting, and lets go if it is not so, unless nobody else holds a slot.
 
 **Waiting.** The head of the queue (no live ticket before its own) tries to take whenever a bell of
 a held slot rings. Everybody else listens to the bell of the live ticket before its own.
@@ -59,17 +59,17 @@ waiter that has seen a slot lie free for a second, which all those before it cou
 the LIMITs in their names, who all got a knock and left it unread all that time, takes it. The second
 in line knocks 0.1 s after it saw the slot, each one further back half a second later.
 
-**Falling through** one after the other (`--on-timeout paced`): under the mutex, after a timeout T, whoever
-has P live tickets before its own takes overflow slots if for T * (P + 1) of its own wait no record in
-`holders` was written, which whoever takes slots or lets go of them does.
+**Falling through** one after the other (`--on-timeout paced`): under the mutex, after its timeout T,
+whoever has P live tickets before its own takes overflow slots if no record in `holders` was written
+for T * (P + 1) of its own wait. Whoever takes slots or lets go of them writes one.
 
 **Starting.** Who waited leaves the line when its build has started, not when it has the slot: so builds
 start in the order in which they joined.
 
-**Letting go** of a slot: blank the record, unlock, write into the bell, close; of several, each step for all
-of them before the next. Their records have one nonce. Leaving the line: remove
-the ticket and its bell, unlock, close, and knock at the ticket after the next: its owner may be
-second now, and the second watches the head most closely.
+**Letting go** of a slot: blank the record, unlock, write into the bell, close; of several, each step for
+all of them before the next. Their records have one nonce. Leaving the line: remove the ticket and its
+bell, unlock, close, and knock at the ticket after the next: its owner may be second now, and the second
+watches the head most closely.
 
 **Nesting.** The environment variable BUILD_SLOTS_HELD lists the slots that a command runs under,
 `N:NONCE` joined by commas. Such an entry is believed while slot N is locked, its record has
