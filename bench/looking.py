@@ -1,9 +1,9 @@
 """What looking costs those who build: order, peak and throughput of 200 short builds, looked at and not.
 
 `python -m bench.looking [--rounds N] [--hz N] [--hold S]`: 200 `slot-run` are in line before the first one
-starts. In every second round three programs look at the pool all the while, N times a second each: one that
-asks for its status, `buildslots status --watch` on a terminal, and `buildslots doctor` over and over (its
-checks in one process, or the machine would mostly start interpreters).
+starts. In turn nobody looks at the pool, or one of three programs does all the while, N times a second: one
+that asks for its status, `buildslots status --watch` on a terminal, and `buildslots doctor` over and over
+(its checks in one process, or the machine would mostly start interpreters); or all three.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
 
 
 @contextlib.contextmanager
-def lookers(env: dict[str, str], hz: float) -> Iterator[None]:
-    """The three programs, while the block runs."""
+def lookers(names: tuple[str, ...], env: dict[str, str], hz: float) -> Iterator[None]:
+    """The programs `names`, while the block runs."""
     buildslots = str(Path(sys.executable).parent / "buildslots")
+    commands = {
+        "status": [sys.executable, "-c", STATUS, str(hz)],
+        "watch": [buildslots, "status", "--watch", "--interval", f"{1 / hz:.3f}"],
+        "doctor": [sys.executable, "-c", DOCTOR, str(hz)],
+    }
     master, slave = pty.openpty()
-    commands = [
-        [sys.executable, "-c", STATUS, str(hz)],
-        [buildslots, "status", "--watch", "--interval", f"{1 / hz:.3f}"],
-        [sys.executable, "-c", DOCTOR, str(hz)],
-    ]
     env = env | {"TERM": "xterm-256color"}
-    processes = [subprocess.Popen(command, env=env, stdin=slave, stdout=slave) for command in commands]
+    processes = [subprocess.Popen(commands[name], env=env, stdin=slave, stdout=slave) for name in names]
     os.close(slave)
     reader = threading.Thread(target=_drain, args=[master])
     reader.start()
@@ -88,8 +88,8 @@ def _drain(fd: int) -> None:
             pass
 
 
-def measure(hold_s: float, hz: float | None) -> tuple[float, int, int]:
-    """Seconds that 200 builds took from the first start to the last end, peak overlap, inversions."""
+def measure(names: tuple[str, ...], hold_s: float, hz: float) -> tuple[float, int, int]:
+    """Seconds that 200 builds took, looked at by `names`, and their peak overlap and inversions."""
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         recorder, log = compile_recorder(directory), directory / "log"
@@ -103,7 +103,7 @@ def measure(hold_s: float, hz: float | None) -> tuple[float, int, int]:
             builds.append(subprocess.Popen(command, env=env))
             while len(pool.status().waiters) <= number:
                 time.sleep(0.001)
-        with lookers(env, hz) if hz else contextlib.nullcontext():
+        with lookers(names, env, hz):
             for slot in held:
                 slot.release()
             if sum(build.wait() for build in builds):
@@ -120,18 +120,26 @@ def main() -> None:
     parser.add_argument("--hz", type=float, default=10)
     parser.add_argument("--hold", type=float, default=0.1)
     options = parser.parse_args()
-    results: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(options.rounds):
-        for looked_at in (False, True):
-            seconds, peak, turned = measure(options.hold, options.hz if looked_at else None)
-            results[looked_at].append(seconds)
-            what = f"looked at {options.hz:g} times a second" if looked_at else "alone"
-            print(f"{what}: {seconds:.2f} s, peak {peak}, inversions {turned}", flush=True)
-    alone, looked_at_s = (statistics.median(results[key]) for key in (False, True))
-    ideal = COUNT / SLOTS * options.hold
-    print(
-        f"median {alone:.2f} and {looked_at_s:.2f} s, ideal {ideal:.2f}: throughput {alone / looked_at_s:.3f}"
+    ways: tuple[tuple[str, ...], ...] = (
+        (),
+        ("status",),
+        ("watch",),
+        ("doctor",),
+        ("status", "watch", "doctor"),
     )
+    results: dict[tuple[str, ...], list[tuple[float, int, int]]] = {names: [] for names in ways}
+    for _ in range(options.rounds):
+        for names in ways:
+            results[names].append(measure(names, options.hold, options.hz))
+    alone = statistics.median(seconds for seconds, _, _ in results[()])
+    print(f"{COUNT} builds of {options.hold} s on {SLOTS} slots, ideal {COUNT / SLOTS * options.hold:.2f} s")
+    for names, measured in results.items():
+        seconds = statistics.median(seconds for seconds, _, _ in measured)
+        peaks, turned = ([m[place] for m in measured] for place in (1, 2))
+        print(
+            f"{' + '.join(names) or 'nobody looks':24} {seconds:.2f} s, throughput {alone / seconds:.3f},"
+            f" peak {max(peaks)}, inversions {turned}"
+        )
 
 
 if __name__ == "__main__":

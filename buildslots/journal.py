@@ -1,12 +1,14 @@
 r"""The journal: what became of every build, one line of JSON an event, all pools in one file.
 
     {"v":1,"t":1790000000.25,"event":"started","id":"0f3a5b…","pool":"default","dir":"/home/me/…",
-     "pid":4711,"program":"make","cwd":"/home/me/a","slot":0,"waited_s":1.5,"cap":3,"load":2.25}
+     "pid":4711,"start":"881234","host":"builder","pidns":"pid:[4026531836]","program":"make",
+     "cwd":"/home/me/a","slot":0,"waited_s":1.5,"cap":3,"load":2.25}
 
-Every line has what the first two rows name, and its event's fields besides:
+Every line has what the rows up to `cwd` name, and its event's fields besides:
 
     v, t, event         1; Unix time; the event
     id, pool, dir, pid, program, cwd   which build; `command` in place of `program` if so configured
+    start, host, pidns  which process that pid is, as in disk.records; Linux only
     queued              cap, load: it joined the line
     started             slot, waited_s, cap, load
     fell_through        the same: it started beyond its cap, at the timeout
@@ -20,12 +22,12 @@ numbers of all of them, beside `slot`, the lowest, when it starts.
 A build that was killed together with its slot-run has no `ended`. `load` is the machine's load average over
 a minute. Nested builds are part of the build around them and do not appear.
 
-Nothing here may delay or fail a build: it is loaded once the command runs (or has to wait), and what goes
-wrong loses lines and no more. A line is one write(2) to a file opened with O_APPEND, and so in one piece
-whoever else writes: Linux, like other Unixes, holds the inode's lock over the whole of a write to a regular
-file. A disk that becomes full within a line leaves its beginning, without a line end; see `view.past` for
-how it is read all the same. On Windows the C library seeks and writes in two steps: of two lines of the same
-moment one may be lost.
+Nothing here may delay or fail a build: it is loaded once the command runs (or has to wait, or runs without a
+slot), and what goes wrong loses lines and no more. A line is one write(2) to a file opened with O_APPEND, and
+so in one piece whoever else writes: Linux, like other Unixes, holds the inode's lock over the whole of it. A
+disk that becomes full within a line leaves its beginning, without a line end; see `view.past` for how it is
+read all the same. On Windows the C library seeks and writes in two steps: of two lines of the same moment one
+may be lost.
 
 Whoever finds that the file has reached LIMIT bytes renames it to `journal-MICROSECONDS.jsonl`, under a lock,
 and removes the oldest such files but KEPT. The one rename either has happened or has not, so that a kill
@@ -38,6 +40,7 @@ import os
 import sys
 import time
 
+from buildslots.disk import records
 from buildslots.disk.lock import NO_WAIT, lock_file, unlock
 from buildslots.settings import state_dir
 
@@ -77,7 +80,8 @@ class Log:
             what = f'"program":{_quoted(_program(command))}'
         self._about = (
             f'"id":{_quoted(build)},"pool":{_quoted(settings.pool)},"dir":{_quoted(settings.dir)}'
-            f',"pid":{os.getpid()},{what},"cwd":{_quoted(cwd)}'
+            f",{_process()},{what}"
+            f',"cwd":{_quoted(cwd)}'
         )
 
     def queued(self) -> None:
@@ -100,7 +104,7 @@ class Log:
     def ended(self, status: int | None) -> None:
         """It has ended, with the exit status or minus the signal `status`; None if nobody knows."""
         ran_s = time.monotonic() - self._began
-        shown = "null" if status is None else status
+        shown = "null" if status is None else int(status) if isinstance(status, int) else "null"
         self._write("ended", f'"slot":{self._slot},"ran_s":{ran_s:.6f},"status":{shown}{_load()}')
 
     def degraded(self, cause: str) -> None:
@@ -129,11 +133,17 @@ def rotate(path: str) -> None:
     try:
         if os.stat(path).st_size < LIMIT:
             return  # done while we came here
-        os.rename(path, os.path.join(directory, f"journal-{time.time_ns() // 1000}.jsonl"))
-        for old in archives(directory)[:-KEPT]:
-            os.unlink(old)
+        numbers = _numbers(directory)
+        # One more than the last if the clock was set back: the newest file must not pass for the oldest.
+        number = max([time.time_ns() // 1000, *(number + 1 for number in numbers[-1:])])
+        os.rename(path, _archive(directory, number))
+        for old in [*numbers, number][:-KEPT]:
+            try:
+                os.unlink(_archive(directory, old))
+            except FileNotFoundError:
+                pass  # somebody tidied up
     except FileNotFoundError:
-        pass  # somebody tidied up
+        pass  # likewise
     finally:
         unlock(lock)
         os.close(lock)
@@ -141,9 +151,17 @@ def rotate(path: str) -> None:
 
 def archives(directory: str) -> list[str]:
     """The paths of the older files of the journal in `directory`, oldest first. Raises OSError."""
-    names = (name for name in os.listdir(directory) if name.startswith("journal-"))
-    numbers = sorted(int(n) for name in names if (n := name[8:].removesuffix(".jsonl")).isdecimal())
-    return [os.path.join(directory, f"journal-{number}.jsonl") for number in numbers]
+    return [_archive(directory, number) for number in _numbers(directory)]
+
+
+def _numbers(directory: str) -> list[int]:
+    names = [name for name in os.listdir(directory) if name.startswith("journal-")]
+    digits = [name[len("journal-") : -len(".jsonl")] for name in names if name.endswith(".jsonl")]
+    return sorted(int(text) for text in digits if text.isdecimal() and text == str(int(text)))
+
+
+def _archive(directory: str, number: int) -> str:
+    return os.path.join(directory, f"journal-{number}.jsonl")
 
 
 def _append(path: str, line: bytes) -> int:
@@ -166,6 +184,14 @@ def _load() -> str:
         return f',"load":{os.getloadavg()[0]:.2f}'
     except (AttributeError, OSError):  # Windows has none; a container may hide it
         return ""
+
+
+def _process() -> str:
+    """Which process this is, in the words of a record."""
+    lines = records.this_process().decode("ascii", "backslashreplace").splitlines()
+    fields = dict(line.split(" ", 1) for line in lines)
+    pid = fields.pop("pid")
+    return ",".join([f'"pid":{pid}', *(f'"{name}":{_quoted(value)}' for name, value in fields.items())])
 
 
 def _program(command: list[str]) -> str:

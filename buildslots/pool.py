@@ -179,6 +179,10 @@ class Slot:
         if log is not None and self._pid == os.getpid():
             log.ended(status)
 
+    def __del__(self) -> None:
+        if getattr(self, "_hold", None) is not None and not self._released:  # lost like a file
+            self._let_go(None)
+
     def __reduce__(self) -> str:
         raise TypeError("a slot belongs to the process that took it, and cannot be pickled")
 
@@ -589,14 +593,17 @@ class Admission:
             if gave_up:
                 log.gave_up("timeout" if isinstance(error, SlotTimeoutError) else "interrupted")
             else:
-                log.degraded(str(error))
+                log.degraded(str(error) or repr(error))
 
     def _told(self) -> Log | None:
-        """What tells the journal of this build; None if it is off."""
+        """What tells the journal of this build; None if it is off, or cannot be loaded. Raises nothing."""
         if self._log is None and self._settings.journal != "off":
-            from buildslots.journal import Log  # noqa: PLC0415 - when the command runs, or has to wait
+            try:
+                from buildslots.journal import Log  # noqa: PLC0415 - when the command runs, or has to wait
 
-            self._log = Log(self._settings, self._claim.command, self._claim.nonce[:12])
+                self._log = Log(self._settings, self._claim.command, self._claim.nonce[:12])
+            except Exception:  # noqa: BLE001 - no descriptor left, say, or an upgrade has removed the module
+                return None
         return self._log
 
 

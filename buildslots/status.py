@@ -141,7 +141,7 @@ def pid_here(directory: str, holder: Holder) -> int | None:
     record = records.read(f"{directory}/holders/slot-{holder.slot}")
     if record is None or records.number(record.get("pid")) != holder.pid:
         return None
-    return holder.pid if is_local(record) and _lives(record) else None
+    return holder.pid if is_local(record) and lives(record) else None
 
 
 def _held(directory: PoolDirectory) -> list[tuple[int, bool | None]]:
@@ -178,7 +178,7 @@ def _holders(directory: PoolDirectory, cap: int) -> tuple[Holder, ...]:
 def _holder(
     directory: PoolDirectory, number: int, cap: int, record: dict[str, str] | None, *, owned: bool | None
 ) -> Holder:
-    alive = record is not None and _lives(record)
+    alive = record is not None and lives(record)
     if record is None or owned is False or (owned is None and not alive):
         return _foreign_holder(directory, number, cap)
     return Holder(
@@ -262,7 +262,7 @@ def _lock_owner(path: str) -> int | None:
     return pid if pid > 0 else None
 
 
-def _lives(record: dict[str, str]) -> bool:
+def lives(record: dict[str, str]) -> bool:
     """Whether the process that wrote `record` lives; True where we cannot know (another pid namespace)."""
     pid = records.number(record.get("pid"))
     if pid is None:
@@ -273,7 +273,14 @@ def _lives(record: dict[str, str]) -> bool:
         return record["start"] == str(records.process_start(pid))
     import psutil  # noqa: PLC0415 - where there is no /proc
 
-    return psutil.pid_exists(pid)
+    since = records.seconds(record.get("since"))
+    try:
+        # Or another process has its number; the clocks of the two need not agree exactly.
+        return since is None or bool(psutil.Process(pid).create_time() <= since + 1)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def is_local(record: dict[str, str]) -> bool:

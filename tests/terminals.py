@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from typing import TYPE_CHECKING
@@ -61,8 +62,13 @@ class Terminal:
         return {int(number or 0) for numbers in found for number in numbers.split(";")} - {0, 39, 49}
 
     def resize(self, columns: int, lines: int) -> None:
-        """Make the terminal larger or smaller."""
+        """Make the terminal larger or smaller; programs in it are told a while after tmux is."""
         subprocess.run([*self._tmux, "resize-window", "-x", str(columns), "-y", str(lines)], check=True)
+        command = [*self._tmux, "display-message", "-p", "#{pane_tty}"]
+        name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        with open(name) as terminal:
+            size = (columns, lines)
+            wait_until(lambda: os.get_terminal_size(terminal.fileno()) == size, f"a terminal of {size}")
 
     def wait_for(self, text: str) -> None:
         """Wait until a line on the screen begins with `text`."""

@@ -614,6 +614,18 @@ def test_a_build_that_runs_on(pool: Pool, strays: Strays, tmp_path: Path, comman
 
 
 @pytest.mark.linux
+def test_a_build_that_left_the_lock_to_its_own(pool: Pool, strays: Strays) -> None:
+    """A build that closed what it inherited lives all the same, and so do those that it started."""
+    text = "import os, subprocess; subprocess.Popen(['sleep', '1000'], close_fds=False)"
+    text += "; os.closerange(3, 256); print('up', flush=True); input()"
+    build = strays.orphan(sys.executable, "-c", text)
+    level, text = only(doctor(pool, environ=ONE), "holders")
+    assert level == "note"
+    assert text.startswith("slot 0: who took it was killed, but its build runs on and keeps it: ")
+    assert build.is_running()
+
+
+@pytest.mark.linux
 def test_another_program_has_a_slot(pool: Pool) -> None:
     """A note with the program, for flock(1) locks by the rules."""
     pool.slot_run("true")

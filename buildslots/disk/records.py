@@ -72,7 +72,7 @@ def record(  # noqa: PLR0913 - one for each line of a record
             cwd = os.getcwd()
         except OSError:
             cwd = "?"  # it was removed
-    lines = [MAGIC, _this_process(), b"since %.6f\ncap %d\nnonce %b\n" % (time.time(), cap, nonce.encode())]
+    lines = [MAGIC, this_process(), b"since %.6f\ncap %d\nnonce %b\n" % (time.time(), cap, nonce.encode())]
     if waited_s is not None:
         lines.append(b"waited %.6f\n" % waited_s)
     if weight > 1:
@@ -162,7 +162,7 @@ def age_s(record: dict[str, str]) -> float | None:
     return None if since is None else max(0.0, time.time() - since)
 
 
-def _this_process() -> bytes:
+def this_process() -> bytes:
     """The lines that say which process this is; read once for each, also after a fork."""
     global _process  # noqa: PLW0603 - a cache of what cannot change
     pid = os.getpid()

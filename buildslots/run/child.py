@@ -117,6 +117,11 @@ def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> 
     return pid
 
 
+def pid_of(process: int) -> int:
+    """The pid of what `spawn` has started."""
+    return process
+
+
 def supervise(pid: int) -> int:
     """Pass signals on to the command `pid` until its end: exit status, or minus the signal it died of."""
     while True:

@@ -16,7 +16,9 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import NoReturn, Protocol, Self
+    from typing import NoReturn, Protocol, Self, TypeAlias
+
+    Spawned: TypeAlias = "tuple[subprocess.Popen[bytes], Job]"
 
     class Kernel32(Protocol):
         """What is used of kernel32.dll; each function returns 0 where it fails."""
@@ -47,19 +49,27 @@ def become(command: list[str], environ: dict[str, str]) -> NoReturn:
     os._exit(supervise(spawn(command, environ, [])))
 
 
-def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> subprocess.Popen[bytes]:
+def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> Spawned:
     """Start `command`; `inherited` is of no use here. Raises OSError when it cannot be executed."""
     del inherited
     # The console has told the command too; slot-run stays to hold the slot until it has ended.
     _signal.signal(_signal.SIGINT, lambda *_: None)
     program = shutil.which(command[0]) or command[0]  # with PATHEXT: CreateProcess finds only .exe
-    return subprocess.Popen([program, *command[1:]], env=environ)
+    process = subprocess.Popen([program, *command[1:]], env=environ)
+    job = Job(_kernel32())
+    job.add(int(process._handle))  # type: ignore[attr-defined]  # noqa: SLF001 - Popen has no public one
+    return process, job
 
 
-def supervise(process: subprocess.Popen[bytes]) -> int:
+def pid_of(spawned: Spawned) -> int:
+    """The pid of what `spawn` has started."""
+    return spawned[0].pid
+
+
+def supervise(spawned: Spawned) -> int:
     """Wait for the end of the command: its exit status."""
-    with Job(_kernel32()) as job:
-        job.add(int(process._handle))  # type: ignore[attr-defined]  # noqa: SLF001 - Popen has no public one
+    process, job = spawned
+    with job:
         return process.wait()
 
 

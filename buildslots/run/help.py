@@ -25,8 +25,9 @@ Options:
   -h, --help                print this and exit
 
 Environment: MAX_CONCURRENT_BUILDS (the default pool's K), MAX_CONCURRENT_BUILDS_<NAME>,
-BUILD_SLOTS_POOL, BUILD_SLOTS_TIMEOUT, BUILD_SLOTS_ON_TIMEOUT, BUILD_SLOTS_DIR. The command
-sees BUILD_SLOT, the number of its slot. Inside of it, slot-run runs at once under that slot.
+BUILD_SLOTS_POOL, BUILD_SLOTS_TIMEOUT, BUILD_SLOTS_ON_TIMEOUT, BUILD_SLOTS_DIR,
+BUILD_SLOTS_JOURNAL (off, programs, commands). The command sees BUILD_SLOT, the number of its
+slot. Inside of it, slot-run runs at once under that slot.
 
 Exit status: COMMAND's own, or death by the signal that killed it; 125 wrong usage, 126 COMMAND
 cannot be executed, 127 COMMAND not found, 75 no slot in time.

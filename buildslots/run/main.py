@@ -179,23 +179,24 @@ def _run_command(command: list[str], slot: Slot | None, admission: Admission | N
     Without a slot to give back, become the command.
     """
     try:
-        if slot is None or not slot.descriptors:
+        if slot is None or admission is None or not slot.descriptors:
             environ = dict(os.environ) if slot is None else slot.environ()
             if slot is None:
                 environ.pop("BUILD_SLOT", None)
             child.become(command, environ)
-        process = None
-        try:
-            process = child.spawn(command, slot.environ(), slot.descriptors)
-        finally:
-            if admission is not None:
-                admission.started(slot, process if isinstance(process, int) else None)
+        process = child.spawn(command, slot.environ(), slot.descriptors)
     except OSError as error:
         status = NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
-        if slot is not None:
+        if slot is not None and admission is not None:
+            admission.started(slot)  # over before it began: the journal has both
             slot.release(status)
         say(f"{command[0]}: {error.strerror}")
         return status
+    except BaseException:
+        if slot is not None and admission is not None:
+            admission.started(slot)
+        raise
+    admission.started(slot, child.pid_of(process))
     status = child.supervise(process)
     slot.release(status)
     if status < 0:

@@ -151,6 +151,8 @@ def _with_remark(remark: str, arguments: tuple[str, ...]) -> Text:
 def _directory(directory: str | None, room: int) -> Text:
     """The end of the path, which tells directories apart, where all but the command leaves `room`."""
     text, room = path(directory), room * 2 // 5  # the command gets the rest
+    if len(text) > 2 * max(room, 1):  # measuring what is too long anyway would take long, too
+        text = text[-2 * max(room, 1) :]
     if cell_len(text) > room:
         while text and cell_len(text) >= room:
             text = text[1:]

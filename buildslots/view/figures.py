@@ -197,21 +197,21 @@ def advice(past: Past, settings: Settings, cores: int) -> str:
 def _on_failures(builds: list[Build], its: Figures) -> str:
     if not its.degraded:
         return ""
-    causes = [build.cause for build in builds if build.cause]
+    *_, last = (build.cause for build in builds if build.outcome == "degraded")
     return (
-        f"{_builds(its.degraded)} ran without a slot because the pool failed, the last one with"
-        f" {causes[-1]!r}: see `buildslots doctor`."
+        f"{builds_in_words(its.degraded)} ran without a slot because the pool failed, the last one with"
+        f" {last!r}: see `buildslots doctor`."
     )
 
 
 def _on_timeouts(builds: list[Build], its: Figures, past: Past) -> str:
-    late = [build.waited_s for build in builds if build.overflow or build.outcome == "gave up"]
-    timeout_s = spread(late).p50_s
+    waited = [build for build in builds if build.queued_at is not None]  # others had asked not to wait
+    timeout_s = spread(b.waited_s for b in waited if b.overflow or b.outcome == "gave up").p50_s
     if not timeout_s:
         return ""
-    what = f"{_builds(its.fell_through)} ran beyond the cap" if its.fell_through else ""
+    what = f"{builds_in_words(its.fell_through)} ran beyond the cap" if its.fell_through else ""
     if its.gave_up:
-        what += f"{' and ' if what else ''}{_builds(its.gave_up)} gave up"
+        what += f"{' and ' if what else ''}{builds_in_words(its.gave_up)} gave up"
     share = sum((build.ran_s or 0.0) > timeout_s for build in builds) / max(1, its.started)
     why = f"; {share:.0%} of the runs outlast the timeout of {span(timeout_s)}" if share else ""
     enough_s = _enough_s(builds, its, past.until)
@@ -270,7 +270,8 @@ def _loads_while_full(builds: list[Build], past: Past) -> list[float]:
     return found
 
 
-def _builds(count: int) -> str:
+def builds_in_words(count: int) -> str:
+    """How many builds, as people say it."""
     return "1 build" if count == 1 else f"{count} builds"
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 
 from buildslots.settings import parse_pool
-from buildslots.view.figures import Figures, advice_now, by, figures
+from buildslots.view.figures import Figures, advice_now, builds_in_words, by, figures
 from buildslots.view.past import past
 from buildslots.view.table import table
 from buildslots.words import printable, short_path, span
@@ -119,7 +119,7 @@ def _summary(its: Figures) -> list[str]:
     share = its.full_s / its.period_s if its.period_s else 0.0
     slots = f" with {its.peak_slots} slots" if its.peak_slots > its.peak else ""
     return [
-        ", ".join([f"{its.builds} builds, {its.queued} of them queued", *others]),
+        ", ".join([f"{builds_in_words(its.builds)}, {its.queued} of them queued", *others]),
         f"at most {its.peak} at once{slots}; all slots held for {span(its.full_s)}, {share:.0%} of the time",
     ]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import psutil
 
 from buildslots.disk import records
-from buildslots.status import is_local
+from buildslots.status import is_local, lives
 from buildslots.words import counted, printable, short_path, span
 
 TYPE_CHECKING = False
@@ -70,10 +70,24 @@ def _orphaned(holder: Holder, child: str | None, processes: tuple[psutil.Process
         return Kept(holder, UNSEEN)
     if child is None:  # Python code does not tell what it runs: who has the slot may be that
         return Kept(holder, RUNS_ON, processes)
-    builds = tuple(p for p in processes if child == f"{p.pid} {records.process_start(p.pid)}")
-    if builds:
-        return Kept(holder, RUNS_ON, builds + tuple(p for p in processes if p not in builds))
-    return Kept(holder, STRAY, processes)
+    pid, _, start = child.partition(" ")
+    if not _runs(records.number(pid) or 0, start):
+        return Kept(holder, STRAY, processes)
+    # It may have closed the descriptor, and left it to those that it has started.
+    builds = tuple(process for process in processes if str(process.pid) == pid)
+    return Kept(holder, RUNS_ON, builds + tuple(p for p in processes if p not in builds))
+
+
+def _runs(pid: int, start: str) -> bool:
+    """Whether process `pid`, which began at `start` ("0" if that is unknown), has not ended."""
+    try:
+        process = psutil.Process(pid)
+        same = start in {"0", str(records.process_start(pid))}
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def keepers(path: str) -> tuple[psutil.Process, ...]:
@@ -97,7 +111,7 @@ def taker(directory: str, holder: Holder) -> psutil.Process | None:
     except psutil.Error:
         return None
     # Asked after the object was made, which is bound to one process from then on.
-    if record.get("start", "0") not in {"0", str(records.process_start(process.pid))}:
+    if not lives(record):
         return None
     return process
 

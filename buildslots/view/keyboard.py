@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
+
+
 class Keyboard:
     """The keyboard from `__enter__` to `__exit__`: keys count at once and are not echoed.
 
-    Signals come to `wait` through a pipe, so that nothing happens in the middle of drawing. Only SIGINT and
-    SIGTERM are raised wherever they come, for a pool's disk may hang.
+    Signals come to `wait` through a pipe, so that nothing happens in the middle of drawing. Only those that
+    end us are raised wherever they come, for a pool's disk may hang.
     """
 
     def __enter__(self) -> Self:
@@ -34,7 +37,8 @@ class Keyboard:
         self._modes: list[Any] | None = None
         if termios is None:
             return self
-        signal.signal(signal.SIGTERM, _terminated)
+        for number in ENDING:
+            signal.signal(number, _terminated)
         self._pipe = os.pipe()
         for fd in self._pipe:
             os.set_blocking(fd, False)
@@ -47,10 +51,13 @@ class Keyboard:
 
     def __exit__(self, *_: object) -> None:
         if termios is not None:
+            for number in (signal.SIGINT, *ENDING):  # one end is enough
+                signal.signal(number, signal.SIG_IGN)
             self._give_back()
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTSTP, signal.SIGWINCH, signal.SIGTERM):
+            for number in (signal.SIGTSTP, signal.SIGWINCH, *ENDING):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             for fd in self._pipe:
                 os.close(fd)
 
@@ -92,5 +99,5 @@ def _noted(*_: object) -> None:
     """Do nothing: its number lies in the pipe."""
 
 
-def _terminated(*_: object) -> None:
-    sys.exit(128 + signal.SIGTERM)
+def _terminated(number: int, _frame: object) -> None:
+    sys.exit(128 + number)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 
@@ -15,6 +16,8 @@ from buildslots.errors import SettingError
 from buildslots.settings import parse_duration
 
 SHELLS = ("bash", "zsh", "fish")
+SHORTEST_S = 0.05
+"""Between two looks: each of them takes the pool's mutex."""
 EXAMPLES = """\
 examples:
   buildslots status --watch              who builds, who waits, and what it costs, kept up to date
@@ -27,6 +30,14 @@ Builds are run with slot-run; see `slot-run --help`.
 
 def main(args: list[str] | None = None) -> int:
     """Run the console script: its exit status."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:  # closed by our caller: Python has no stream then
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # and not a test's
+        sys.stdout.reconfigure(errors="replace")  # what others are called may not be in our encoding
     parser = build_parser()
     options = parser.parse_args(args)
     try:
@@ -143,8 +154,8 @@ def _period(text: str) -> float | None:
 
 def _seconds(text: str) -> float:
     seconds = _period(text)
-    if not seconds:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time that passes")
+    if seconds is None or seconds < SHORTEST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time of {SHORTEST_S} s or more")
     return seconds
 
 

@@ -10,16 +10,20 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from stat import S_ISREG
 
 from buildslots.disk.lock import NO_WAIT
+from buildslots.errors import SettingError
 from buildslots.journal import NAME, archives
-from buildslots.settings import state_dir
+from buildslots.settings import parse_pool, state_dir
+from buildslots.status import is_local, lives
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, BinaryIO
 
 START = b'{"v":1,'
 LONGEST_LINE = 1024 * 1024
@@ -35,6 +39,7 @@ class Build:
         pool: Name of its pool.
         dir: Directory of that pool.
         pid: Process of its slot-run, or of its Python program.
+        process: More of that process, as in a record: `start`, `host` and `pidns`, as far as known.
         program: Name of its program; the whole command line if the journal is configured to keep that.
         cwd: Directory in which it was started.
         cap: Its K, or None.
@@ -73,6 +78,7 @@ class Build:
     cause: str = ""
     slots: tuple[int, ...] = ()
     weight: int = 1
+    process: dict[str, str] = field(default_factory=dict)
 
     @property
     def came_at(self) -> float:
@@ -130,25 +136,46 @@ def past(pool: str | None, period_s: float | None, now: float, directory: str | 
     shown = [build for build in builds.values() if _settle(build, now) and _is_in(build, since)]
     shown.sort(key=lambda build: build.came_at)
     if since is None or (shown and shown[0].came_at > since):
-        since = shown[0].came_at if shown else now
+        since = min(shown[0].came_at, now) if shown else now  # the clock may have been set back
     return Past(since, now, tuple(shown), tuple(sorted(loads)))
 
 
 def events(directory: str) -> Iterator[dict[str, Any]]:
     """All lines of the journal in `directory` that can be read, older files first. Raises OSError."""
-    try:
-        paths = [*archives(directory), os.path.join(directory, NAME)]
-    except FileNotFoundError:
-        return
-    for path in paths:
+    # The newest first, and read last: if it is put aside meanwhile, it is read twice and not passed over.
+    with ExitStack() as files:
+        newest = _open(os.path.join(directory, NAME))
+        if newest is not None:
+            files.enter_context(newest)
         try:
-            with open(path, "rb", opener=_opener) as file:
-                while line := file.readline(LONGEST_LINE):
-                    event = parse(line)
-                    if event is not None:
-                        yield event
+            older = archives(directory)
         except FileNotFoundError:
-            pass  # removed, or not there yet
+            older = []
+        for path in older:
+            if (file := _open(path)) is not None:
+                with file:
+                    yield from _parsed(file)
+        if newest is not None:
+            yield from _parsed(newest)
+
+
+def _open(path: str) -> BinaryIO | None:
+    """The file at `path`, or None if it is gone or no regular file, whose end may never come."""
+    try:
+        file = open(path, "rb", opener=_opener)  # noqa: SIM115 - the caller's
+    except FileNotFoundError:
+        return None
+    if S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    return None
+
+
+def _parsed(file: BinaryIO) -> Iterator[dict[str, Any]]:
+    while line := file.readline(LONGEST_LINE):
+        event = parse(line)
+        if event is not None:
+            yield event
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
@@ -164,6 +191,10 @@ def parse(line: bytes) -> dict[str, Any] | None:
     texts = (event.get(name) for name in ("event", "id", "pool", "dir", "program", "cwd"))
     if not all(isinstance(text, str) for text in texts) or _whole(event.get("pid")) is None:
         return None
+    try:
+        parse_pool(event["pool"], "journal")
+    except SettingError:
+        return None
     return event
 
 
@@ -176,6 +207,8 @@ def _tell(builds: dict[str, Build], event: dict[str, Any]) -> None:
     build = builds.get(event["id"])
     if build is None:
         build = Build(*(event[name] for name in ("id", "pool", "dir", "pid", "program", "cwd")))
+        names = ("start", "host", "pidns")
+        build.process = {name: event[name] for name in names if isinstance(event.get(name), str)}
         builds[build.id] = build
     at = event["t"]
     build.cap = _whole(event.get("cap")) or build.cap
@@ -200,7 +233,8 @@ def _tell(builds: dict[str, Build], event: dict[str, Any]) -> None:
             build.ended_at = at
             build.ran_s = _number(event.get("ran_s"))
             status = event.get("status")
-            build.status = status if isinstance(status, int) and abs(status) < 2**32 else None
+            whole = isinstance(status, int) and not isinstance(status, bool) and abs(status) < 2**32
+            build.status = status if whole else None
             build.outcome = "ended"
         case "degraded":
             build.started_at = at
@@ -230,15 +264,9 @@ def _is_in(build: Build, since: float | None) -> bool:
 
 
 def _lives(build: Build) -> bool:
-    """Whether the process that the build's lines name may still be the one that wrote them."""
-    import psutil  # noqa: PLC0415 - only for builds without an end
-
-    try:
-        return bool(psutil.Process(build.pid).create_time() < build.came_at + 1)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True
+    """Whether the process that wrote the build's lines lives; False if that cannot be known from here."""
+    record = {"pid": str(build.pid), "since": str(build.came_at), **build.process}
+    return is_local(record) and lives(record)
 
 
 def _number(value: object) -> float | None:

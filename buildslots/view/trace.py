@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 def write(path: str, text: str) -> None:
     """Write `text` to the file at `path`, or to stdout for "-". Raises OSError."""
     if path == "-":
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(text.encode())  # whatever the terminal's encoding: the formats are UTF-8
     else:
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
@@ -117,7 +117,7 @@ class _Events:
         for build in builds:
             spans = {"running": build.run_between(self._until), "waiting": build.wait_between(self._until)}
             for what, between in spans.items():
-                if between:
+                if between and between[0] < between[1]:
                     moments += [(between[0], 1, what), (between[1], -1, what)]
         counts = {"running": 0, "waiting": 0}
         for at, change, what in sorted(moments):

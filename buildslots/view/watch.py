@@ -91,7 +91,7 @@ def _limits(statuses: list[PoolStatus], room: int) -> list[int]:
     """How many rows the tables of each pool may have: alike for the first pools, 0 for those left over."""
     rows = max(max(len(s.holders), len(s.waiters)) for s in statuses)
     for pools in range(len(statuses), 0, -1):
-        for limit in range(rows, 0, -1):
+        for limit in range(min(rows, room), 0, -1):
             height = sum(_height(status, limit) for status in statuses[:pools]) + len(statuses) - pools
             if height <= room:
                 return [limit] * pools + [0] * (len(statuses) - pools)

@@ -1,6 +1,6 @@
 """What `buildslots doctor` looks at: each module looks at one side of a pool and returns findings.
 
-A check changes nothing in the pool, takes its mutex only as `status` does, and may raise OSError or
+A check changes nothing that builds know of, takes its mutex only as `status` does, and may raise OSError or
 `psutil.Error`, which becomes a finding as well.
 """
 

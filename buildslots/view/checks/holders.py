@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import psutil
 
 from buildslots.disk import queue, records
-from buildslots.status import is_local, pool_status
+from buildslots.status import is_local, lives, pool_status
 from buildslots.view import keepers
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
 from buildslots.words import printable
@@ -67,7 +69,7 @@ def _of_slot(subject: Subject, kept: keepers.Kept) -> list[Finding]:
     if subject.pool_option is not None:
         release += f" --pool {subject.pool_option}"
     if subject.dir_option is not None:
-        release += f" --dir {subject.dir_option}"
+        release += f" --dir {shlex.quote(subject.dir_option)}"
     slot = keepers.slots_of(holder)
     is_, was = ("are", "were") if holder.weight > 1 else ("is", "was")
     if kept.state == keepers.STRAY:
@@ -118,7 +120,7 @@ def _waiting(path: str) -> dict[int, psutil.Process]:
             process = psutil.Process(pid)
         except psutil.Error:
             continue
-        if record.get("start", "0") in {"0", str(records.process_start(pid))}:
+        if lives(record):
             found[pid] = process
     return found
 
