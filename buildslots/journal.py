@@ -60,13 +60,14 @@ COMMAND_CHARACTERS = 4096
 class Log:
     """What the journal is told of one build. No method raises."""
 
-    __slots__ = ("_about", "_began", "_cap", "_path", "_slot", "_weight")
+    __slots__ = ("_about", "_began", "_cap", "_ended", "_path", "_slot", "_weight")
 
     def __init__(self, settings: Settings, command: list[str], build: str) -> None:
         """Begin to tell of the build `command` with the id `build`; writes nothing yet."""
         self._about = self._path = ""
         self._slot = -1
         self._began = time.monotonic()
+        self._ended = 0.0, self._began
         self._cap = settings.slots
         self._weight = f',"weight":{settings.weight}' if settings.weight > 1 else ""
         try:
@@ -101,18 +102,23 @@ class Log:
         """It will not start."""
         self._write("gave_up", f'"waited_s":{time.monotonic() - self._began:.6f},"cause":{_quoted(cause)}')
 
+    def stopped(self) -> None:
+        """It has ended just now, and will let go of its slot; writes nothing yet."""
+        self._ended = time.time(), time.monotonic()
+
     def ended(self, status: int | None) -> None:
-        """It has ended, with the exit status or minus the signal `status`; None if nobody knows."""
-        ran_s = time.monotonic() - self._began
+        """It had `stopped`, with the exit status or minus the signal `status`; None if nobody knows."""
+        at, until = self._ended
+        ran_s = until - self._began
         shown = "null" if status is None else int(status) if isinstance(status, int) else "null"
-        self._write("ended", f'"slot":{self._slot},"ran_s":{ran_s:.6f},"status":{shown}{_load()}')
+        self._write("ended", f'"slot":{self._slot},"ran_s":{ran_s:.6f},"status":{shown}{_load()}', at)
 
     def degraded(self, cause: str) -> None:
         """It runs without any slot."""
         self._write("degraded", f'"cause":{_quoted(cause)}')
 
-    def _write(self, event: str, fields: str) -> None:
-        line = f'{{"v":1,"t":{time.time():.6f},"event":"{event}",{self._about},{fields}}}\n'
+    def _write(self, event: str, fields: str, at: float | None = None) -> None:
+        line = f'{{"v":1,"t":{at or time.time():.6f},"event":"{event}",{self._about},{fields}}}\n'
         try:
             size = _append(self._path, line.encode("ascii"))
             if size >= LIMIT:

@@ -173,9 +173,11 @@ class Slot:
     def _let_go(self, status: int | None) -> None:
         """Let go of what is held, if it still is; in a forked child, of its copies only."""
         self._released = True
+        log, self._log = self._log, None
+        if log is not None:
+            log.stopped()  # before the next build may start
         if self._hold is not None:
             self._hold.release()
-        log, self._log = self._log, None
         if log is not None and self._pid == os.getpid():
             log.ended(status)
 
