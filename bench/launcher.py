@@ -1,0 +1,226 @@
+"""What slot-run costs as a launcher: a C project of some hundred files, built by CMake and Ninja.
+
+`python -m bench.launcher [--files N] [--links N] [--rounds N]` generates the project and builds it in turn
+
+- `plain`: without slot-run;
+- `compilers`: with slot-run as the compiler launcher, in a pool with more slots than Ninja has jobs, so that
+  nobody waits and what is left is the cost of a start;
+- `nested`: the same under a `slot-run ninja`, in one pool, so that each compile already has its slot;
+- `ninja pool`: with Ninja's own pool, one link at a time (JOB_POOLS, JOB_POOL_LINK);
+- `slot pool`: with slot-run as the linker launcher, in a pool of one slot;
+- `both`: with Ninja's pool and that launcher, which is for when other builds link as well.
+
+A small C program around each link, in all of them, notes when it ran. Prints the medians of the times, the
+medians over the rounds of the ratios to the build that each is to be compared with, and the most links that
+ran together. It fails if links that were to run one by one ever ran together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import environ
+from bench.handover import peak_overlap, slot_run
+
+RECORDER = r"""
+#define _POSIX_C_SOURCE 200809L
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+/* recorder LOG COMMAND...: runs it and appends "START END" in ns of CLOCK_MONOTONIC. The clock is read
+   before the fork and after the wait: no recorded span is shorter than the real one. */
+static long long now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+int main(int argc, char **argv) {
+    char line[64];
+    int status, fd, size;
+    long long start = now();
+    pid_t pid = argc < 3 ? -1 : fork();
+    if (pid == 0) {
+        execvp(argv[2], argv + 2);
+        _exit(127);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid)
+        return 125;
+    fd = open(argv[1], O_WRONLY | O_APPEND | O_CREAT, 0600);
+    size = snprintf(line, sizeof line, "%lld %lld\n", start, now());
+    if (fd < 0 || write(fd, line, size) != size)
+        return 125; /* a link that is not recorded must not look like none */
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 125;
+}
+"""
+SOURCE = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+struct item {{ int key; char name[16]; }};
+static int compare(const void *a, const void *b) {{
+    return ((const struct item *)a)->key - ((const struct item *)b)->key;
+}}
+int f{n}(const char *text) {{
+    struct item items[{n} % 7 + 3];
+    for (unsigned i = 0; i < sizeof items / sizeof *items; i++) {{
+        items[i].key = (int)(i * {n} % 11 + strlen(text));
+        snprintf(items[i].name, sizeof items[i].name, "%s %u", text, i);
+    }}
+    qsort(items, sizeof items / sizeof *items, sizeof *items, compare);
+    return items[0].key + items[1].name[0];
+}}
+"""
+WIDE = 64
+"""Slots where none is to be waited for."""
+
+
+@dataclass
+class Variant:
+    """A way to build the project, and what came of it.
+
+    Attributes:
+        name: What it is called in the table.
+        against: The variant that it is compared with.
+        defines: What CMake is told, `NAME=VALUE` each.
+        prefix: What stands before `ninja`.
+        serial: Whether links are to run one by one.
+        compiles: Whether it is the compiles that go through slot-run.
+    """
+
+    name: str
+    against: str
+    defines: list[str]
+    prefix: list[str] = field(default_factory=list)
+    serial: bool = False
+    compiles: bool = False
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    peaks: list[int] = field(default_factory=list)
+
+
+def generate(directory: Path, files: int, links: int) -> None:
+    """Write a CMake project of `files` C files in `links` programs."""
+    lists = ["cmake_minimum_required(VERSION 3.21)", "project(bench C)"]
+    for link in range(links):
+        numbers = range(link, files, links)
+        sources = [f"f{n}.c" for n in numbers]
+        for n, source in zip(numbers, sources, strict=True):
+            (directory / source).write_text(SOURCE.format(n=n))
+        calls = "".join(f"    sum += f{n}(argv[0]);\n" for n in numbers)
+        declarations = "".join(f"int f{n}(const char *);\n" for n in numbers)
+        # In the first file, so that `files` are compiled and not `links` more.
+        with (directory / sources[0]).open("a") as main:
+            main.write(
+                f"{declarations}int main(int argc, char **argv) {{\n    int sum = argc;\n{calls}"
+                "    return sum < 0;\n}\n"
+            )
+        lists.append(f"add_executable(p{link} {' '.join(sources)})")
+    (directory / "CMakeLists.txt").write_text("\n".join(lists) + "\n")
+
+
+def variants(recorder: Path, log: Path) -> list[Variant]:
+    """All ways to build, each after the one that it is compared with."""
+    one, wide = "--slots;1", f"--slots;{WIDE}"
+    launcher = f"{slot_run()};--quiet;--timeout;none"
+    record = f"CMAKE_C_LINKER_LAUNCHER={recorder};{log}"
+    slot_link = f"CMAKE_C_LINKER_LAUNCHER={launcher};--pool;link;{one};--;{recorder};{log}"
+    ninja_link = ["CMAKE_JOB_POOLS=link=1", "CMAKE_JOB_POOL_LINK=link"]
+    compiler = f"CMAKE_C_COMPILER_LAUNCHER={launcher}"
+    return [
+        Variant("plain", "plain", [record]),
+        Variant("compilers", "plain", [record, f"{compiler};--pool;compile;{wide};--"], compiles=True),
+        Variant(
+            "nested",
+            "plain",
+            [record, f"{compiler};--"],
+            prefix=[slot_run(), "--slots", "1", "--"],
+            compiles=True,
+        ),
+        Variant("ninja pool", "ninja pool", [record, *ninja_link], serial=True),
+        Variant("slot pool", "ninja pool", [slot_link], serial=True),
+        Variant("both", "ninja pool", [slot_link, *ninja_link], serial=True),
+    ]
+
+
+def build(variant: Variant, directory: Path, log: Path, env: dict[str, str]) -> None:
+    """Build all of it once, from nothing, and note how that went."""
+    ninja = ["ninja", "-C", str(directory)]
+    subprocess.run([*ninja, "-t", "clean"], check=True, stdout=subprocess.DEVNULL)
+    log.unlink(missing_ok=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.monotonic()
+    subprocess.run([*variant.prefix, *ninja, "--quiet"], check=True, env=env, stdout=subprocess.DEVNULL)
+    variant.wall_s.append(time.monotonic() - began)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    variant.cpu_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    spans = [(int(start), int(end)) for start, end in (line.split() for line in log.read_text().splitlines())]
+    variant.peaks.append(peak_overlap(spans))
+
+
+def report(tried: list[Variant], files: int) -> int:
+    """Print what came of it; 1 if links ran together that were not to."""
+    by_name = {variant.name: variant for variant in tried}
+    print("build       wall s  ratio to its base     CPU s  CPU ms a compile  links together")
+    for variant in tried:
+        base = by_name[variant.against]
+        ratios = [a / b for a, b in zip(variant.wall_s, base.wall_s, strict=True)]
+        cpu = [a - b for a, b in zip(variant.cpu_s, base.cpu_s, strict=True)]
+        compared = "" if variant is base else f"{statistics.median(ratios):.3f} {variant.against}"
+        each = f"{statistics.median(cpu) * 1e3 / files:.1f}" if variant.compiles else ""
+        print(
+            f"{variant.name:10}  {statistics.median(variant.wall_s):6.2f}  {compared:20}"
+            f"  {statistics.median(variant.cpu_s):5.2f}  {each:>16}  {max(variant.peaks):14}"
+        )
+    together = [variant.name for variant in tried if variant.serial and max(variant.peaks) > 1]
+    if together:
+        print(f"FAIL: links ran together in {', '.join(together)}")
+    return 1 if together else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--files", type=int, default=300, help="C files (default 300)")
+    parser.add_argument("--links", type=int, default=20, help="programs that they are linked to (default 20)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is built (default 5)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        source, recorder, log = root / "source", root / "recorder", root / "log"
+        source.mkdir()
+        generate(source, options.files, options.links)
+        (root / "recorder.c").write_text(RECORDER)
+        subprocess.run(["cc", "-O1", "-o", recorder, root / "recorder.c"], check=True)
+        env = environ(root / "pool")
+        # Whoever measures may have a slot already: a build below it would be nested from the start.
+        for name in ("BUILD_SLOT", "BUILD_SLOTS_HELD", "BUILD_SLOTS_POOL"):
+            env.pop(name, None)
+        tried = variants(recorder, log)
+        for variant in tried:
+            defines = [f"-D{define}" for define in variant.defines]
+            subprocess.run(
+                ["cmake", "-G", "Ninja", "-S", source, "-B", root / variant.name, *defines],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+        for number in range(options.rounds):
+            # Every other round backwards: what a machine does the longer it is busy falls on all alike.
+            for variant in tried if number % 2 == 0 else reversed(tried):
+                build(variant, root / variant.name, log, env)
+        jobs = os.cpu_count()
+        print(f"{options.files} files, {options.links} links, {options.rounds} rounds, {jobs} cores")
+        return report(tried, options.files)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
