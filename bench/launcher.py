@@ -10,9 +10,9 @@
 - `slot pool`: with slot-run as the linker launcher, in a pool of one slot;
 - `both`: with Ninja's pool and that launcher, which is for when other builds link as well.
 
-A small C program around each link, in all of them, notes when it ran. Prints the medians of the times, the
-medians over the rounds of the ratios to the build that each is to be compared with, and the most links that
-ran together. It fails if links that were to run one by one ever ran together.
+A small C program around each link, in all of them, notes when it ran; `plain` shows that it can see more than
+one. Prints the medians of the times, the medians over the rounds of the ratios to the build that each is to
+be compared with, and the most links that ran together. Fails if links ran together that were not to.
 """
 
 from __future__ import annotations
@@ -110,22 +110,23 @@ class Variant:
 
 
 def generate(directory: Path, files: int, links: int) -> None:
-    """Write a CMake project of `files` C files in `links` programs."""
+    """Write a CMake project of `files` C files: a library, and `links` programs of one file that use it.
+
+    As with a library and its tests, the links all become possible at once, when the library is there.
+    """
+    library = [f"f{n}.c" for n in range(files - links)]
     lists = ["cmake_minimum_required(VERSION 3.21)", "project(bench C)"]
+    for n, source in enumerate(library):
+        (directory / source).write_text(SOURCE.format(n=n))
+    lists.append(f"add_library(common STATIC {' '.join(library)})")
+    declarations = "".join(f"int f{n}(const char *);\n" for n in range(len(library)))
     for link in range(links):
-        numbers = range(link, files, links)
-        sources = [f"f{n}.c" for n in numbers]
-        for n, source in zip(numbers, sources, strict=True):
-            (directory / source).write_text(SOURCE.format(n=n))
-        calls = "".join(f"    sum += f{n}(argv[0]);\n" for n in numbers)
-        declarations = "".join(f"int f{n}(const char *);\n" for n in numbers)
-        # In the first file, so that `files` are compiled and not `links` more.
-        with (directory / sources[0]).open("a") as main:
-            main.write(
-                f"{declarations}int main(int argc, char **argv) {{\n    int sum = argc;\n{calls}"
-                "    return sum < 0;\n}\n"
-            )
-        lists.append(f"add_executable(p{link} {' '.join(sources)})")
+        calls = "".join(f"    sum += f{n}(argv[0]);\n" for n in range(link % 2, len(library), 2))
+        (directory / f"p{link}.c").write_text(
+            f"{declarations}int main(int argc, char **argv) {{\n    int sum = argc;\n{calls}"
+            "    return sum < 0;\n}\n"
+        )
+        lists += [f"add_executable(p{link} p{link}.c)", f"target_link_libraries(p{link} common)"]
     (directory / "CMakeLists.txt").write_text("\n".join(lists) + "\n")
 
 
