@@ -39,6 +39,7 @@ if os.name == "nt":
             "pool",
             "status",
             "terminal",
+            "tools",
             "waiting",
             "watch",
             "weights",
