@@ -278,13 +278,20 @@ def test_cargo_builds_under_a_slot_and_bounds_rustc(pool: Pool, cargo: Path, too
     """The README's wrapper: rustc waits in a pool of its own, and cargo does not keep what slot-run says."""
     executable(tools / "slot-rustc", recipe("rustc"))
     pool.environ |= {"RUSTC_WRAPPER": "slot-rustc", "MAX_CONCURRENT_BUILDS_RUSTC": "1"}
+    assert pool.slot_run("cargo", "build").returncode == 0
+    (cargo / "c0" / "src" / "lib.rs").write_text("fn unused() {}\n\n")
     first = pool.build("-p", "rustc")
     first.started()
     build = pool.popen("slot-run", "cargo", "build")
     rustc = Pool(pool.dir / "pools" / "rustc", pool.environ)
     wait_until(lambda: rustc.status().waiters, "a rustc in line")
     assert pool.held() == [0]
+    # When one that came later says that it waits, so would the first.
+    later = pool.build("-p", "rustc")
+    assert "place 2 of 2" in later.read_error_line()
     first.finish()
+    later.started()
+    later.finish()
     errors = build.errors()
     assert build.process.returncode == 0, errors
     assert "function `unused` is never used" in errors
@@ -309,7 +316,7 @@ def test_npm_scripts(pool: Pool, work: Path) -> None:
     assert (result.returncode, result.stdout) == (3, "undefined\n"), result.stderr
 
 
-def test_pip_builds_an_extension_in_isolation(pool: Pool, work: Path, log: Path) -> None:
+def test_pip_builds_an_extension_in_isolation(pool: Pool, work: Path, log: Path, tools: Path) -> None:
     """A real pip with a real (small) backend, whose compiler is nested through pip's build isolation."""
     (work / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
@@ -320,6 +327,7 @@ def test_pip_builds_an_extension_in_isolation(pool: Pool, work: Path, log: Path)
         textwrap.dedent("""\
         import os, shlex, subprocess, zipfile
         def build_wheel(directory, config_settings=None, metadata_directory=None):
+            assert os.environ["BUILD_SLOT"] == "0"
             subprocess.run([*shlex.split(os.environ["CC"]), "-c", "tiny.c", "-o", "tiny.o"], check=True)
             name, info = "tiny-1-py3-none-any.whl", "tiny-1.dist-info"
             with zipfile.ZipFile(os.path.join(directory, name), "w") as wheel:
@@ -330,12 +338,12 @@ def test_pip_builds_an_extension_in_isolation(pool: Pool, work: Path, log: Path)
             return name
         """)
     )
-    environ = {
-        "CC": "slot-run -t none -- cc",
-        "PATH": f"{work.parent / 'tools'}:{os.path.dirname(sys.executable)}:{pool.environ['PATH']}",
-        "PIP_NO_INDEX": "1",
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    }
+    # In build isolation pip hides the packages of its own environment from every Python, slot-run's too.
+    other = tools.parent / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", other], check=True)
+    pip = f"exec {sys.executable} -m pip --python {other}/bin/python"
+    executable(tools / "pip", f'#!/bin/sh\n{pip} "$@"\n')
+    environ = {"CC": "slot-run -t none -- cc", "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     result = pool.run("sh", "-c", recipe("pip"), environ=environ)
     assert result.returncode == 0, result.stderr
     assert (work / "dist" / "tiny-1-py3-none-any.whl").exists()
