@@ -338,7 +338,8 @@ def test_pip_builds_an_extension_in_isolation(pool: Pool, work: Path, log: Path,
             return name
         """)
     )
-    # In build isolation pip hides the packages of its own environment from every Python, slot-run's too.
+    # In build isolation pip hides the packages of its own environment from every Python below it, and so from
+    # slot-run's if that is the same (https://github.com/pypa/pip/issues/13222).
     other = tools.parent / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", other], check=True)
     pip = f"exec {sys.executable} -m pip --python {other}/bin/python"
