@@ -12,6 +12,8 @@ import os
 import time
 from stat import S_ISFIFO
 
+from buildslots.disk.lock import is_shared
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
@@ -53,6 +55,8 @@ def hang(path: str) -> int | None:
             pass
         try:
             os.mkfifo(path, 0o600)
+            if is_shared(os.path.dirname(path)):
+                os.chmod(path, 0o660)  # to listen takes reading, to knock takes writing
         except OSError as error:
             if error.errno in NO_FIFO_HERE:
                 return None

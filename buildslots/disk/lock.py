@@ -79,13 +79,63 @@ def has_name(fd: int, path: str) -> bool:
     return os.path.samestat(os.fstat(fd), named)
 
 
+def is_shared(directory: str) -> bool:
+    """Whether what is made in `directory` is its group's: it is setgid and group-writable, not everybody's.
+
+    Setgid and group-writable, because each alone says too little: with umask 002 people make all their
+    directories group-writable, and files in one that is not setgid get their maker's group (inode(7)).
+    """
+    try:
+        return os.stat(directory).st_mode & 0o2022 == 0o2020
+    except OSError:
+        return False
+
+
+def open_file(path: str, flags: int) -> int:
+    """Open `path`: its descriptor. With O_CREAT it is made if missing, its owner's or its group's alone.
+
+    What exists is opened without O_CREAT: who makes a file has to see to its mode, and in sticky
+    directories fs.protected_regular refuses that flag for files of others (proc_sys_fs(5)).
+    """
+    if not flags & os.O_EXCL:
+        try:
+            return os.open(path, flags & ~os.O_CREAT | NO_WAIT)
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+    shared = is_shared(os.path.dirname(path))
+    fd = os.open(path, flags | NO_WAIT, 0o600)
+    if shared:
+        try:
+            os.fchmod(fd, 0o660)  # whatever the umask is
+        except PermissionError:
+            pass  # another one was quicker, and it is theirs
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def make_directory(path: str, *, shared: bool) -> None:
+    """Make the directory `path` unless it is there; a `shared` one is the group's, whatever the umask."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise  # a file in its place, not a directory that was removed and made meanwhile
+    else:
+        if shared:
+            os.chmod(path, 0o2770)  # noqa: S103 - a group's that was told to share it
+
+
 def lock_file(path: str, flags: int = os.O_CREAT) -> int | None:
     """Open `path` and lock it: the locked descriptor (close-on-exec), or None if it is locked.
 
-    The lock is one on the file that has the name *now*. Raises OSError from open(2) or flock(2).
+    The lock is one on the file that has the name *now*. Opened for writing, too, which flock(2) asks for
+    only where NFS puts byte-range locks in its place. Raises OSError from open(2) or flock(2).
     """
     while True:
-        fd = os.open(path, os.O_RDWR | NO_WAIT | flags, 0o600)
+        fd = open_file(path, os.O_RDWR | flags)
         try:
             won = try_lock(fd)
             if won and has_name(fd, path):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from buildslots.disk import bells, queue, records
-from buildslots.disk.lock import NO_WAIT, Mutex, lock_file, locked, unlock
+from buildslots.disk.lock import Mutex, is_shared, lock_file, locked, make_directory, open_file, unlock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ HELD, LOOKED_AT = -1, -2
 """Why a slot could not be locked; one that somebody just looks at is not held, but not to be had."""
 REMOVALS = 100
 """How often one step makes the directories again that somebody removes, before it gives up."""
+REFUSALS, REFUSED_S = 10, 0.005
+"""How often, and how far apart, a step is tried in a group's pool that may not open something there: what
+another user makes at this moment gets its mode a moment later."""
 
 
 class Hold:
@@ -56,7 +60,7 @@ class Hold:
                 bell = bells.hang(f"{directory}/bells/slot-{number}")
                 if bell is not None:
                     self._bells.append(bell)
-                fd = os.open(f"{directory}/holders/slot-{number}", os.O_WRONLY | os.O_CREAT | NO_WAIT, 0o600)
+                fd = open_file(f"{directory}/holders/slot-{number}", os.O_WRONLY | os.O_CREAT)
                 self._records.append(fd)
                 records.write(fd, record)
         except BaseException:
@@ -185,12 +189,19 @@ class PoolDirectory:
 
     def step(self, action: Callable[[], T]) -> T:
         """Run `action` under the mutex, making the directories that are missing. Raises OSError."""
+        refused = 0
         for _ in range(REMOVALS):
             try:
-                with Mutex(f"{self.path}/mutex"):
-                    return action()
-            except FileNotFoundError:
-                self._make()  # never made, or removed under us
+                try:
+                    with Mutex(f"{self.path}/mutex"):
+                        return action()
+                except FileNotFoundError:
+                    self._make()  # never made, or removed under us
+            except PermissionError:
+                refused += 1
+                if refused == REFUSALS or not self._may_be_unfinished():
+                    raise
+                time.sleep(REFUSED_S)
         raise FileNotFoundError(errno.ENOENT, "the pool directory does not stay", self.path)
 
     def take(self, claim: Claim, limit: int) -> Hold | None:
@@ -297,15 +308,28 @@ class PoolDirectory:
         return LOOKED_AT
 
     def _make(self) -> None:
-        """Make the directories; 0700, because records hold command lines."""
+        """Make the directories; 0700, because records hold command lines, but in a group's pool 2770."""
+        chain = self._chain()
         try:
-            for room in ("", "/queue", "/holders", "/bells"):
-                os.makedirs(f"{self.path}{room}", mode=0o700, exist_ok=True)
+            os.makedirs(os.path.dirname(chain[0]), exist_ok=True)
+            shared = False  # whether a pool is shared is for whoever makes its directory to say, never for us
+            for directory in chain:
+                make_directory(directory, shared=shared)
+                shared = is_shared(directory)
+            for room in ("queue", "holders", "bells"):
+                make_directory(f"{self.path}/{room}", shared=shared)
         except FileNotFoundError:
             pass  # removed again already
-        except FileExistsError:
-            if os.path.exists(self.path) and not os.path.isdir(self.path):
-                raise  # a file in its place, not a directory that was removed and made meanwhile
+
+    def _chain(self) -> list[str]:
+        """The directory of the default pool and those from there to this one, which is shared as that is."""
+        above = os.path.dirname(self.path)
+        named = os.path.basename(above) == "pools"
+        return [os.path.dirname(above), above, self.path] if named else [self.path]
+
+    def _may_be_unfinished(self) -> bool:
+        """Whether what could not be opened may be something of a group's pool that is being made."""
+        return any(is_shared(path) and os.access(path, os.W_OK | os.X_OK) for path in self._chain())
 
     def _slot(self, number: int) -> str:
         return f"{self.path}/slot-{number}"
