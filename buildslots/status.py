@@ -42,6 +42,7 @@ class Holder:
         waited_s: Seconds it had waited before that, or None.
         cap: Its K, or None.
         host: Name of its machine or container, or None.
+        elsewhere: Whether that, or its pid namespace, is not ours, so that its pid means nothing here.
     """
 
     slot: int
@@ -57,6 +58,7 @@ class Holder:
     waited_s: float | None
     cap: int | None
     host: str | None
+    elsewhere: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Waiter:
         cap: Its K.
         weight: How many slots it needs together.
         host: Name of its machine or container, or None.
+        elsewhere: Whether that, or its pid namespace, is not ours, so that its pid means nothing here.
     """
 
     place: int
@@ -85,6 +88,7 @@ class Waiter:
     cap: int
     weight: int
     host: str | None
+    elsewhere: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,7 @@ def _holder(
         waited_s=records.seconds(record.get("waited")),
         cap=records.number(record.get("cap")),
         host=record.get("host"),
+        elsewhere=not is_local(record),
     )
 
 
@@ -209,6 +214,7 @@ def _waiter(directory: PoolDirectory, place: int, name: str) -> Waiter:
         cap=records.number(record.get("cap")) or queue.cap_of(name),
         weight=records.number(record.get("weight")) or 1,
         host=record.get("host"),
+        elsewhere=bool(record) and not is_local(record),
     )
 
 
@@ -241,6 +247,7 @@ def _foreign_holder(directory: PoolDirectory, number: int, cap: int) -> Holder:
         waited_s=None,
         cap=None,
         host=None,
+        elsewhere=False,
     )
 
 
@@ -270,7 +277,8 @@ def lives(record: dict[str, str]) -> bool:
     if not is_local(record):
         return True
     if "start" in record and record["start"] != "0":
-        return record["start"] == str(records.process_start(pid))
+        start = records.process_start(pid)
+        return record["start"] == str(start) if start else _is_hidden(pid)
     import psutil  # noqa: PLC0415 - where there is no /proc
 
     since = records.seconds(record.get("since"))
@@ -281,6 +289,17 @@ def lives(record: dict[str, str]) -> bool:
         return False
     except psutil.Error:
         return True
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether process `pid` lives but is another user's, which /proc may not show (its option hidepid, proc(5))."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass  # there is none
+    return False
 
 
 def is_local(record: dict[str, str]) -> bool:

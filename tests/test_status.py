@@ -45,7 +45,7 @@ def test_the_fields_that_programs_rely_on(pool: Pool, tmp_path: Path) -> None:
         "MAX_CONCURRENT_BUILDS",
     ]
     (holder,) = status["holders"]
-    fields = "slot slots weight overflow foreign orphaned pid command cwd held_s waited_s cap host"
+    fields = "slot slots weight overflow foreign orphaned pid command cwd held_s waited_s cap host elsewhere"
     assert list(holder) == fields.split()
     assert [holder[field] for field in fields.split()[:6]] == [0, [0], 1, False, False, False]
     assert [holder["pid"], holder["command"][:2], holder["cwd"]] == [first.pid, ["sh", "-c"], str(tmp_path)]
@@ -62,6 +62,7 @@ def test_the_fields_that_programs_rely_on(pool: Pool, tmp_path: Path) -> None:
         "cap",
         "weight",
         "host",
+        "elsewhere",
     ]
 
 

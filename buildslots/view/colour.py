@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from buildslots.view.table import command, duration, heading, needs, path, pid, remarks
+from buildslots.view.table import command, duration, heading, path, pid, remarks
 from buildslots.words import counted, printable, short_path, size
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from buildslots.status import Holder, PoolStatus
+    from buildslots.status import Holder, PoolStatus, Waiter
     from buildslots.view.costs import Cost
 
 NARROW, WIDE, WIDER = 60, 80, 100
@@ -116,7 +116,7 @@ def line(status: PoolStatus, width: int, limit: int | None = None) -> Table:
         _Column("PID", lambda w: Text(pid(w.pid))),
         _Column("WAITED", lambda w: Text(duration(w.waited_s), "cyan"), least=DURATION),
         _Column("DIRECTORY", lambda w: _directory(w.cwd, width - 28), NARROW),
-        _Column("COMMAND", lambda w: _with_remark(needs(w), w.command)),
+        _Column("COMMAND", _build),
     ]
     return _table(columns, status.waiters[:limit], width)
 
@@ -139,13 +139,10 @@ def _table(columns: list[_Column], rows: Iterable[object], width: int) -> Table:
     return table
 
 
-def _build(holder: Holder) -> Text:
-    return _with_remark(remarks(holder), holder.command)
-
-
-def _with_remark(remark: str, arguments: tuple[str, ...]) -> Text:
-    """The remark first: what is cut is the end."""
-    return Text.assemble((remark and f"{remark} ", "yellow"), command(arguments))
+def _build(build: Holder | Waiter) -> Text:
+    """The remarks first: what is cut is the end."""
+    remark = remarks(build)
+    return Text.assemble((remark and f"{remark} ", "yellow"), command(build.command))
 
 
 def _directory(directory: str | None, room: int) -> Text:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from itertools import pairwise
 
+from buildslots.status import Waiter
 from buildslots.words import counted, printable, short_path, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from buildslots.status import Holder, PoolStatus, Waiter
+    from buildslots.status import Holder, PoolStatus
 
 
 def status_text(status: PoolStatus) -> str:
@@ -33,7 +35,13 @@ def status_text(status: PoolStatus) -> str:
         lines += ["", *table(["SLOT", "PID", "HELD", "DIRECTORY", "COMMAND"], rows)]
     if status.waiters:
         rows = [
-            [str(w.place), pid(w.pid), duration(w.waited_s), path(w.cwd), f"{command(w.command)} {needs(w)}"]
+            [
+                str(w.place),
+                pid(w.pid),
+                duration(w.waited_s),
+                path(w.cwd),
+                f"{command(w.command)} {remarks(w)}",
+            ]
             for w in status.waiters
         ]
         lines += ["", *table(["LINE", "PID", "WAITED", "DIRECTORY", "COMMAND"], rows)]
@@ -63,23 +71,28 @@ def heading(status: PoolStatus) -> str:
     return f"pool {status.pool}: {status.held} held of {status.cap}, {len(status.waiters)} waiting"
 
 
-def remarks(holder: Holder) -> str:
-    """What is unusual about `holder`, in parentheses; nothing if nothing is."""
-    texts = [
+def remarks(build: Holder | Waiter) -> str:
+    """What is unusual about `build`, in parentheses; nothing if nothing is."""
+    # Of a holder its slots tell that.
+    texts = [f"needs {build.weight} slots"] if isinstance(build, Waiter) and build.weight > 1 else []
+    texts += [
         text
-        for text, applies in (
-            ("another program", holder.foreign),
-            ("overflow", holder.overflow),
-            ("its slot-run is gone", holder.orphaned),
+        for text, attribute in (
+            ("another program", "foreign"),
+            ("overflow", "overflow"),
+            ("its slot-run is gone", "orphaned"),
+            (_where(build.host), "elsewhere"),
         )
-        if applies
+        if getattr(build, attribute, False)
     ]
     return f"({', '.join(texts)})" if texts else ""
 
 
-def needs(waiter: Waiter) -> str:
-    """How many slots `waiter` needs, in parentheses; nothing if one."""
-    return f"(needs {waiter.weight} slots)" if waiter.weight > 1 else ""
+def _where(host: str | None) -> str:
+    """Where a build is whose pid means nothing here: by its name, if that is not ours, too."""
+    if host is None or (hasattr(os, "uname") and host == os.uname().nodename):
+        return "in another pid namespace"
+    return f"on {printable(host)}"
 
 
 def pid(number: int | None) -> str:
