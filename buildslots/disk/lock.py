@@ -131,11 +131,15 @@ def make_directory(path: str, *, shared: bool) -> None:
 def lock_file(path: str, flags: int = os.O_CREAT) -> int | None:
     """Open `path` and lock it: the locked descriptor (close-on-exec), or None if it is locked.
 
-    The lock is one on the file that has the name *now*. Opened for writing, too, which flock(2) asks for
-    only where NFS puts byte-range locks in its place. Raises OSError from open(2) or flock(2).
+    The lock is one on the file that has the name *now*. Raises OSError from open(2) or flock(2).
     """
     while True:
-        fd = open_file(path, os.O_RDWR | flags)
+        try:
+            fd = open_file(path, os.O_RDWR | flags)
+        except PermissionError:
+            # Another user's `flock slot-0` has made it, say, with mode 0644. flock(2) asks for writing only
+            # where NFS puts byte-range locks in its place.
+            fd = os.open(path, os.O_RDONLY | NO_WAIT)
         try:
             won = try_lock(fd)
             if won and has_name(fd, path):
