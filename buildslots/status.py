@@ -292,7 +292,7 @@ def lives(record: dict[str, str]) -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether process `pid` lives but is another user's, which /proc may not show (its option hidepid, proc(5))."""
+    """Whether `pid` lives but is another user's, whom /proc may not show (its option hidepid, proc(5))."""
     try:
         os.kill(pid, 0)
     except PermissionError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import time
 
 from buildslots.disk import queue, records
-from buildslots.disk.lock import locked
+from buildslots.disk.lock import is_shared, locked
 from buildslots.settings import cache_dir
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
 from buildslots.words import printable, short_path
@@ -21,6 +22,8 @@ SETTLED_S = 10.0
 """What is younger may belong to a build that comes or goes at this moment."""
 NAMED = 5
 """So many files are named, the rest is counted."""
+UNFINISHED_S = 0.1
+"""How long a file that somebody makes may take to get its mode."""
 
 
 def place(subject: Subject) -> list[Finding]:
@@ -47,8 +50,12 @@ def place(subject: Subject) -> list[Finding]:
         problems += _not_for_us(path, there)
     if problems:
         return [Finding("directory", PROBLEM, problem, details) for problem in problems]
-    exists = "" if there == path else ", which the first build will make"
-    return [Finding("directory", OK, f"the pool is in {short_path(path)}{exists} (from {why})", details)]
+    state = ""
+    if there != path:
+        state = ", which the first build will make"
+    elif is_shared(path):
+        state = f", which the group {details['group']} shares"
+    return [Finding("directory", OK, f"the pool is in {short_path(path)}{state} (from {why})", details)]
 
 
 def reason(subject: Subject) -> str:
@@ -77,28 +84,69 @@ def _owner_and_mode(path: str) -> dict[str, object]:
     if not hasattr(os, "getuid"):
         return {}  # Windows has neither
     file = os.stat(path)
-    return {"owner": _user(file.st_uid), "mode": f"{stat.S_IMODE(file.st_mode):04o}"}
+    return {
+        "owner": _user(file.st_uid),
+        "group": _group(file.st_gid),
+        "mode": f"{stat.S_IMODE(file.st_mode):04o}",
+        "shared": is_shared(path),
+    }
 
 
 def _not_for_us(path: str, there: str) -> Iterator[str]:
     """Why builds cannot use the directory `path`, of which `there` exists, or should not."""
-    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
-        yield (
-            f"{short_path(there)} cannot be written by you, so builds run without slots: change its owner, "
-            "mode or mount, or set BUILD_SLOTS_DIR to another place"
-        )
+    usable = os.access(there, os.R_OK | os.W_OK | os.X_OK)
+    file = os.stat(there)
+    ours = not hasattr(os, "getuid") or file.st_uid == os.geteuid()
+    shown, owner, group = short_path(there), _user(file.st_uid), _group(file.st_gid)
+    if not usable:
+        remedy = "change its owner, mode or mount, or set BUILD_SLOTS_DIR to another place"
+        if there == path and is_shared(path):
+            remedy = (
+                f"only the group {group} may: `usermod -aG {group} {_user(os.geteuid())}`, and log in again"
+            )
+        elif there == path and not ours:
+            remedy = (
+                f"it belongs to {owner} alone: `chgrp` it to a group that has both of you and `chmod 2770` "
+                "it, or set BUILD_SLOTS_DIR to another place"
+            )
+        yield f"{shown} cannot be written by you, so builds run without slots: {remedy}"
     if there != path or not hasattr(os, "getuid"):
         return
-    mode = os.stat(path).st_mode
+    mode = file.st_mode
     if mode & stat.S_IWOTH and mode & stat.S_ISVTX:
         yield (
-            f"every user of this machine can put files into {short_path(path)} and hold its slots: "
-            "`chmod 700` it, or set BUILD_SLOTS_DIR to a directory of your own"
+            f"every user of this machine can put files into {shown} and hold its slots, but none can use or "
+            "remove those of another, and builds run without slots: set BUILD_SLOTS_DIR to a directory of "
+            "your own, or of a group (`chmod 2770`)"
         )
     elif mode & stat.S_IWOTH:
         yield (
-            f"every user of this machine can remove the files in {short_path(path)}, and the bound with "
-            "them: `chmod 700` it"
+            f"every user of this machine can remove the files in {shown}, and the bound with "
+            "them: `chmod 700` it, or `chmod 2770` it to share it with a group"
+        )
+    elif mode & stat.S_IWGRP:
+        yield from _not_for_the_group(path, file)
+    elif usable and not ours:
+        yield (
+            f"{shown} belongs to {owner}, who cannot use what you make in it: set BUILD_SLOTS_DIR to another "
+            f"place, or `chgrp` it to a group that has both of you and `chmod 2770` it"
+        )
+
+
+def _not_for_the_group(path: str, file: os.stat_result) -> Iterator[str]:
+    """Why those of its group cannot share the directory `path`, though they can write it."""
+    shown, group = short_path(path), _group(file.st_gid)
+    # A group by its user's name is that user's own (usergroups in pam_umask(8)): nobody else is in it.
+    if not file.st_mode & stat.S_ISGID and group != _user(file.st_uid):
+        yield (
+            f"the group {group} can remove the files in {shown}, but not use them, because each has its "
+            "maker's own group and mode: `chmod g+s` shares the pool with the group, `chmod g-w` does not"
+        )
+    if file.st_mode & stat.S_ISVTX:
+        # fs.protected_regular does no harm here: see `disk.lock.open_file`.
+        yield (
+            f"{shown} is sticky, so that nobody can replace the mutex of another user who is stopped, and "
+            "builds run without slots then: `chmod -t` it"
         )
 
 
@@ -107,16 +155,9 @@ def files(subject: Subject) -> list[Finding]:
     path = subject.settings.dir
     if not os.path.isdir(path):
         return [Finding("files", OK, "no pool yet, so no files in it")]
-    others, barred, odd = [], [], []
-    for name, entry in _entries(path):
-        is_room = name in ROOMS
-        if is_room != entry.is_dir():
-            odd.append(name)
-        elif not os.access(entry.path, os.R_OK | os.W_OK | (os.X_OK if is_room else 0)):
-            if os.path.lexists(entry.path):  # and not just a build that ended
-                barred.append(name)
-        elif hasattr(os, "getuid") and entry.stat(follow_symlinks=False).st_uid != os.geteuid():
-            others.append(name)
+    closed = _closed(path)
+    odd, barred, others = _unusual(path)
+    barred = [name for name in barred if name not in closed]
     found = []
     if odd:
         text = f"{_names(odd)} should be {'directories' if set(odd) <= set(ROOMS) else 'files'}: remove them"
@@ -126,10 +167,69 @@ def files(subject: Subject) -> list[Finding]:
             f"you cannot read and write {_names(barred)}, so builds run without slots: change owner or mode"
         )
         found.append(Finding("files", PROBLEM, text, {"files": barred}))
+    if closed:
+        group, where = _group(os.stat(path).st_gid), shlex.quote(path)
+        rooms = " ".join(shlex.quote(os.path.join(path, room)) for room in ROOMS)
+        repair = f"chgrp -R {group} {where} && chmod -R g+rwX {where} && chmod g+s,-t {rooms}"
+        text = (
+            f"not everybody in the group {group} can use {_names(closed)}, so builds run without slots: "
+            f"as root, `{repair}`"
+        )
+        found.append(Finding("files", PROBLEM, text, {"files": closed}))
     if others:
         text = f"other users own {_names(others)}, which you can use too"
         found.append(Finding("files", NOTE, text, {"files": others}))
-    return found or [Finding("files", OK, "you can read and write all files of the pool")]
+    who = "you and its group" if is_shared(path) else "you"
+    return found or [Finding("files", OK, f"{who} can read and write all files of the pool")]
+
+
+def _unusual(path: str) -> tuple[list[str], list[str], list[str]]:
+    """What in the pool `path` is of the wrong kind, what we cannot use, what is others' and no group's."""
+    odd, barred, others = [], [], []
+    shared = is_shared(path)
+    for name, entry in _entries(path):
+        is_room = name in ROOMS
+        if is_room != entry.is_dir():
+            odd.append(name)
+        elif not os.access(entry.path, _needed(name)):
+            if os.path.lexists(entry.path):  # and not just a build that ended
+                barred.append(name)
+        elif (
+            not shared and hasattr(os, "getuid") and entry.stat(follow_symlinks=False).st_uid != os.geteuid()
+        ):
+            others.append(name)
+    return odd, barred, others
+
+
+def _needed(name: str) -> int:
+    """What one must be allowed to do with `name` in a pool to build: the bits of one rwx."""
+    if name in ROOMS:
+        return os.R_OK | os.W_OK | os.X_OK
+    return os.R_OK | os.W_OK if os.sep in name else os.R_OK  # slots and the mutex are only locked
+
+
+def _closed(path: str) -> list[str]:
+    """What in the pool `path`, if a group shares it, is not the whole group's; also not a moment later."""
+    if not is_shared(path):
+        return []
+    closed = _not_the_groups(path)
+    if closed:
+        time.sleep(UNFINISHED_S)
+        closed &= _not_the_groups(path)
+    return sorted(closed)
+
+
+def _not_the_groups(path: str) -> set[str]:
+    group = os.stat(path).st_gid
+    return {name for name, entry in _entries(path) if not _is_groups(name, entry, group)}
+
+
+def _is_groups(name: str, entry: os.DirEntry[str], group: int) -> bool:
+    """Whether all in `group` can use `entry`, and in a room make and remove files that they all can use."""
+    file = entry.stat(follow_symlinks=False)
+    bits = _needed(name) << 3
+    usable = file.st_mode & bits == bits and (name not in ROOMS or file.st_mode & 0o3000 == 0o2000)
+    return usable and file.st_gid == group
 
 
 def _entries(path: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -205,6 +305,15 @@ def _listed(path: str) -> list[str]:
 def _names(names: list[str]) -> str:
     shown = ", ".join(printable(name) for name in sorted(names)[:NAMED])
     return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+
+
+def _group(gid: int) -> str:
+    try:
+        import grp  # noqa: PLC0415 - not on Windows
+
+        return grp.getgrgid(gid).gr_name
+    except (ImportError, KeyError):
+        return str(gid)
 
 
 def _user(uid: int) -> str:

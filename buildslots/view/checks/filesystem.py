@@ -20,6 +20,10 @@ NETWORK = re.compile(
 )
 """Types whose files other machines write as well: a lock there may count on one of them only, or hang
 with the server. Windows' drives in WSL are 9p or drvfs (doc/docs/technical-documentation/drvfs.md of WSL)."""
+LAYERED = re.compile(r"overlay|aufs|fuse\.fuse-overlayfs")
+"""What containers have their own files on. What one of them writes, to files of their image as well, is a
+copy that no other sees (Documentation/filesystems/overlayfs.rst of Linux). Nor does their host: a lock taken
+through an overlay does not exclude one of the same file in its upper directory (tried on Linux 6.18)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,12 @@ def filesystem(subject: Subject) -> list[Finding]:
         return [
             Finding("filesystem", NOTE, f"it cannot be found out what {short_path(where)} is mounted from")
         ]
+    if LAYERED.fullmatch(mount.type):
+        text = (
+            f"{short_path(where)} is on this container's own layer ({mount.type}): "
+            "other containers and their host do not see it; to share slots, mount one directory into all"
+        )
+        return [Finding("filesystem", NOTE, text, details)]
     text = f"{mount.type}, mounted on {short_path(mount.point)}, is on this machine and has room"
     return [Finding("filesystem", OK, text, details)]
 

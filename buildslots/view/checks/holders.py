@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import psutil
@@ -103,7 +104,7 @@ def _stopped(path: str, status: PoolStatus) -> list[Finding]:
     ):
         for pid, process in pids.items():
             if process is not None and _is_stopped(process):
-                text = f"process {pid} {role} and is stopped: `kill -CONT {pid}` lets it go on"
+                text = f"process {pid} {role} and is stopped: {_goes_on(process)}"
                 found.append(Finding("holders", NOTE, text, {"pid": pid, "state": "stopped"}))
     return found
 
@@ -130,6 +131,17 @@ def _is_stopped(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_STOPPED
     except psutil.Error:
         return False
+
+
+def _goes_on(process: psutil.Process) -> str:
+    """What lets a stopped process go on, and who may do that: kill(2)."""
+    command = f"`kill -CONT {process.pid}`"
+    try:
+        if process.uids().real != os.geteuid() != 0:
+            return f"{command} by its owner, {printable(process.username())}, lets it go on"
+    except psutil.Error:
+        pass  # gone
+    return f"{command} lets it go on"
 
 
 def _other_caps(status: PoolStatus) -> list[Finding]:
