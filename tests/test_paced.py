@@ -12,7 +12,7 @@ import pytest
 
 from buildslots.disk import queue, records
 from buildslots.disk.slots import Claim, Hold, PoolDirectory
-from buildslots.disk.wait import Wait
+from buildslots.disk.wait import Ears, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,14 +145,22 @@ def test_a_clock_that_was_set_back_costs_one_turn(line: Line) -> None:
 
 
 def test_a_removed_directory_is_made_again(line: Line) -> None:
-    """As a cache cleaner does it: nothing of ours has happened in the new one."""
+    """Also one that a cache cleaner removes between the last look and the turn."""
     head = line.join(waited_s=5 * PACE_S)
+    look = head._look
+
+    def look_and_remove() -> Hold | Ears:
+        seen = look()
+        shutil.rmtree(f"{line.directory.path}/holders")
+        return seen
+
+    head._deadline = 0.0
     steps = head.steps()
     next(steps)
-    shutil.rmtree(line.directory.path)
+    head._look = look_and_remove  # type: ignore[method-assign]
     with pytest.raises(StopIteration) as end:
         steps.send(False)
-    line.keep(end.value.value)
+    assert line.keep(end.value.value).overflow
 
 
 def test_without_a_timeout_there_is_no_pace(pool: Pool) -> None:
