@@ -15,6 +15,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from buildslots.admission import Slot
     from buildslots.errors import (
         NotSlotOwnerError,
         SettingError,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         UnthrottledWarning,
     )
     from buildslots.gates import Gates
-    from buildslots.pool import Slot, SlotPool, build_slot
+    from buildslots.pool import SlotPool, build_slot
     from buildslots.status import Holder, PoolStatus, Waiter
 
 __version__ = "0.1.0"
@@ -45,7 +46,7 @@ __all__ = [
     "build_slot",
 ]
 
-_HOMES = {"Gates": "gates", "Slot": "pool", "SlotPool": "pool", "build_slot": "pool"} | dict.fromkeys(
+_HOMES = {"Gates": "gates", "Slot": "admission", "SlotPool": "pool", "build_slot": "pool"} | dict.fromkeys(
     ("Holder", "PoolStatus", "Waiter"), "status"
 )
 

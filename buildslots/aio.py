@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from buildslots.admission import Admission, Slot
     from buildslots.disk.bells import Poll
-    from buildslots.pool import Admission, Slot
 
 
 async def acquire(admission: Admission) -> Slot:

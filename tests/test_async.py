@@ -26,8 +26,8 @@ from buildslots import (
     aio,
     build_slot,
 )
+from buildslots.admission import Admission
 from buildslots.disk import wait
-from buildslots.pool import Admission
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 OURS = {
     "buildslots",
+    "buildslots.admission",
     "buildslots.cap",
     "buildslots.disk",
     "buildslots.disk.bells",
@@ -19,7 +20,6 @@ OURS = {
     "buildslots.disk.records",
     "buildslots.disk.slots",
     "buildslots.errors",
-    "buildslots.pool",
     "buildslots.run",
     "buildslots.run.child",
     "buildslots.run.main",

@@ -183,7 +183,7 @@ def test_blocks_of_other_pools_are_no_outer_blocks(pool: Pool) -> None:
     """Each pool has its own nesting, and nothing is left in the context afterwards."""
     with build_slot(slots=1), build_slot("link", slots=1) as link:
         assert link.nested is False
-    assert buildslots.pool._held().get(()) == ()
+    assert buildslots.admission.slots_here().get(()) == ()
 
 
 def test_one_object_entered_twice(pool: Pool) -> None:

@@ -28,7 +28,7 @@ PROCESSES, EACH = 20, 50
 WORKER = """
 import os, random, sys
 from buildslots.disk import wait
-from buildslots.pool import Admission
+from buildslots.admission import Admission
 from buildslots.settings import resolve
 wait.IDLE_S = 1000.0  # on a busy machine somebody may look asleep; that those are overtaken is no matter here
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)

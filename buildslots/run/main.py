@@ -6,8 +6,8 @@ import errno
 import os
 import sys
 
+from buildslots.admission import Admission
 from buildslots.errors import SettingError, SlotTimeoutError
-from buildslots.pool import Admission
 from buildslots.run.options import Options, UsageError
 from buildslots.settings import resolve
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from typing import NoReturn
 
-    from buildslots.pool import Slot
+    from buildslots.admission import Slot
     from buildslots.run.notice import Notice
     from buildslots.settings import Settings
 else:

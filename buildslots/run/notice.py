@@ -13,8 +13,8 @@ from buildslots.words import printable, short_path, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from buildslots.admission import Slot
     from buildslots.disk.slots import PoolDirectory
-    from buildslots.pool import Slot
     from buildslots.settings import Settings
 
 FIRST_S = 1.0
