@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from buildslots import PoolStatus, SlotPool
+from buildslots.disk import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +111,12 @@ class Pool:
     def build(self, *options: str, **popen: object) -> Build:
         """Start `slot-run OPTIONS` with a build that runs until `finish()`."""
         return self.popen(script("slot-run"), *options, "--", "sh", "-c", HELD_BUILD, **popen)
+
+    def record(self, slot: int = 0) -> Path:
+        """The record of a slot whose command runs: what slot-run had to write into it has been written."""
+        path = self.dir / "holders" / f"slot-{slot}"
+        wait_until(lambda: "child" in (records.read(str(path)) or {}), "the command in the record")
+        return path
 
     def queued(self, *options: str, **popen: object) -> Build:
         """Start such a build and wait until it is in line behind all others."""

@@ -549,7 +549,7 @@ def test_leftovers_are_counted_and_stay(pool: Pool) -> None:
     bell = pool.dir / "bells" / dead.name
     ownerless = pool.dir / "bells" / ("0" * 19 + "1-1")
     record = pool.dir / "holders" / "slot-7"
-    text = (pool.dir / "holders" / "slot-0").read_bytes()
+    text = pool.record().read_bytes()
     record.write_bytes(text)
     dead.touch()
     for path in (bell, ownerless):

@@ -214,7 +214,7 @@ def test_a_pid_that_is_another_process_s_by_now(pool: Pool) -> None:
     build.started()
     (holder,) = pool.status().holders
     assert keepers.taker(str(pool.dir), holder) == psutil.Process(build.pid)
-    path = pool.dir / "holders" / "slot-0"
+    path = pool.record()
     path.write_bytes(re.sub(rb"\nstart \d+\n", b"\nstart 1\n", path.read_bytes()))
     assert keepers.taker(str(pool.dir), holder) is None
 

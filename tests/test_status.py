@@ -245,7 +245,7 @@ def test_hostile_records_are_no_more_than_unknown(pool: Pool, text: bytes) -> No
     first = pool.build("-n1")
     first.started()
     waiter = pool.queued("-n1")
-    (pool.dir / "holders" / "slot-0").write_bytes(text)
+    pool.record().write_bytes(text)
     next((pool.dir / "queue").iterdir()).write_bytes(text)
     status = status_json(pool)
     assert [holder["slot"] for holder in status["holders"]] == [0]
