@@ -203,12 +203,13 @@ class Admission:
         command: What others are told that this build is.
     """
 
-    __slots__ = ("_claim", "_directory", "_log", "_pid", "_settings", "_ticket")
+    __slots__ = ("_claim", "_directory", "_hold", "_log", "_pid", "_settings", "_ticket")
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
         self._claim = Claim(settings.slots, command, settings.weight, settings.gates)
         self._directory = PoolDirectory(settings.dir)
+        self._hold: Hold | None = None
         self._ticket: Ticket | None = None
         self._log: Log | None = None
         self._pid = os.getpid()
@@ -242,8 +243,18 @@ class Admission:
         except StopIteration as end:
             slot: Slot = end.value
             return slot
+        except BaseException:
+            self.abandon()  # it may have come when the slot was taken already
+            raise
         finally:
             steps.close()  # whatever ended the wait, and wherever it came: nothing may stay in line
+
+    def abandon(self) -> None:
+        """Let go of the slot and of the place in line, if there are any. Idempotent, raises nothing."""
+        if self._ticket is not None:
+            self._ticket.leave()
+        if self._hold is not None:
+            self._hold.release()
 
     def steps(
         self, notice: Callable[[], Notice | None] | None = None, poll: Callable[[], Poll] | None = None
@@ -253,13 +264,13 @@ class Admission:
             outer = _outer(self._directory)
             if outer is not None:
                 return Slot(self._settings.pool, self._settings.dir, mark=outer)
-            hold = yield from self._take(notice, poll)
+            self._hold = yield from self._take(notice, poll)
+            waited_s = self._claim.waited_s
+            return Slot(self._settings.pool, self._settings.dir, hold=self._hold, waited_s=waited_s)
         except BaseException as error:
-            if self._ticket is not None:
-                self._ticket.leave()
+            self.abandon()
             self._failed(error)
             raise
-        return Slot(self._settings.pool, self._settings.dir, hold=hold, waited_s=self._claim.waited_s)
 
     def started(self, slot: Slot, child: int | None = None) -> None:
         """Leave the line: the build has started under `slot`, as the process `child`. Raises nothing."""

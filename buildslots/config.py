@@ -227,10 +227,10 @@ def _timeout_from_toml(value: object, source: str) -> float | None:
 
 def _as_text(value: object) -> object:
     """A number as the text that a gate's parser takes; a table of numbers as its list."""
+    if isinstance(value, dict) and not any(isinstance(inner, (dict, list)) for inner in value.values()):
+        return ",".join(f"{name}={_as_text(number)}" for name, number in value.items())
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return format(value, "f") if isinstance(value, float) else shown_number(value)
-    if isinstance(value, dict):
-        return ",".join(f"{name}={_as_text(number)}" for name, number in value.items())
     return value
 
 

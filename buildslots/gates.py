@@ -88,7 +88,7 @@ def free_memory() -> int | None:
     """Bytes that can be given to processes without swapping; None if unknown."""
     try:
         return int(psutil.virtual_memory().available)
-    except (OSError, RuntimeError, ValueError, psutil.Error):  # /proc is hidden, say
+    except Exception:  # noqa: BLE001 - /proc is hidden or stripped, say, and psutil raises or warns
         return None
 
 

@@ -119,8 +119,7 @@ class SlotPool:
             raise
         except OSError as error:
             return self._unthrottled(error)
-        admission.started(slot)
-        return slot
+        return _started(admission, slot)
 
     async def acquire_async(
         self,
@@ -142,8 +141,7 @@ class SlotPool:
             raise
         except OSError as error:
             return self._unthrottled(error)
-        admission.started(slot)
-        return slot
+        return _started(admission, slot)
 
     def try_acquire(self, *, weight: int | None = None) -> Slot | None:
         """Take a slot if one is free and nobody is in line; None otherwise. Otherwise like `acquire`."""
@@ -296,6 +294,16 @@ class build_slot:  # noqa: N801 - used like a function
                 return function(*args, **kwargs)
 
         return run
+
+
+def _started(admission: Admission, slot: Slot) -> Slot:
+    """`slot`, whose build starts now; nothing is kept of it if a Ctrl-C comes in between."""
+    try:
+        admission.started(slot)
+    except BaseException:
+        admission.abandon()
+        raise
+    return slot
 
 
 def _warn(text: str) -> None:

@@ -400,9 +400,10 @@ def parse_memory(text: str, source: str) -> int:
     wanted = text.strip().upper().removesuffix("B").removesuffix("I")
     power = " KMGT".find(wanted[-1:] or "?")
     number = wanted[:-1] if power > 0 else wanted
-    if not _is_number(number) or len(number) > 15 or not float(number):
+    amount = int(float(number) * 1024 ** max(0, power)) if _is_number(number) and len(number) <= 15 else 0
+    if not amount:
         raise SettingError(source, text, NOT_BYTES)
-    return int(float(number) * 1024 ** max(0, power))
+    return amount
 
 
 def parse_load(text: str, source: str) -> float:
@@ -674,7 +675,14 @@ def pools_in_settings(environ: Mapping[str, str], warn: Callable[[str], None]) -
     """
     config = _load_config(environ, warn)
     chosen = _from_environ(environ, "BUILD_SLOTS_POOL", parse_pool, warn)
-    return {*config.slots, *config.timeout_s, *config.on_timeout, *config.journal, *(chosen or ())[:1]} - {""}
+    return {
+        *config.slots,
+        *config.timeout_s,
+        *config.on_timeout,
+        *config.journal,
+        *config.gates,
+        *(chosen or ())[:1],
+    } - {""}
 
 
 def _load_config(environ: Mapping[str, str], warn: Callable[[str], None]) -> Config:

@@ -227,7 +227,7 @@ def test_values(parse: Callable[[str, str], object], text: str, value: object) -
 @pytest.mark.parametrize(
     ("parse", "texts"),
     [
-        (parse_memory, ["", "0", "-1", "G", "2X", "1e3", "nan", "2 4", "9" * 16]),
+        (parse_memory, ["", "0", "0.5", "-1", "G", "2X", "1e3", "nan", "2 4", "9" * 16]),
         (parse_load, ["", "0", "-1", "x", "inf"]),
         (parse_pressure, ["", "40", "disk=3", "io=", "io=-1", "io=40,", "io=40,io"]),
     ],
@@ -247,6 +247,7 @@ def test_the_config_file(pool: Pool) -> None:
         'max_load = 8\nmin_free_memory = "1G"\n'
         "[pools.link]\nmin_free_memory = 1000000\nmax_pressure = {io = 40, memory = 2.5}\nmax_load = true\n"
         '[pools.wrong]\nmax_load = "much"\nmin_free_memory = []\nmax_pressure = "io"\nmax_lood = 1\n'
+        f"[pools.deep]\nmin_free_memory = 0.5\nmax_pressure{'.a' * 1500} = 1\n"
     )
     said: list[str] = []
 
@@ -259,12 +260,14 @@ def test_the_config_file(pool: Pool) -> None:
     link = {"max_load": 8.0, "min_free_memory": 1000000, "max_pressure": {"io": 40.0, "memory": 2.5}}
     assert bounds("link") == link
     assert bounds("link", gates={"max_load": 2.0}) == link | {"max_load": 2.0}
-    assert bounds("wrong") == {"max_load": 8.0, "min_free_memory": 2**30}
+    assert bounds("wrong") == bounds("deep") == {"max_load": 8.0, "min_free_memory": 2**30}
     assert [line.partition("key ")[2].partition(":")[0] for line in said] == [
         "pools.link.max_load",
         "pools.wrong.max_load",
         "pools.wrong.min_free_memory",
         "pools.wrong.max_pressure",
         "pools.wrong.max_lood",
+        "pools.deep.min_free_memory",
+        "pools.deep.max_pressure",
     ]
-    assert "perhaps 'max_load'" in said[-1]
+    assert "perhaps 'max_load'" in said[-3]

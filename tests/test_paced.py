@@ -13,6 +13,7 @@ import pytest
 from buildslots.disk import queue, records
 from buildslots.disk.slots import Claim, Hold, PoolDirectory
 from buildslots.disk.wait import Ears, Wait
+from buildslots.gates import Gates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,6 +134,38 @@ def test_one_that_never_falls_through_keeps_nobody(line: Line) -> None:
     assert round(line.asleep(second)) == 500
     line.happened(2.5 * PACE_S)
     assert line.started(second).overflow
+
+
+def test_when_those_ahead_leave_its_turn_comes_sooner(line: Line) -> None:
+    """Its turn is counted anew at each look, and it looks now and then."""
+    ahead = [line.join(waited_s=1.5 * PACE_S) for _ in range(3)]
+    last = line.join(waited_s=1.5 * PACE_S)
+    line.happened(10 * PACE_S)
+    steps = last.steps()
+    next(steps)
+    steps.send(False)
+    assert 2.4 * PACE_S < last._deadline - time.monotonic() < 2.6 * PACE_S
+    for wait in ahead:
+        wait._ticket.leave()
+    with pytest.raises(StopIteration) as end:
+        steps.send(False)
+    assert line.keep(end.value.value).overflow
+
+
+def test_a_gate_holds_no_longer_than_the_timeout(line: Line) -> None:
+    """What only the machine's state kept from a free slot starts in it then, without waiting for a turn."""
+    line.holds[0].release()
+    other = line.keep(line.directory.try_take(Claim(2, ["make"])))
+    ticket = line.directory.step(lambda: queue.Ticket(line.directory.path, 2, b""))
+    line.tickets.append(ticket)
+    claim = Claim(2, ["make"], gates=Gates(max_load=1e-9))
+    wait = Wait(line.directory, ticket, claim, 0.0, None, paced_s=PACE_S)
+    steps = wait.steps()
+    next(steps)
+    with pytest.raises(StopIteration) as end:
+        steps.send(False)
+    hold = line.keep(end.value.value)
+    assert (hold.overflow, hold.numbers != other.numbers, claim.despite is not None) == (False, True, True)
 
 
 def test_a_clock_that_was_set_back_costs_one_turn(line: Line) -> None:

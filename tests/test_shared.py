@@ -161,6 +161,34 @@ def test_a_new_pool_in_a_group_s_directory_is_its_maker_s(pool: Pool) -> None:
     assert stat.S_IMODE(pool.dir.stat().st_mode) == 0o2700
 
 
+def test_many_first_builds_of_one_user(pool: Pool) -> None:
+    """Whoever comes while another one makes the directories, all of them are the group's in the end."""
+    pool.dir.mkdir()
+    pool.dir.chmod(0o2770)
+    for name in ("default", *(f"p{number}" for number in range(8))):
+        builds = [pool.popen(script("slot-run"), "-n9", "-p", name, "true") for _ in range(3)]
+        assert [build.process.wait() for build in builds] == [0, 0, 0]
+    assert {(kind, mode) for kind, mode in modes(pool.dir) if kind != "bell"} == {
+        ("directory", 0o2770),
+        ("file", 0o660),
+    }
+    assert not list(pool.dir.rglob(".*"))
+
+
+@pytest.mark.parametrize("room", ["slot-0", "mutex", "holders/slot-0", "bells/slot-0"])
+def test_a_symbolic_link_leads_nowhere(pool: Pool, tmp_path: Path, room: str) -> None:
+    """A member of the group can put it there: nothing behind it is written, made or waited for."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    pool.slot_run("true")
+    for target in (str(victim), str(tmp_path / "missing"), "/dev/zero"):
+        (pool.dir / room).unlink(missing_ok=True)
+        (pool.dir / room).symlink_to(target)
+        result = pool.slot_run("-t1", "echo", "built")
+        assert (result.returncode, result.stdout) == (0, "built\n")
+        assert (victim.read_text(), (tmp_path / "missing").exists()) == ("mine", False)
+
+
 # Several users.
 
 

@@ -12,7 +12,7 @@ import os
 import time
 from stat import S_ISFIFO
 
-from buildslots.disk.lock import is_shared
+from buildslots.disk.lock import PLAIN, is_shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,20 +48,26 @@ def hang(path: str) -> int | None:
     """
     if not FIFOS:
         return None
-    if not _silenced(path):
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        try:
-            os.mkfifo(path, 0o600)
-            if is_shared(os.path.dirname(path)):
-                os.chmod(path, 0o660)  # to listen takes reading, to knock takes writing
-        except OSError as error:
-            if error.errno in NO_FIFO_HERE:
-                return None
-            raise
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    if _silenced(path):
+        return os.open(path, os.O_RDWR | PLAIN)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    try:
+        os.mkfifo(path, 0o600)
+    except OSError as error:
+        if error.errno in NO_FIFO_HERE:
+            return None
+        raise
+    fd = os.open(path, os.O_RDWR | PLAIN)
+    try:
+        if is_shared(os.path.dirname(path)):
+            os.fchmod(fd, 0o660)  # to listen takes reading, to knock takes writing
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def ring(fd: int | None) -> None:
@@ -84,9 +90,8 @@ def listen(path: str) -> tuple[int | None, bool]:
     """
     if not FIFOS:
         return None, False
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
+    fd = _open(path, os.O_RDONLY)
+    if fd is None:
         return None, False
     try:
         if _has_byte(fd):
@@ -107,9 +112,8 @@ def knock(path: str) -> bool:
     """Put a byte into the bell at `path`; False if there is no bell or nobody to hear it."""
     if not FIFOS:
         return False
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:
+    fd = _open(path, os.O_WRONLY)
+    if fd is None:
         return False
     try:
         os.write(fd, b"?")
@@ -139,18 +143,30 @@ def hear(fd: int) -> None:
 
 def _silenced(path: str) -> bool:
     """Whether there is a bell at `path` that nobody keeps open; what was rung is read away."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
+    fd = _open(path, os.O_RDONLY)
+    if fd is None:
         return False
     try:
         while os.read(fd, 4096):
             pass
-        return S_ISFIFO(os.fstat(fd).st_mode)
     except OSError:  # EAGAIN: somebody has it open to write
         return False
+    else:
+        return True
     finally:
         os.close(fd)
+
+
+def _open(path: str, flags: int) -> int | None:
+    """Open the FIFO at `path`; None if there is none (a device could be read for ever), or no reader."""
+    try:
+        fd = os.open(path, flags | PLAIN)
+    except OSError:
+        return None
+    if S_ISFIFO(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
 
 
 def poll() -> Poll:

@@ -7,6 +7,7 @@ flock: one byte at offset 0, which filelock's and portalocker's own locks cover 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 """For open(2): a FIFO that somebody put in the place of a file must not stop a build."""
+PLAIN = NO_WAIT | getattr(os, "O_NOFOLLOW", 0)
+"""The same for what lies in a pool: in a group's, a symbolic link may lead a member to a file of another."""
 MUTEX_PAUSE_S = 0.005
 """The longest sleep between two tries. With 0.5 ms, 64 that wanted it kept two cores busy trying, and
 its owner from its work (bench/README.md)."""
@@ -73,7 +76,7 @@ else:
 def has_name(fd: int, path: str) -> bool:
     """Whether `path` still names the file behind `fd`: a lock on a nameless file excludes nobody."""
     try:
-        named = os.stat(path)
+        named = os.lstat(path)
     except FileNotFoundError:
         return False
     return os.path.samestat(os.fstat(fd), named)
@@ -99,12 +102,12 @@ def open_file(path: str, flags: int) -> int:
     """
     if not flags & os.O_EXCL:
         try:
-            return os.open(path, flags & ~os.O_CREAT | NO_WAIT)
+            return os.open(path, flags & ~os.O_CREAT | PLAIN)
         except FileNotFoundError:
             if not flags & os.O_CREAT:
                 raise
     shared = is_shared(os.path.dirname(path))
-    fd = os.open(path, flags | NO_WAIT, 0o600)
+    fd = os.open(path, flags | PLAIN, 0o600)
     if shared:
         try:
             os.fchmod(fd, 0o660)  # whatever the umask is
@@ -119,13 +122,34 @@ def open_file(path: str, flags: int) -> int:
 def make_directory(path: str, *, shared: bool) -> None:
     """Make the directory `path` unless it is there; a `shared` one is the group's, whatever the umask."""
     try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
+        if shared:
+            _make_shared(path)
+        else:
+            os.mkdir(path, 0o700)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
         if os.path.exists(path) and not os.path.isdir(path):
             raise  # a file in its place, not a directory that was removed and made meanwhile
-    else:
-        if shared:
-            os.chmod(path, 0o2770)  # noqa: S103 - a group's that was told to share it
+
+
+def _make_shared(path: str) -> None:
+    """Make a directory that has its mode from the first moment that others can see it."""
+    if os.path.isdir(path):
+        return
+    above, name = os.path.split(path)
+    unfinished = os.path.join(above, f".{name}-{os.urandom(8).hex()}")
+    os.mkdir(unfinished, 0o700)
+    try:
+        fd = os.open(unfinished, os.O_RDONLY | PLAIN)
+        try:
+            os.fchmod(fd, 0o2770)
+        finally:
+            os.close(fd)
+        os.rename(unfinished, path)  # over an empty one that another process has made meanwhile
+    except BaseException:
+        os.rmdir(unfinished)
+        raise
 
 
 def lock_file(path: str, flags: int = os.O_CREAT) -> int | None:
@@ -136,10 +160,13 @@ def lock_file(path: str, flags: int = os.O_CREAT) -> int | None:
     while True:
         try:
             fd = open_file(path, os.O_RDWR | flags)
-        except PermissionError:
+        except PermissionError as error:
             # Another user's `flock slot-0` has made it, say, with mode 0644. flock(2) asks for writing only
             # where NFS puts byte-range locks in its place.
-            fd = os.open(path, os.O_RDONLY | NO_WAIT)
+            try:
+                fd = os.open(path, os.O_RDONLY | PLAIN)
+            except FileNotFoundError:
+                raise error from None
         try:
             won = try_lock(fd)
             if won and has_name(fd, path):
@@ -155,7 +182,7 @@ def lock_file(path: str, flags: int = os.O_CREAT) -> int | None:
 def locked(path: str) -> bool:
     """Whether somebody holds the lock of the file at `path`; a missing file is held by nobody."""
     try:
-        fd = os.open(path, os.O_RDONLY | NO_WAIT)
+        fd = os.open(path, os.O_RDONLY | PLAIN)
     except FileNotFoundError:
         return False
     try:

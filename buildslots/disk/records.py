@@ -109,7 +109,7 @@ def blank(fd: int) -> None:
 def read(path: str) -> dict[str, str] | None:
     """The record in the file at `path`, as by `parse`, or None if there is none that can be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
         try:
             return parse(os.read(fd, 4 * COMMAND_BYTES))
         finally:

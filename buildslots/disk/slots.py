@@ -231,15 +231,20 @@ class PoolDirectory:
             return None
         return Hold(self.path, locks, claim)
 
+    def take_despite(self, claim: Claim) -> Hold | None:
+        """Take what only the machine's state has kept from the claim, which no longer waits for that."""
+        if not claim.held_back:
+            return None
+        claim.despite, claim.gates = claim.held_back, None
+        return self.take(claim, claim.limit)
+
     def overflow(self, claim: Claim) -> Hold:
         """Take the lowest free slots numbered `claim.cap` or above. Only under the mutex.
 
         Unless those below are free, and nothing but the machine's state kept the claim from them: then those.
         """
-        if claim.held_back:
-            claim.despite, claim.gates = claim.held_back, None
-            if hold := self.take(claim, claim.limit):
-                return hold
+        if hold := self.take_despite(claim):
+            return hold
         claim.overflow = True
         locks: dict[int, int] = {}
         number = claim.cap

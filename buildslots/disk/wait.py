@@ -52,6 +52,8 @@ FIRST_KNOCK_S = 0.1
 IDLE_S = 0.9
 """How long a knock has to lie unread before those who got it count as asleep."""
 IDLE_LOOKS = 4
+PACE_S = 5.0
+"""How often, at least, one whose timeout is over looks whether it is its turn to fall through."""
 NEVER = float("inf")
 
 
@@ -111,18 +113,18 @@ class Wait:
             poll: Makes what is slept with; None for `bells.poll`.
         """
         self._new_poll = poll or bells.poll
-        over = False
+        late = False  # whether the timeout is over
         while True:
             seen = self._directory.step(self._look)
             if not isinstance(seen, Ears):
                 return seen
             try:
                 # One look after the deadline: whoever was stopped for long may find a free slot.
-                if over and self._paced_s is None:
+                if late and self._paced_s is None:
                     return None
-                if over and (hold := self._directory.step(self._fall_through)):
+                if late and (hold := self._directory.step(self._fall_through)):
                     return hold
-                over = yield from self._sleep(seen)
+                late = (yield from self._sleep(seen, late=late)) or late
             finally:
                 seen.close()
 
@@ -133,6 +135,8 @@ class Wait:
         who has others before it leaves each of them that time first. It does not wait for them to do so,
         because they may never: they may be asleep, or have no timeout.
         """
+        if hold := self._directory.take_despite(self._claim):
+            return hold
         turn_s = (self._paced_s or 0.0) * (1 + len(self._ticket.ahead()))
         left_s = turn_s - self._quiet_s()
         if left_s <= 0:
@@ -178,7 +182,7 @@ class Wait:
             ears.close()
             return hold
 
-    def _sleep(self, ears: Ears) -> Steps[bool]:
+    def _sleep(self, ears: Ears, *, late: bool) -> Steps[bool]:
         """Sleep until something may have changed; whether the deadline has passed."""
         while True:
             now = time.monotonic()
@@ -189,6 +193,8 @@ class Wait:
                 until = min(until, self._notice.due)
             if self._claim.held_back:
                 until = min(until, now + GATE_S)
+            if late:  # those ahead may leave, which makes our turn come sooner
+                until = min(until, now + PACE_S)
             if ears.deaf_head:
                 until = min(until, now + self._poll_s)
                 self._poll_s = min(self._poll_s * 2, FOREIGN_POLL_S)
@@ -201,6 +207,7 @@ class Wait:
             if (
                 ears.deaf_head
                 or self._claim.held_back
+                or late
                 or now >= self._sleepers.look_at
                 or not ears.nothing_new()
             ):

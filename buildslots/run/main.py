@@ -136,6 +136,10 @@ def _slot(options: Options) -> tuple[Slot, Admission]:
     admission = Admission(settings, options.command)
     try:
         slot = admission.acquire(notice)
+        child.defer_signals()
+    except BaseException:
+        admission.abandon()
+        raise
     finally:
         child.defer_signals()
         for spoken in notices:
