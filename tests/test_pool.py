@@ -20,6 +20,7 @@ import buildslots
 from buildslots import (
     NotSlotOwnerError,
     SettingError,
+    Slot,
     SlotPool,
     SlotReleasedError,
     SlotTimeoutError,
@@ -478,3 +479,26 @@ def test_importing_is_cheap() -> None:
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout == "['buildslots']\n"
+
+
+def test_an_interrupt_when_the_slot_is_taken_already(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the slot nor the place in line is kept, though the traceback lives."""
+    first = pool.build("-n1")
+    first.started()
+    make = Slot.__init__
+
+    def interrupted(*args: object, **options: object) -> None:
+        monkeypatch.setattr(Slot, "__init__", make)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Slot, "__init__", interrupted)
+    ender = threading.Thread(
+        target=lambda: (wait_until(lambda: pool.status().waiters, "a waiter"), first.finish())
+    )
+    ender.start()
+    with pytest.raises(KeyboardInterrupt) as kept:
+        SlotPool(slots=1).acquire()
+    ender.join()
+    assert (pool.held(), pool.leftovers()) == ([], [])
+    assert kept.value is not None
+    SlotPool(slots=1).try_acquire().release()
