@@ -20,9 +20,10 @@ name again. Slot files are created when missing and never removed, truncated or 
 **Modes.** In a pool whose directory is setgid and group-writable and not everybody's (mode & 02022 ==
 02020) files and FIFOs are made 0660 and directories 2770, whatever the umask: each member of the group
 locks, reads and overwrites, removes and knocks at what is another's. In any other pool they are 0600
-and 0700. A named pool takes after the default pool. What was made has its mode a moment later, so a
-member who may not open something in a group's pool tries again a few times. What exists is opened
-without O_CREAT, and what is only locked need not be writable. No process needs to signal another.
+and 0700. A named pool takes after the default pool. A directory is made under another name
+and renamed, and so appears with its mode; a file has it a moment later, so a member who may not open
+something in a group's pool tries again a few times. What exists is opened without O_CREAT, what is only
+locked need not be writable, and no symbolic link in a pool is followed. No process needs to signal another.
 
 **Holding** slot N is holding the lock of `slot-N`. Nothing else counts: a program that knows
 none of this and runs `flock slot-0 make` is a holder like any other.
