@@ -219,7 +219,7 @@ def test_a_journal_that_cannot_be_written_stops_no_build(
 
 @pytest.mark.linux
 def test_a_disk_that_becomes_full_during_fifty_builds(mounts: Mounts, pool: Pool, path: Path) -> None:
-    """None fails, and what is written before and after that can be read, though a line is torn."""
+    """None fails, and what is written before and after that can be read, though a line may be torn."""
     state = path.parent
     state.mkdir(parents=True)
     command = (
@@ -235,7 +235,6 @@ def test_a_disk_that_becomes_full_during_fifty_builds(mounts: Mounts, pool: Pool
     assert 2 <= len(read) < 100
     assert len(read) >= written - 1, "only the torn line is lost"
     assert [event["event"] for event in read[-2:]] == ["started", "ended"]
-    assert any(line.count('{"v":1,') > 1 for line in result.stdout.splitlines()), "a torn line to read past"
 
 
 def test_many_writers(pool: Pool, path: Path) -> None:
