@@ -193,3 +193,24 @@ def test_the_words_of_the_waiting_line(
     for hold in holds:
         assert hold is not None
         hold.release()
+
+
+def test_the_lowest_free_slot_even_if_it_was_let_go_this_moment(
+    directory: slots.PoolDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused a slot, and then counting, one would find it free, and have taken a higher one."""
+    first = directory.try_take(slots.Claim(2, ["make"]))
+    assert first is not None
+    lock = slots.PoolDirectory._lock
+
+    def let_go_after_the_refusal(self: slots.PoolDirectory, number: int) -> int:
+        fd = lock(self, number)
+        if fd == slots.HELD:
+            first.release()
+        return fd
+
+    monkeypatch.setattr(slots.PoolDirectory, "_lock", let_go_after_the_refusal)
+    second = directory.try_take(slots.Claim(2, ["make"]))
+    assert second is not None
+    assert second.numbers == (0,)
+    second.release()

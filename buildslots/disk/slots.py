@@ -208,28 +208,35 @@ class PoolDirectory:
         """Take the lowest free slots, all it needs, if fewer than `limit` are held. Only under the mutex.
 
         Takes first and counts then, so that two processes that do this at the same moment cannot
-        both pass (see the package docstring).
+        both pass (see the package docstring). Once more if a lower one was let go in between.
         """
-        held = number = 0
-        locks: dict[int, int] = {}
-        try:
-            while len(locks) < claim.weight and held < limit:
-                fd = self._lock(number)
-                if fd >= 0:
-                    locks[number] = fd
-                held += fd == HELD
-                number += 1
-            if held < limit:
-                held = sum(locked(self._slot(n)) for n in self.numbers() if n not in locks)
-            # Never while nothing else of the pool runs: what is in the way then is none of its builds.
-            claim.held_back = claim.gates.closed_by() if claim.gates and 0 < held < limit else None
-        except BaseException:
+        for again in (True, True, False):  # not for ever: somebody may be stopped while looking at it
+            held = number = 0
+            locks: dict[int, int] = {}
+            lower = False
+            try:
+                while len(locks) < claim.weight and held < limit:
+                    fd = self._lock(number)
+                    if fd >= 0:
+                        locks[number] = fd
+                    held += fd == HELD
+                    number += 1
+                if held < limit:
+                    others = [n for n in self.numbers() if n not in locks]
+                    busy = [n for n in others if locked(self._slot(n))]
+                    held = len(busy)
+                    lower = any(n < max(locks) and n not in busy for n in others)
+                # Never while nothing else of the pool runs: what is in the way then is none of its builds.
+                claim.held_back = claim.gates.closed_by() if claim.gates and 0 < held < limit else None
+            except BaseException:
+                _let_go(locks)
+                raise
+            if held < limit and not claim.held_back and not (lower and again):
+                return Hold(self.path, locks, claim)
             _let_go(locks)
-            raise
-        if held >= limit or claim.held_back:
-            _let_go(locks)
-            return None
-        return Hold(self.path, locks, claim)
+            if held >= limit or claim.held_back:
+                break
+        return None
 
     def take_despite(self, claim: Claim) -> Hold | None:
         """Take what only the machine's state has kept from the claim, which no longer waits for that."""
