@@ -6,9 +6,8 @@ import sys
 import time
 from dataclasses import asdict
 
-from buildslots.settings import parse_pool
 from buildslots.view.figures import Figures, advice_now, builds_in_words, by, figures
-from buildslots.view.past import past
+from buildslots.view.past import asked_for
 from buildslots.view.table import table
 from buildslots.words import printable, short_path, span
 
@@ -37,9 +36,7 @@ HEAD = [
 
 def run(options: argparse.Namespace) -> int:
     """Print the history that the options ask for."""
-    if options.pool is not None:
-        parse_pool(options.pool, "pool")
-    shown = past(options.pool, options.since, time.time())
+    shown = asked_for(options)
     pools = by(shown.builds, "dir", "pool")
     advices = {key: advice_now(shown, *key) for key in pools}
     if options.json:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from stat import S_ISREG
@@ -22,6 +23,7 @@ from buildslots.status import is_local, lives
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
     from typing import Any, BinaryIO
 
@@ -116,6 +118,13 @@ class Past:
     until: float
     builds: tuple[Build, ...]
     loads: tuple[tuple[float, float], ...]
+
+
+def asked_for(options: argparse.Namespace) -> Past:
+    """The past that the options --pool and --since name. Raises SettingError, and OSError as `past` does."""
+    if options.pool is not None:
+        parse_pool(options.pool, "pool")
+    return past(options.pool, options.since, time.time())
 
 
 def past(pool: str | None, period_s: float | None, now: float, directory: str | None = None) -> Past:

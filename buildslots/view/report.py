@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import asdict
 
 from buildslots import __version__
 from buildslots.cap import machine_cap
-from buildslots.settings import parse_pool
 from buildslots.view.figures import advice_now, by, figures
-from buildslots.view.past import past
+from buildslots.view.past import asked_for
 from buildslots.view.trace import write
 
 TYPE_CHECKING = False
@@ -30,9 +28,7 @@ PLACE = ' id="data">{}<'
 
 def run(options: argparse.Namespace) -> int:
     """Write the report that the options ask for."""
-    if options.pool is not None:
-        parse_pool(options.pool, "pool")
-    write(options.output, page(past(options.pool, options.since, time.time())))
+    write(options.output, page(asked_for(options)))
     return 0
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 
 from buildslots import __version__
-from buildslots.settings import parse_pool
 from buildslots.view.figures import by
-from buildslots.view.past import past
+from buildslots.view.past import asked_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,9 +28,7 @@ LINE = 0
 
 def run(options: argparse.Namespace) -> int:
     """Write the trace that the options ask for."""
-    if options.pool is not None:
-        parse_pool(options.pool, "pool")
-    shown = past(options.pool, options.since, time.time())
+    shown = asked_for(options)
     write(options.output, json.dumps(trace(shown), separators=(",", ":")) + "\n")
     return 0
 
