@@ -65,6 +65,7 @@ class Slot:
         "_mark",
         "_pid",
         "_released",
+        "_ticket",
         "nested",
         "number",
         "overflow",
@@ -94,6 +95,7 @@ class Slot:
         self._directory = directory
         self._hold = hold
         self._log: Log | None = None
+        self._ticket: Ticket | None = None
         self._mark = mark
         self._pid = os.getpid()
         self._released = False
@@ -173,6 +175,8 @@ class Slot:
             log.stopped()  # before the next build may start
         if self._hold is not None:
             self._hold.release()
+        if self._ticket is not None:
+            self._ticket.leave()
         if log is not None and self._pid == os.getpid():
             log.ended(status)
 
@@ -275,7 +279,11 @@ class Admission:
     def started(self, slot: Slot, child: int | None = None) -> None:
         """Leave the line: the build has started under `slot`, as the process `child`. Raises nothing."""
         if self._ticket is not None:
-            self._ticket.leave()
+            if child is None:
+                self._ticket.give_way()  # to remove its files has time until the slot is released
+                slot._ticket = self._ticket
+            else:
+                self._ticket.leave()
         if child is not None and slot._hold is not None:
             slot._hold.runs(child)
         if slot._hold is not None and (log := self._told()):

@@ -315,18 +315,15 @@ def test_a_shared_foreign_lock_makes_no_overflow(pool: Pool) -> None:
 def test_taking_counts_after_it_has_locked(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that was refused because somebody looked, and is held a moment later, counts."""
     pool.slot_run("true")
-    real, fds = slots.lock_file, []
+    real, fds = slots.SlotFiles.lock, []
 
-    def refused_then_held(path: str, flags: int = os.O_CREAT) -> int | None:
-        fd = real(path, flags)
-        if path.endswith("slot-0"):
-            os.close(fd)
-            return None
-        if path.endswith("slot-1"):  # at this moment slot-0 is taken by somebody else
-            fds.append(real(str(pool.dir / "slot-0")))
-        return fd
+    def refused_then_held(self: slots.SlotFiles, number: int) -> int:
+        if number == 0:
+            return slots.LOOKED_AT
+        fds.append(lock.lock_file(str(pool.dir / "slot-0")))  # at this moment it is taken by somebody else
+        return real(self, number)
 
-    monkeypatch.setattr(slots, "lock_file", refused_then_held)
+    monkeypatch.setattr(slots.SlotFiles, "lock", refused_then_held)
     directory = slots.PoolDirectory(str(pool.dir))
     assert directory.take(slots.Claim(1, ["make"]), 1) is None
     os.close(fds[0])

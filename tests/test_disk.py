@@ -201,15 +201,15 @@ def test_the_lowest_free_slot_even_if_it_was_let_go_this_moment(
     """Refused a slot, and then counting, one would find it free, and have taken a higher one."""
     first = directory.try_take(slots.Claim(2, ["make"]))
     assert first is not None
-    lock = slots.PoolDirectory._lock
+    lock = slots.SlotFiles.lock
 
-    def let_go_after_the_refusal(self: slots.PoolDirectory, number: int) -> int:
+    def let_go_after_the_refusal(self: slots.SlotFiles, number: int) -> int:
         fd = lock(self, number)
         if fd == slots.HELD:
             first.release()
         return fd
 
-    monkeypatch.setattr(slots.PoolDirectory, "_lock", let_go_after_the_refusal)
+    monkeypatch.setattr(slots.SlotFiles, "lock", let_go_after_the_refusal)
     second = directory.try_take(slots.Claim(2, ["make"]))
     assert second is not None
     assert second.numbers == (0,)

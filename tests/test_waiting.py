@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from buildslots.disk import bells, lock, queue, wait
-from buildslots.disk.slots import Claim, Hold, PoolDirectory
+from buildslots.disk.slots import Claim, Hold, PoolDirectory, SlotFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +36,9 @@ class Line:
 
     def ears(self, ticket: queue.Ticket) -> wait.Ears:
         """What `ticket` listens to now."""
-        ears = self.directory.step(lambda: wait.Ears(self.directory, ticket, ticket.ahead(), bells.poll()))
+        ahead = ticket.ahead()
+        ears = wait.Ears(self.directory, ticket, ahead, bells.poll())
+        ears.listen_to_slots(head=not ahead)
         self._ears.append(ears)
         return ears
 
@@ -144,10 +147,87 @@ def test_a_knock_is_heard_once(line: Line) -> None:
 def test_who_comes_second_is_told(line: Line) -> None:
     """It sleeps as long as one who is far back, and has to watch the head from now on."""
     head, second, third = (line.join() for _ in range(3))
-    line.directory.step(head.ahead)
+    for _ in range(2):  # the first answer is what it found when it joined
+        assert head.ahead() == []
     head.leave()
     assert bells.answered(line.bell(second))
     assert not bells.answered(line.bell(third))
+
+
+def test_who_is_told_to_be_second_sleeps_on(line: Line) -> None:
+    """It need not look, only glance more often from now on."""
+    ears = [line.ears(line.join()) for _ in range(9)][-1]
+    assert ears.period_s > wait.GLANCE_S
+    assert bells.knock(line.bell(line.tickets[-1]), bells.SECOND)
+    assert (ears.listen(0), ears.period_s, ears.knocked) == (False, wait.GLANCE_S, False)
+    assert bells.knock(line.bell(line.tickets[-1]), bells.SECOND)
+    assert bells.knock(line.bell(line.tickets[-1]))
+    assert (ears.listen(0), ears.knocked) == (True, True)
+
+
+def test_who_gives_way_leaves_its_files_to_the_next(line: Line) -> None:
+    """Who has a slot has no time for them; nobody comes after the last, so it removes them in the end."""
+    head, second = line.join(), line.join()
+    ears = line.ears(second)
+    head.give_way()
+    assert ears.listen(0)
+    assert queue.waiting(line.directory.path) == [head.name, second.name]
+    assert second.ahead() == []
+    assert queue.waiting(line.directory.path) == [second.name]
+    head.leave()
+    second.give_way()
+    assert queue.waiting(line.directory.path) == [second.name]
+    second.leave()
+    assert (queue.waiting(line.directory.path), os.listdir(f"{line.directory.path}/bells")) == (
+        [],
+        ["slot-0"],
+    )
+
+
+def test_one_that_leaves_while_the_next_looks_is_not_waited_for(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen alive, and gone with its bell when that is to be listened to: nothing would wake the next."""
+    head, second = line.join(), line.join()
+    listen = bells.listen
+
+    def left_meanwhile(path: str) -> tuple[int | None, bool]:
+        if path.endswith(head.name):
+            head.leave()
+        return listen(path)
+
+    monkeypatch.setattr(bells, "listen", left_meanwhile)
+    ears, _ = next(wait.Wait(line.directory, second, Claim(1, ["make"]), wait.NEVER, None).steps())
+    line._ears.append(ears)
+    line.hold.release()
+    assert ears.listen(0)  # it is the head now, and hears the slot
+
+
+def test_the_head_takes_a_slot_of_a_pool_that_was_made_anew(line: Line) -> None:
+    """The slot files that it keeps open have lost their names, and are still locked."""
+    steps = wait.Wait(line.directory, line.join(), Claim(1, ["make"]), wait.NEVER, None).steps()
+    next(steps)
+    shutil.rmtree(line.directory.path)
+    with pytest.raises(StopIteration) as end:
+        steps.send(True)
+    assert end.value.value.numbers == (0,)
+    assert lock.locked(f"{line.directory.path}/slot-0")
+    end.value.value.release()
+
+
+def test_who_joins_again_late_is_first_all_the_same(line: Line) -> None:
+    """The second has taken itself for the head meanwhile, and looks no more at the line at a ring."""
+    head, second = line.join(), line.join()
+    for name in (head.name, second.name):
+        os.unlink(f"{line.directory.path}/queue/{name}")
+    steps = wait.Wait(line.directory, second, Claim(1, ["make"]), wait.NEVER, None).steps()
+    ears, _ = next(steps)  # joins again, alone
+    line.directory.step(head.rejoin)
+    line.hold.release()
+    assert ears.listen(0)
+    next_ears, _ = steps.send(True)
+    line._ears.append(next_ears)
+    assert (ears.knocked, lock.locked(f"{line.directory.path}/slot-0")) == (True, False)
 
 
 def looks(line: Line, sleepers: wait.Sleepers, clock: Clock, ahead: list[queue.Ticket], held: int) -> int:
@@ -195,9 +275,9 @@ def test_a_slot_that_is_freed_while_one_looks_is_taken(line: Line, monkeypatch: 
     head = line.join()
     held = line.directory.held
 
-    def freed_meanwhile(_: PoolDirectory) -> list[int]:
+    def freed_meanwhile(_: PoolDirectory, files: SlotFiles) -> list[int]:
         line.hold.release()
-        return held()
+        return held(files)
 
     monkeypatch.setattr(PoolDirectory, "held", freed_meanwhile)
     with pytest.raises(StopIteration) as end:  # without a sleep

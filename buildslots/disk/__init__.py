@@ -28,30 +28,33 @@ locked need not be writable, and no symbolic link in a pool is followed. No proc
 **Holding** slot N is holding the lock of `slot-N`. Nothing else counts: a program that knows
 none of this and runs `flock slot-0 make` is a holder like any other.
 
-**The mutex** is held for a fraction of a millisecond while a process looks and acts. It makes
-the order of arrival exact, and hides the momentary locks by which processes look. It is *not*
-what bounds the pool: see "Taking". Therefore a process that cannot get it for a second (its
-owner is stopped in the middle, say) removes the file and goes on with a new one.
+**The mutex** is held for a fraction of a millisecond while a process arrives: it makes the order of
+arrival exact. It is *not* what bounds the pool: see "Taking". Therefore a process that cannot get it
+for a second (its owner is stopped in the middle, say) removes the file and goes on with a new one.
 
-**Looking** at a lock without wanting it is taking it shared and dropping it at once.
+**Looking** at a lock without wanting it is taking it shared and dropping it at once. A slot that could
+not be locked, but that is not held, was looked at: try again.
 
 **Arriving**, under the mutex: if no live ticket is in the queue, try to take a slot. Otherwise,
 or when none can be had, join: create `queue/TICKET` exclusively, lock it, make its bell, write a
 record into it. NUMBER is the wall clock in microseconds, or one more than the largest number in
 the queue if that is larger; LIMIT says below how many held slots the waiter may start: its K, or
 K - W + 1 if it needs W slots. Live means locked. A ticket that is not
-locked belongs to nobody; whoever finds it, under the mutex, removes it and its bell.
+locked belongs to nobody; whoever finds it locks it, and removes it and its bell.
 
-**Taking**, under the mutex: lock the lowest slot that can be locked; *then* count the slots that
-others hold. If they are LIMIT or more, let go again. Who needs W slots, at most K, locks the lowest W
-and counts then: all or none, so that nobody waits while it has some. Of two processes that take at
-the same moment the one that counts last sees the other's lock, so no more than K ever start,
+**Taking**, when arriving or at the head of the line: lock the lowest slot that can be locked; *then*
+count the slots that others hold. If they are LIMIT or more, let go again. Who needs W slots, at most K,
+locks the lowest W and counts then: all or none, so that nobody waits while it has some. Of two processes
+that take at the same moment the one that counts last sees the other's lock, so no more than K ever start,
 whatever became of the mutex. An overflow build takes the lowest slots that can be locked from number
 K up and does not count. Who wants something of the machine's state as well (memory, load) asks after
 counting, and lets go if it is not so, unless nobody else holds a slot.
 
 **Waiting.** The head of the queue (no live ticket before its own) tries to take whenever a bell of
-a held slot rings. Everybody else listens to the bell of the live ticket before its own.
+a held slot rings. Everybody else listens to the bell of the live ticket before its own. At a ring the
+head need not look at the queue, for nobody comes before it any more; those who join again with their
+numbers, when the pool directory was removed, knock at the ticket behind theirs. Nor does it need the
+mutex, for nobody else takes while it is in line.
 
 **A bell** is a FIFO that its owner opened for reading and writing. Whoever hangs one uses the FIFO
 that is there, after reading it empty, if nobody else has it open to write; otherwise it removes
@@ -62,7 +65,8 @@ at most; who rings writes 64, so that all others still find some. A bell may be 
 a little before the lock is gone, and may ring for nothing. Only the lock tells. While the lock of
 a held slot has no bell that works, the head looks again every 50 ms.
 
-**Sleepers.** A byte in the bell of a *ticket* is a knock: its owner reads it away and looks. A
+**Sleepers.** A byte in the bell of a *ticket* is a knock: its owner reads it away and looks. (If all are
+`2` it only is second now.) A
 waiter that has seen a slot lie free for a second, which all those before it could have taken by
 the LIMITs in their names, who all got a knock and left it unread all that time, takes it. The second
 in line knocks 0.1 s after it saw the slot, each one further back half a second later.
@@ -75,9 +79,9 @@ for T * (P + 1) of its own wait. Whoever takes slots or lets go of them writes o
 start in the order in which they joined.
 
 **Letting go** of a slot: blank the record, unlock, write into the bell, close; of several, each step for
-all of them before the next. Their records have one nonce. Leaving the line: remove the ticket and its
-bell, unlock, close, and knock at the ticket after the next: its owner may be second now, and the second
-watches the head most closely.
+all of them before the next. Their records have one nonce. Leaving the line: unlock the ticket,
+close its bell, put a `2` into the bell after the next (its owner may be second now, and the second watches
+the head most closely), and remove both files, unless the next has found them dead and done so.
 
 **Nesting.** The environment variable BUILD_SLOTS_HELD lists the slots that a command runs under,
 `N:NONCE` joined by commas. Such an entry is believed while slot N is locked, its record has

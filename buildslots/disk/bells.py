@@ -34,6 +34,8 @@ POLLIN = 1
 FIFOS = hasattr(os, "mkfifo")
 """Whether this platform has FIFOs at all; Windows has none."""
 RING = b"!" * 64
+KNOCK, SECOND = b"?", b"2"
+"""What is put into the bell of a ticket: look; and: you may be second in line now."""
 NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 """How mkfifo(3) says that this file system or kernel has no FIFOs; a full disk speaks otherwise."""
 
@@ -108,7 +110,7 @@ def listen(path: str) -> tuple[int | None, bool]:
     return None, False
 
 
-def knock(path: str) -> bool:
+def knock(path: str, byte: bytes = KNOCK) -> bool:
     """Put a byte into the bell at `path`; False if there is no bell or nobody to hear it."""
     if not FIFOS:
         return False
@@ -116,7 +118,7 @@ def knock(path: str) -> bool:
     if fd is None:
         return False
     try:
-        os.write(fd, b"?")
+        os.write(fd, byte)
     except OSError:
         pass  # full of earlier knocks, or its owner left this moment
     finally:
@@ -132,13 +134,15 @@ def answered(path: str) -> bool:
     return not pending
 
 
-def hear(fd: int) -> None:
-    """Read all knocks from one's own bell `fd`."""
+def hear(fd: int) -> set[int]:
+    """Read all knocks from one's own bell `fd`: what was among them."""
+    heard: set[int] = set()
     try:
-        while os.read(fd, 4096):
-            pass
+        while knocks := os.read(fd, 4096):
+            heard.update(knocks)
     except BlockingIOError:
         pass
+    return heard
 
 
 def _silenced(path: str) -> bool:

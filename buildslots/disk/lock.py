@@ -152,21 +152,26 @@ def _make_shared(path: str) -> None:
         raise
 
 
+def open_lock(path: str, flags: int = os.O_CREAT) -> int:
+    """Open the file at `path` to lock it: its descriptor (close-on-exec). Raises OSError."""
+    try:
+        return open_file(path, os.O_RDWR | flags)
+    except PermissionError as error:
+        # Another user's `flock slot-0` has made it, say, with mode 0644. flock(2) asks for writing only
+        # where NFS puts byte-range locks in its place.
+        try:
+            return os.open(path, os.O_RDONLY | PLAIN)
+        except FileNotFoundError:
+            raise error from None
+
+
 def lock_file(path: str, flags: int = os.O_CREAT) -> int | None:
     """Open `path` and lock it: the locked descriptor (close-on-exec), or None if it is locked.
 
     The lock is one on the file that has the name *now*. Raises OSError from open(2) or flock(2).
     """
     while True:
-        try:
-            fd = open_file(path, os.O_RDWR | flags)
-        except PermissionError as error:
-            # Another user's `flock slot-0` has made it, say, with mode 0644. flock(2) asks for writing only
-            # where NFS puts byte-range locks in its place.
-            try:
-                fd = os.open(path, os.O_RDONLY | PLAIN)
-            except FileNotFoundError:
-                raise error from None
+        fd = open_lock(path, flags)
         try:
             won = try_lock(fd)
             if won and has_name(fd, path):
@@ -237,3 +242,35 @@ class Mutex:
             os.unlink(self._path)
         except FileNotFoundError:
             pass  # another one was quicker
+
+
+_kept_from_children: set[int] = set()
+_hook_installed = False
+
+
+def keep_from_children(*fds: int) -> None:
+    """See to it that a child forked while `fds` are open has no copies: they would keep locks alive."""
+    global _hook_installed  # noqa: PLW0603 - hooks cannot be removed, so one serves all
+    _kept_from_children.update(fds)
+    if not _hook_installed and hasattr(os, "register_at_fork"):
+        _hook_installed = True
+        os.register_at_fork(after_in_child=_close_in_child)
+
+
+def forget(fd: int) -> None:
+    """Undo `keep_from_children`: from now on children inherit copies of `fd`."""
+    _kept_from_children.discard(fd)
+
+
+def close_kept(fd: int) -> None:
+    """Unlock and close `fd`, which children have no copy of. In a forked child it is closed already."""
+    if fd in _kept_from_children:
+        _kept_from_children.discard(fd)
+        unlock(fd)
+        os.close(fd)
+
+
+def _close_in_child() -> None:
+    for fd in _kept_from_children:
+        os.close(fd)
+    _kept_from_children.clear()

@@ -11,7 +11,7 @@ import os
 import time
 
 from buildslots.disk import bells, records
-from buildslots.disk.lock import has_name, lock_file, locked, unlock
+from buildslots.disk.lock import close_kept, has_name, keep_from_children, lock_file, locked, unlock
 
 NUMBER_DIGITS = 20
 LARGEST_CAP = 10**9 - 1
@@ -41,10 +41,8 @@ def cap_of(name: str) -> int:
 def live(directory: str, name: str) -> bool:
     """Whether somebody waits with the ticket `name`. A dead one is removed with its bell."""
     path = f"{directory}/queue/{name}"
-    if locked(path):
-        return True
-    # Removed while locked: its owner may be between creating and locking it (if we lost the mutex).
     try:
+        # Removed while locked: its owner may be between creating and locking it (if we lost the mutex).
         fd = lock_file(path, 0)
     except (FileNotFoundError, IsADirectoryError):
         return False
@@ -54,33 +52,50 @@ def live(directory: str, name: str) -> bool:
     return False
 
 
-def anybody_waits(directory: str) -> bool:
-    """Whether a live ticket is in the queue; dead ones behind the last live one are removed."""
-    return any(live(directory, name) for name in reversed(waiting(directory)))
+def line(directory: str) -> list[str]:
+    """The names of the tickets up to the last live one, first come first; dead ones behind it are removed."""
+    names = waiting(directory)
+    while names and not live(directory, names[-1]):
+        names.pop()
+    return names
 
 
 class Ticket:
-    """A place in line; from `Ticket(...)` until `leave()`.
+    """A place in line; from `Ticket(...)` until `give_way()` or `leave()`.
 
     Attributes:
         name: NUMBER-LIMIT, sorts by arrival.
         bell: Descriptor of its bell, or None where there are no FIFOs.
     """
 
-    __slots__ = ("_directory", "_fd", "_next_but_one", "_pid", "_record", "bell", "name")
+    __slots__ = (
+        "_ahead",
+        "_directory",
+        "_fd",
+        "_in_line",
+        "_next_but_one",
+        "_pid",
+        "_record",
+        "bell",
+        "name",
+    )
 
-    def __init__(self, directory: str, cap: int, record: bytes) -> None:
-        """Join the queue at its end. Raises OSError, and then nothing is left behind."""
+    def __init__(self, directory: str, cap: int, record: bytes, before: list[str] | None = None) -> None:
+        """Join the queue at its end, behind those `before`, if they are known; see `line`.
+
+        Raises OSError, and then nothing is left behind.
+        """
         self._directory = directory
         self._record = record
         self._fd = -1
+        self._in_line = False
         self._pid = os.getpid()
         self._next_but_one: str | None = None
         self.bell: int | None = None
-        names = waiting(directory)
+        self._ahead: list[str] | None = line(directory) if before is None else before
         number = time.time_ns() // 1000
-        if names:
-            number = max(number, number_of(names[-1]) + 1)
+        if self._ahead:
+            number = max(number, number_of(self._ahead[-1]) + 1)
         self._take_place(number, min(cap, LARGEST_CAP))
 
     def in_line(self) -> bool:
@@ -92,35 +107,50 @@ class Ticket:
         fd, self._fd = self._fd, -1
         self._close_bell()
         if fd >= 0:  # not at a second try
-            del _kept_from_children[fd]
-            unlock(fd)
-            os.close(fd)
+            close_kept(fd)
         self._take_place(number_of(self.name), cap_of(self.name))
+        for name in waiting(self._directory):
+            if name > self.name and bells.knock(f"{self._directory}/bells/{name}"):
+                break  # it may have joined again before us, and take itself for the head
 
     def ahead(self) -> list[str]:
         """The tickets before this one, first come first; the last of them, if any, is live."""
-        line = waiting(self._directory)
-        place = sum(name < self.name for name in line)
-        names = line[:place]
-        self._next_but_one = line[place + 2] if len(line) > place + 2 else None
-        while names and not live(self._directory, names[-1]):
-            names.pop()
+        names, self._ahead = self._ahead, None
+        if names is None or (names and not live(self._directory, names[-1])):
+            line = waiting(self._directory)
+            place = sum(name < self.name for name in line)
+            names = line[:place]
+            self._next_but_one = line[place + 2] if len(line) > place + 2 else None
+            while names and not live(self._directory, names[-1]):
+                names.pop()
         return names
 
-    def leave(self) -> None:
-        """Leave the line and wake who comes next. Idempotent; raises nothing; needs no mutex.
+    def give_way(self) -> None:
+        """Leave the line and wake who comes next, who finds the files of a dead ticket and removes them.
 
-        The one after that gets a knock: it may be second now, and glance too rarely (`wait`).
-        In a forked child nothing happens: the place is the parent's.
+        Idempotent; raises nothing; needs no mutex. In a forked child nothing happens: the place is the
+        parent's.
         """
+        if not self._in_line or self._pid != os.getpid():
+            return
+        self._in_line = False
+        unlock(self._fd)
+        self._close_bell()
+        # It may be second now, and glance too rarely (`wait`).
+        if self._next_but_one is not None:
+            bells.knock(f"{self._directory}/bells/{self._next_but_one}", bells.SECOND)
+
+    def leave(self) -> None:
+        """The same, and remove the files unless somebody has done so. Idempotent and so on as `give_way`."""
         if self._fd < 0 or self._pid != os.getpid():
             return
+        self.give_way()
         fd, self._fd = self._fd, -1
-        _kept_from_children.pop(fd, None)
-        _discard(self._directory, self.name, fd)
-        self._close_bell()
-        if self._next_but_one is not None:
-            bells.knock(f"{self._directory}/bells/{self._next_but_one}")
+        close_kept(fd)
+        try:
+            live(self._directory, self.name)
+        except OSError:
+            pass  # whoever looks next will
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:  # lost when an exception came at a bad moment
@@ -137,9 +167,10 @@ class Ticket:
                 break
             number += 1
         self._fd = fd
+        self._in_line = True
         try:
             self.bell = bells.hang(f"{self._directory}/bells/{self.name}")
-            _keep_from_children(fd, self.bell)
+            keep_from_children(fd, *(() if self.bell is None else (self.bell,)))
             records.write(fd, self._record)
         except BaseException:
             self.leave()
@@ -147,7 +178,7 @@ class Ticket:
 
     def _close_bell(self) -> None:
         if self.bell is not None:
-            os.close(self.bell)
+            close_kept(self.bell)
             self.bell = None
 
 
@@ -170,25 +201,3 @@ def _remove(directory: str, name: str) -> bool:
         except OSError:
             removed = False  # whoever looks next will: nobody has it locked then
     return removed
-
-
-_kept_from_children: dict[int, int | None] = {}
-"""The descriptors of this process's tickets: of the file, and of the bell."""
-_hook_installed = False
-
-
-def _keep_from_children(fd: int, bell: int | None) -> None:
-    """See to it that a child forked while the ticket is in line does not keep it alive."""
-    global _hook_installed  # noqa: PLW0603 - hooks cannot be removed, so one serves all tickets
-    _kept_from_children[fd] = bell
-    if not _hook_installed and hasattr(os, "register_at_fork"):
-        _hook_installed = True
-        os.register_at_fork(after_in_child=_close_in_child)
-
-
-def _close_in_child() -> None:
-    for fd, bell in _kept_from_children.items():
-        os.close(fd)
-        if bell is not None:
-            os.close(bell)
-    _kept_from_children.clear()

@@ -12,7 +12,21 @@ import os
 import time
 
 from buildslots.disk import bells, queue, records
-from buildslots.disk.lock import Mutex, is_shared, lock_file, locked, make_directory, open_file, unlock
+from buildslots.disk.lock import (
+    Mutex,
+    close_kept,
+    forget,
+    is_locked,
+    is_shared,
+    keep_from_children,
+    lock_file,
+    locked,
+    make_directory,
+    open_file,
+    open_lock,
+    try_lock,
+    unlock,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +40,10 @@ if TYPE_CHECKING:
 
 HELD, LOOKED_AT = -1, -2
 """Why a slot could not be locked; one that somebody just looks at is not held, but not to be had."""
+LOOKS = 10
+"""How often a slot is tried that is not held but looked at, for a microsecond each."""
+MOST_KEPT = os.sysconf("SC_OPEN_MAX") // 2 if hasattr(os, "sysconf") else 256
+"""No descriptor from this number on is kept open for the next try: others need some."""
 REMOVALS = 100
 """How often one step makes the directories again that somebody removes, before it gives up."""
 REFUSALS, REFUSED_S = 10, 0.005
@@ -96,8 +114,10 @@ class Hold:
                     _blank(record)
                 for lock in locks:
                     unlock(lock)
-                for bell in self._bells:
-                    bells.ring(bell)
+                while self._bells:
+                    bells.ring(self._bells[-1])
+                    os.close(self._bells.pop())
+                _let_the_woken_run()
         finally:
             for fd in (*locks, *self._bells, *self._records):
                 os.close(fd)
@@ -112,6 +132,16 @@ def _blank(record: int) -> None:
         records.blank(record)
     except OSError:
         pass  # a hint only
+
+
+def _let_the_woken_run() -> None:
+    """Give the processor to the process that was woken just now, if it is to run on this one.
+
+    Linux likes to put who is woken through a pipe on the processor of who woke it, even if others
+    are idle: then the slot would lie free until this process sleeps (bench/primitives.py).
+    """
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
 
 
 class Claim:
@@ -160,6 +190,62 @@ class Claim:
         )
 
 
+class SlotFiles:
+    """The slot files of a pool, kept open by who will ask again: then a bell that rings finds them open.
+
+    Every answer is about the file that has the name at that moment.
+    """
+
+    __slots__ = ("_open", "_path")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._open: dict[int, tuple[int, os.stat_result]] = {}
+
+    def lock(self, number: int) -> int:
+        """Lock slot `number`: its descriptor, from now on the caller's, or HELD, or LOOKED_AT."""
+        for _ in range(LOOKS):
+            if number not in self._open:
+                fd = open_lock(f"{self._path}/slot-{number}")
+                self._open[number] = fd, os.fstat(fd)
+                keep_from_children(fd)
+            fd, _ = self._open[number]
+            if try_lock(fd):
+                if self._has_name(number):
+                    del self._open[number]
+                    forget(fd)
+                    return fd
+            elif is_locked(fd) and self._has_name(number):
+                if fd >= MOST_KEPT:
+                    self._close(number)
+                return HELD
+        return LOOKED_AT
+
+    def locked(self, number: int) -> bool:
+        """Whether somebody holds slot `number`."""
+        if number in self._open and self._has_name(number):
+            return is_locked(self._open[number][0])
+        return locked(f"{self._path}/slot-{number}")
+
+    def close(self) -> None:
+        """Close them all. Idempotent; the object can be used again."""
+        for number in list(self._open):
+            self._close(number)
+
+    def _has_name(self, number: int) -> bool:
+        """Whether the open file of slot `number` still has its name; if not it is closed."""
+        try:
+            if os.path.samestat(self._open[number][1], os.lstat(f"{self._path}/slot-{number}")):
+                return True
+        except FileNotFoundError:
+            pass
+        self._close(number)
+        return False
+
+    def _close(self, number: int) -> None:
+        close_kept(self._open.pop(number)[0])
+
+
 class PoolDirectory:
     """The directory `path` (absolute) of one pool. Holds no state but the path; made when first needed."""
 
@@ -170,16 +256,17 @@ class PoolDirectory:
 
     def try_take(self, claim: Claim) -> Hold | None:
         """Take a slot if one is free and nobody is in line."""
-        return self.step(lambda: None if queue.anybody_waits(self.path) else self.take(claim, claim.limit))
+        return self.step(lambda: None if queue.line(self.path) else self.take(claim, claim.limit))
 
     def take_or_join(self, claim: Claim) -> tuple[Hold, None] | tuple[None, queue.Ticket]:
         """Take a slot if one is free and nobody is in line; otherwise join the line."""
 
         def arrive() -> tuple[Hold, None] | tuple[None, queue.Ticket]:
-            hold = None if queue.anybody_waits(self.path) else self.take(claim, claim.limit)
+            line = queue.line(self.path)
+            hold = None if line else self.take(claim, claim.limit)
             if hold is not None:
                 return hold, None
-            return None, queue.Ticket(self.path, claim.limit, claim.record(waits=True))
+            return None, queue.Ticket(self.path, claim.limit, claim.record(waits=True), line)
 
         return self.step(arrive)
 
@@ -188,13 +275,21 @@ class PoolDirectory:
         return self.step(lambda: self.overflow(claim))
 
     def step(self, action: Callable[[], T]) -> T:
-        """Run `action` under the mutex, making the directories that are missing. Raises OSError."""
+        """Run `action` under the mutex, as `complete` does."""
+
+        def alone() -> T:
+            with Mutex(f"{self.path}/mutex"):
+                return action()
+
+        return self.complete(alone)
+
+    def complete(self, action: Callable[[], T]) -> T:
+        """Run `action`, making the directories that are missing. Raises OSError."""
         refused = 0
         for _ in range(REMOVALS):
             try:
                 try:
-                    with Mutex(f"{self.path}/mutex"):
-                        return action()
+                    return action()
                 except FileNotFoundError:
                     self._make()  # never made, or removed under us
             except PermissionError:
@@ -204,39 +299,56 @@ class PoolDirectory:
                 time.sleep(REFUSED_S)
         raise FileNotFoundError(errno.ENOENT, "the pool directory does not stay", self.path)
 
-    def take(self, claim: Claim, limit: int) -> Hold | None:
-        """Take the lowest free slots, all it needs, if fewer than `limit` are held. Only under the mutex.
+    def take(self, claim: Claim, limit: int, files: SlotFiles | None = None) -> Hold | None:
+        """Take the lowest free slots, all it needs, if fewer than `limit` are held.
 
-        Takes first and counts then, so that two processes that do this at the same moment cannot
-        both pass (see the package docstring). Once more if a lower one was let go in between.
+        Only under the mutex, or at the head of the line. Takes first and counts then, so that two
+        processes that do this at the same moment cannot both pass (see the package docstring). Once
+        more if a lower one was let go in between.
+
+        Args:
+            claim: Who wants them.
+            limit: Below how many held slots it may start.
+            files: What stays open for the next try; None to open and close them all.
         """
-        for again in (True, True, False):  # not for ever: somebody may be stopped while looking at it
-            held = number = 0
-            locks: dict[int, int] = {}
-            lower = False
+        if files is None:
+            files = SlotFiles(self.path)
             try:
-                while len(locks) < claim.weight and held < limit:
-                    fd = self._lock(number)
-                    if fd >= 0:
-                        locks[number] = fd
-                    held += fd == HELD
-                    number += 1
-                if held < limit:
-                    others = [n for n in self.numbers() if n not in locks]
-                    busy = [n for n in others if locked(self._slot(n))]
-                    held = len(busy)
-                    lower = any(n < max(locks) and n not in busy for n in others)
+                return self.take(claim, limit, files)
+            finally:
+                files.close()
+        for again in (True, True, False):  # not for ever: somebody may be stopped while looking at it
+            locks: dict[int, int] = {}
+            try:
+                held, missed = self._lock_lowest(claim.weight, limit, files, locks)
                 # Never while nothing else of the pool runs: what is in the way then is none of its builds.
                 claim.held_back = claim.gates.closed_by() if claim.gates and 0 < held < limit else None
             except BaseException:
                 _let_go(locks)
                 raise
-            if held < limit and not claim.held_back and not (lower and again):
+            if held < limit and not claim.held_back and not (missed and again):
                 return Hold(self.path, locks, claim)
             _let_go(locks)
             if held >= limit or claim.held_back:
                 break
         return None
+
+    def _lock_lowest(
+        self, weight: int, limit: int, files: SlotFiles, locks: dict[int, int]
+    ) -> tuple[int, bool]:
+        """Lock the lowest slots into `locks`: how many others are held, and whether one below is not."""
+        held = number = 0
+        while len(locks) < weight and held < limit:
+            fd = files.lock(number)
+            if fd >= 0:
+                locks[number] = fd
+            held += fd == HELD
+            number += 1
+        if held >= limit:
+            return held, False
+        others = [n for n in self.numbers() if n not in locks]
+        busy = [n for n in others if files.locked(n)]
+        return len(busy), any(n < number and n not in busy for n in others)
 
     def take_despite(self, claim: Claim) -> Hold | None:
         """Take what only the machine's state has kept from the claim, which no longer waits for that."""
@@ -265,9 +377,10 @@ class PoolDirectory:
             raise
         return Hold(self.path, locks, claim)
 
-    def held(self) -> list[int]:
-        """The numbers of the held slots, ascending. Only under the mutex."""
-        return [n for n in self.numbers() if locked(self._slot(n))]
+    def held(self, files: SlotFiles | None = None) -> list[int]:
+        """The numbers of the held slots, ascending; exact only under the mutex."""
+        is_held = files.locked if files is not None else lambda n: locked(self._slot(n))
+        return [n for n in self.numbers() if is_held(n)]
 
     def last_change(self) -> float:
         """Unix time at which one of ours last took a slot or let go of one; 0 if none ever did.
@@ -308,16 +421,6 @@ class PoolDirectory:
         if fd is not None:
             os.close(fd)
         return fd is not None and not rung
-
-    def _lock(self, number: int) -> int:
-        """Lock slot `number`: its descriptor, or HELD, or LOOKED_AT."""
-        for _ in range(2):  # once more if it was let go between refusal and question
-            fd = lock_file(self._slot(number))
-            if fd is not None:
-                return fd
-            if locked(self._slot(number)):
-                return HELD
-        return LOOKED_AT
 
     def _make(self) -> None:
         """Make the directories; 0700, because records hold command lines, but in a group's pool 2770."""

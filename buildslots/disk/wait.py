@@ -18,6 +18,7 @@ import time
 
 from buildslots.disk import bells, queue
 from buildslots.disk.lock import locked
+from buildslots.disk.slots import SlotFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ FIRST_KNOCK_S = 0.1
 IDLE_S = 0.9
 """How long a knock has to lie unread before those who got it count as asleep."""
 IDLE_LOOKS = 4
+SECOND = frozenset(bells.SECOND)
+FAR = 2
+"""From this place on one does not look at slots when it joins, but at its first glance."""
 PACE_S = 5.0
 """How often, at least, one whose timeout is over looks whether it is its turn to fall through."""
 NEVER = float("inf")
@@ -64,7 +68,7 @@ def glance_period_s(place: int) -> float:
     is asleep. 100 waiters glance 23 times a second together.
     (Who comes second gets a knock, see `Ticket.leave`, and so always glances twice a second.)
     """
-    return GLANCE_S * min(max(1, place), 12)
+    return GLANCE_S * min(max(1, place - 1), 12)
 
 
 class Wait:
@@ -100,6 +104,9 @@ class Wait:
         self._changed = -1.0  # the pool, when we looked last
         self._sleepers = Sleepers()
         self._poll_s = FIRST_POLL_S
+        self._has_looked = False
+        self._is_head = False  # when we looked last: nobody can have come before us since
+        self._files: SlotFiles | None = None  # of the head
 
     def steps(self, poll: Callable[[], Poll] | None = None) -> Steps[Hold | None]:
         """Wait until a slot is taken, or the deadline has passed: the held slot, or None.
@@ -113,9 +120,16 @@ class Wait:
             poll: Makes what is slept with; None for `bells.poll`.
         """
         self._new_poll = poll or bells.poll
+        try:
+            return (yield from self._steps())
+        finally:
+            if self._files is not None:
+                self._files.close()
+
+    def _steps(self) -> Steps[Hold | None]:
         late = False  # whether the timeout is over
         while True:
-            seen = self._directory.step(self._look)
+            seen = self._directory.complete(self._look)
             if not isinstance(seen, Ears):
                 return seen
             try:
@@ -125,6 +139,7 @@ class Wait:
                 if late and (hold := self._directory.step(self._fall_through)):
                     return hold
                 late = (yield from self._sleep(seen, late=late)) or late
+                self._is_head = self._is_head and not seen.knocked
             finally:
                 seen.close()
 
@@ -157,30 +172,47 @@ class Wait:
         return now - self._quiet_since
 
     def _look(self) -> Hold | Ears:
-        """Take a slot if it is our turn, or begin to listen. Under the mutex."""
-        if not self._ticket.in_line():
-            self._ticket.rejoin()
+        """Take a slot if it is our turn, or begin to listen."""
         self._claim.waited_s = time.monotonic() - self._began
-        self._claim.held_back = None
+        if self._is_head and (hold := self._take()):  # at once: this is what the slot lies free for
+            return hold
+        if not self._ticket.in_line():
+            self._directory.step(self._ticket.rejoin)
         while True:
             ahead = self._ticket.ahead()
-            if not ahead and (hold := self._directory.take(self._claim, self._claim.limit)):
+            self._is_head = not ahead
+            self._claim.held_back = None
+            if self._is_head and (hold := self._take()):
                 return hold
             ears = Ears(self._directory, self._ticket, ahead, self._new_poll())
             try:
-                if not ahead and ears.held < self._claim.limit and not self._claim.held_back:
-                    # Let go after our try and before we listened: nothing would wake us.
-                    ears.close()
-                    continue
-                limit = self._sleepers.overtake(self._directory.path, ahead, self._claim.limit, ears.held)
-                hold = self._directory.take(self._claim, limit) if limit else None
+                hold = self._listen(ears, ahead)
             except BaseException:
                 ears.close()
                 raise
-            if hold is None:
+            if hold is None and not ears.too_late:
                 return ears
             ears.close()
-            return hold
+            if hold is not None:
+                return hold
+
+    def _take(self) -> Hold | None:
+        """Take a slot as the head, whose slot files stay open."""
+        self._files = self._files or SlotFiles(self._directory.path)
+        return self._directory.take(self._claim, self._claim.limit, self._files)
+
+    def _listen(self, ears: Ears, ahead: list[str]) -> Hold | None:
+        """Begin to listen to slots; the one that those `ahead` have left lying in their sleep, if any."""
+        if len(ahead) >= FAR and not self._has_looked:
+            self._has_looked = True
+            return None
+        ears.listen_to_slots(head=self._is_head, files=self._files)
+        if self._is_head and ears.held < self._claim.limit and not self._claim.held_back:
+            ears.too_late = True  # one was let go after our try and before we listened
+        limit = 0
+        if not ears.too_late:
+            limit = self._sleepers.overtake(self._directory.path, ahead, self._claim.limit, ears.held)
+        return self._directory.take(self._claim, limit) if limit else None
 
     def _sleep(self, ears: Ears, *, late: bool) -> Steps[bool]:
         """Sleep until something may have changed; whether the deadline has passed."""
@@ -222,29 +254,53 @@ class Ears:
         held: How many slots are held.
         deaf_head: Whether this is the head, and some held slot has no bell that works.
         period_s: Seconds until the next glance.
+        too_late: Whether what it was to listen to has happened meanwhile, so that nothing would wake it.
+        knocked: Whether somebody has knocked at our ticket.
     """
 
-    def __init__(self, directory: PoolDirectory, ticket: queue.Ticket, ahead: list[str], wake: Poll) -> None:
+    def __init__(
+        self,
+        directory: PoolDirectory,
+        ticket: queue.Ticket,
+        ahead: list[str],
+        wake: Poll,
+    ) -> None:
         self._directory = directory
         self._ticket = ticket
         self._open: list[int] = []
         self._silent: list[str] = []  # locks whose end no bell will tell
-        self._bells = bells.poll()  # of the held slots
+        self._bells: Poll | None = None  # of the held slots
         self.wake = wake  # what ends the sleep
         if ticket.bell is not None:
             self.wake.register(ticket.bell, bells.POLLIN)
         self.period_s = glance_period_s(len(ahead))
+        self.too_late = False
+        self.knocked = False
+        self.held = 0
+        self.deaf_head = False
         try:
-            held = directory.held()
-            for number in held:
-                self._listen_to_slot(number, head=not ahead)
-            self.deaf_head = bool(self._silent) and not ahead
             if ahead:
                 self._listen_to_ticket(ahead[-1], len(ahead))
         except BaseException:
             self.close()
             raise
+
+    def listen_to_slots(self, *, head: bool, files: SlotFiles | None = None) -> None:
+        """Listen to the bells of the held slots as well: to be woken (`head`), or for a glance."""
+        slots = self._bells = bells.poll()
+        held = self._directory.held(files)
         self.held = len(held)
+        for number in held:
+            fd, rung = bells.listen(f"{self._directory.path}/bells/slot-{number}")
+            if fd is not None:
+                self._open.append(fd)
+            if fd is None or rung:
+                self._silent.append(f"{self._directory.path}/slot-{number}")
+                self.deaf_head = head
+                continue
+            slots.register(fd, bells.POLLIN)
+            if head:
+                self.wake.register(fd, bells.POLLIN)
 
     def close(self) -> None:
         """Close what was opened; the object is of no use after that. Idempotent."""
@@ -255,34 +311,31 @@ class Ears:
 
     def listen(self, seconds: float) -> bool:
         """Sleep until a bell rings, somebody knocks, or `seconds` have passed; whether it was a sound."""
-        # poll(2) takes whole milliseconds, and Python rounds up: it never wakes too early.
-        sounds = self.wake.poll(max(0.0, seconds * 1000))
-        if self._ticket.bell is not None and any(fd == self._ticket.bell for fd, _ in sounds):
-            bells.hear(self._ticket.bell)
-        return bool(sounds)
+        until = time.monotonic() + seconds
+        bell = self._ticket.bell
+        while True:
+            # poll(2) takes whole milliseconds, and Python rounds up: it never wakes too early.
+            sounds = [fd for fd, _ in self.wake.poll(max(0.0, seconds * 1000))]
+            heard = bells.hear(bell) if bell is not None and bell in sounds else set()
+            if sounds != [bell] or heard != SECOND:
+                self.knocked = not heard <= SECOND
+                return bool(sounds)
+            self.period_s = min(self.period_s, GLANCE_S)
+            seconds = min(until - time.monotonic(), GLANCE_S)
 
     def nothing_new(self) -> bool:
         """Glance: whether all slots that were held still are, and our ticket is still in line."""
-        if self._bells.poll(0) or not self._ticket.in_line():
+        if self._bells is None or self._bells.poll(0) or not self._ticket.in_line():
             return False
         return not self._silent or self._directory.step(lambda: all(map(locked, self._silent)))
-
-    def _listen_to_slot(self, number: int, *, head: bool) -> None:
-        fd, rung = bells.listen(f"{self._directory.path}/bells/slot-{number}")
-        if fd is not None:
-            self._open.append(fd)
-        if fd is None or rung:
-            self._silent.append(f"{self._directory.path}/slot-{number}")
-            return
-        self._bells.register(fd, bells.POLLIN)
-        if head:
-            self.wake.register(fd, bells.POLLIN)
 
     def _listen_to_ticket(self, name: str, place: int) -> None:
         fd, _ = bells.listen(f"{self._directory.path}/bells/{name}")
         if fd is not None:
             self._open.append(fd)
             self.wake.register(fd, 0)  # POLLHUP alone: a byte in it is a knock for its owner
+        elif not queue.live(self._directory.path, name):
+            self.too_late = True
         else:
             self._silent.append(f"{self._directory.path}/queue/{name}")
             self.period_s = min(FOREIGN_POLL_S * place, GLANCE_S)
