@@ -8,15 +8,18 @@ Prints the peak overlap, the order inversions, and the gaps at the hand-overs.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import environ
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RECORDER = r"""
 #define _POSIX_C_SOURCE 200809L
@@ -25,7 +28,8 @@ RECORDER = r"""
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
-/* recorder LOG NAME SECONDS: appends "NAME START END" in ns of CLOCK_MONOTONIC */
+/* recorder LOG NAME SECONDS [FIFO]: appends "NAME START END" in ns of CLOCK_MONOTONIC. With FIFO, it reads
+   that to its end first, which is when some other process has closed it. */
 static long long now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -36,10 +40,15 @@ int main(int argc, char **argv) {
     long long start = now();
     double seconds = atof(argv[3]);
     struct timespec t = {(time_t)seconds, (long)((seconds - (time_t)seconds) * 1e9)};
+    if (argc == 5) {
+        int gate = open(argv[4], O_RDONLY);
+        while (read(gate, line, 1) > 0)
+            ;
+    }
     nanosleep(&t, NULL);
     int fd = open(argv[1], O_WRONLY | O_APPEND | O_CREAT, 0600);
     int size = snprintf(line, sizeof line, "%s %lld %lld\n", argv[2], start, now());
-    return argc == 4 && write(fd, line, size) == size ? 0 : 1;
+    return argc >= 4 && write(fd, line, size) == size ? 0 : 1;
 }
 """
 
@@ -73,33 +82,26 @@ def slot_run() -> str:
     return shutil.which("slot-run", path=str(Path(sys.executable).parent)) or "slot-run"
 
 
-def arrive(slots: int, count: int, every_s: float, hold_s: float) -> list[tuple[int, int, int]]:
-    """(arrival, start ns, end ns) of each of `count` builds, in the order of their starts."""
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = Path(scratch)
-        recorder, log = compile_recorder(directory), directory / "log"
-        env = environ(directory / "pool")
-        began = time.monotonic()
-        builds: list[subprocess.Popen[bytes]] = []
-        for arrival in range(count):
-            time.sleep(max(0.0, began + arrival * every_s - time.monotonic()))
-            command: list[str | os.PathLike[str]] = [
-                slot_run(),
-                f"-n{slots}",
-                "-q",
-                "-t",
-                "none",
-                "--",
-                recorder,
-                log,
-                str(arrival),
-                str(hold_s),
-            ]
-            builds.append(subprocess.Popen(command, env=env))
-        if sum(build.wait() for build in builds):
-            raise SystemExit("a build failed")
-        lines = [line.split() for line in log.read_text().splitlines()]
+def recorded(log: Path) -> list[tuple[int, int, int]]:
+    """(name, start ns, end ns) of what the recorder noted in `log`, in the order of the starts."""
+    lines = [line.split() for line in log.read_text().splitlines()]
     return sorted(((int(n), int(start), int(end)) for n, start, end in lines), key=lambda line: line[1])
+
+
+def arrive(start: Callable[[int], subprocess.Popen[bytes]], count: int, every_s: float) -> None:
+    """Start `count` builds with `start(0)`, `start(1)`, …, one every `every_s`, and wait for their ends.
+
+    Raises:
+        ChildProcessError: A build failed.
+    """
+    began = time.monotonic()
+    builds = []
+    for arrival in range(count):
+        time.sleep(max(0.0, began + arrival * every_s - time.monotonic()))
+        builds.append(start(arrival))
+    failed = [build.returncode for build in builds if build.wait()]
+    if failed:
+        raise ChildProcessError(f"{len(failed)} of {count} builds failed, the first with status {failed[0]}")
 
 
 def gaps_s(runs: list[tuple[int, int, int]], slots: int) -> list[float]:
@@ -116,7 +118,17 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=20.0, help="milliseconds between arrivals")
     parser.add_argument("--hold", type=float, default=0.2, help="seconds that each build takes")
     options = parser.parse_args()
-    runs = arrive(options.slots, options.count, options.every / 1000, options.hold)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        env, log = environ(directory / "pool"), directory / "log"
+        command = [slot_run(), f"-n{options.slots}", "-q", "-t", "none", "--"]
+        command += [str(compile_recorder(directory)), str(log)]
+
+        def start(arrival: int) -> subprocess.Popen[bytes]:
+            return subprocess.Popen([*command, str(arrival), str(options.hold)], env=env)
+
+        arrive(start, options.count, options.every / 1000)
+        runs = recorded(log)
     spans = [(start, end) for _, start, end in runs]
     gaps = sorted(gaps_s(runs, options.slots))
     wall = (max(end for _, end in spans) - min(start for start, _ in spans)) / 1e9
