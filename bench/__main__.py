@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bench.results import Results
 
 AGENTS_S = 900.0
+VARIES = "for the measures where it varies"
 NAMES = list(dict.fromkeys([*(measure.name for measure in MEASURES), results.CAP]))
 PEERS = [*COMMANDS, *LIBRARIES]
 NOTES = """
@@ -87,6 +88,10 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         found = Session(options, Path(scratch)).run()
+    if not found["samples"]:
+        say("nothing was measured: none of these peers can be had, or none has that measure")
+        say("".join(f"{peer}: {why}\n" for peer, why in found["missing"].items()))
+        return 1
     found["environment"]["duration"] = f"{time.monotonic() - began:.0f} s"
     if not partial or options.write:
         results.write(found)
@@ -95,7 +100,11 @@ def main() -> int:
         print(results.markdown(found, set(options.only)))
     elif importlib.util.find_spec("bench.agents"):
         say("python -m bench.agents")
-        subprocess.run([sys.executable, "-m", "bench.agents"], cwd=CHECKOUT, check=True, timeout=AGENTS_S)
+        try:
+            subprocess.run([sys.executable, "-m", "bench.agents"], cwd=CHECKOUT, check=True, timeout=AGENTS_S)
+        except subprocess.SubprocessError as error:
+            say(str(error))
+            return 1
         results.render()
     return 0
 
@@ -109,10 +118,8 @@ def parse() -> argparse.Namespace:
         "--only", type=one_of(NAMES), default=[], metavar="MEASURE,...", help=", ".join(NAMES)
     )
     parser.add_argument("--peers", type=one_of(PEERS), default=[], metavar="PEER,...", help=", ".join(PEERS))
-    parser.add_argument("--contenders", type=numbers(int), default=[], metavar="N,...")
-    parser.add_argument(
-        "--hold", type=numbers(float), default=[], metavar="S,...", help="seconds of each hold"
-    )
+    parser.add_argument("--contenders", type=numbers(int), default=[], metavar="N,...", help=VARIES)
+    parser.add_argument("--hold", type=numbers(float), default=[], metavar="S,...", help=f"seconds, {VARIES}")
     parser.add_argument("--write", action="store_true", help="write the files also if not all was measured")
     parser.add_argument(
         "--render", action="store_true", help="write results.md and charts from results.json, only"

@@ -11,6 +11,7 @@ mpl.use("svg")
 from matplotlib.figure import Figure
 
 from bench.measures import MEASURES
+from bench.peers import LIMITS
 from bench.results import rows
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def curves(axes: Axes, measure: Measure, found: list[Row]) -> None:
             [row.median or 0.0 for row in mine],
             marker="o",
             color=colour,
-            label=peer,
+            label=f"{peer} (limit)" if peer in LIMITS else peer,
+            linestyle={"flock(2)": "--", "semaphore": ":"}.get(peer, "-"),
             linewidth=2.6 if ours else 1.5,
             markersize=5,
             zorder=3 if ours else 2,
@@ -135,7 +137,7 @@ def curves(axes: Axes, measure: Measure, found: list[Row]) -> None:
 
 
 def colours_of(found: list[Row]) -> dict[str, str]:
-    """A colour for each peer, ours always the same."""
+    """A colour for each peer, ours always the same; grey for limits."""
     others = iter(OTHER_COLOURS * 2)
-    peers = sorted({row.peer for row in found}, key=lambda peer: (peer not in COLOURS, peer))
-    return {peer: COLOURS.get(peer) or next(others) for peer in peers}
+    peers = sorted({row.peer for row in found}, key=lambda peer: (peer not in COLOURS, peer in LIMITS, peer))
+    return {peer: INK if peer in LIMITS else COLOURS.get(peer) or next(others) for peer in peers}

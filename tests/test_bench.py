@@ -81,7 +81,8 @@ def test_a_line_is_handed_over_and_bounded() -> None:
 def test_a_peer_that_cannot_be_had_is_named(tmp_path: Path) -> None:
     """The others are measured all the same."""
     environ = os.environ | {"PATH": str(tmp_path)}
-    report = bench("--quick", "--only", "start", "--peers", "flock,pnpm", environ=environ)
+    report = bench("--quick", "--only", "burst", "--peers", "flock,pnpm,semaphore", environ=environ)
+    assert cells(report, "semaphore")
     missing = re.findall(r"^- Missing: \*\*(.+)\*\*: (.+)\.$", report, re.MULTILINE)
     assert dict(missing) == {"flock": "util-linux is not installed", "pnpm": "npm is not installed"}
 
