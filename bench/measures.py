@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Values = dict[str, float]
 
 SLOTS = 3
+CORES = os.cpu_count() or 1
 COMMAND_LINE_S, LINE_S = 0.005, 0.002
 """How long each build in a line holds its slot: of commands, of library calls."""
 RELAY_S = 0.001
@@ -165,8 +166,8 @@ def command_round(case: Case, watched_s: float) -> tuple[Values, list[Run]]:
         holders = crowd.pids() - servers
         for who in range(case.contenders):
             crowd.start_recorder(who, COMMAND_LINE_S)
-        # There is no asking all peers whether they wait. On one core this is long enough to have started.
-        time.sleep(0.4 + case.contenders * start_s)
+        # There is no asking all peers whether they wait; by now they have started.
+        time.sleep(0.4 + 1.3 * case.contenders * start_s / CORES)
         if watched_s:
             waiting = crowd.pids() - holders
             before, began = used_s(waiting), time.monotonic()
@@ -388,6 +389,7 @@ class Scenario:
         contenders: Numbers of them; those of a quick run are fewer, as its holds and repetitions are.
         holds_s: Lengths of a hold; several only where that is what varies.
         longest_s: When a run counts as failed.
+        least: The fewest contenders that say anything.
         bare: Whether a bare interpreter goes through it too, as a limit.
     """
 
@@ -401,7 +403,8 @@ class Scenario:
     repetitions: int = 3
     quick_repetitions: int = 1
     slots: int = 1
-    longest_s: float = 60.0
+    longest_s: float = 90.0
+    least: int = 1
     bare: bool = False
 
     def __call__(self, case: Case) -> Values:
@@ -417,8 +420,8 @@ class Scenario:
             raise Failed(f"{type(error).__name__}: {error}") from error
 
     def worth(self, contenders: int, hold_s: float) -> bool:
-        """Whether this combination can say anything within the seconds that it may take."""
-        return contenders * hold_s / SLOTS <= 10.0
+        """Whether this combination can say anything, and a turn of all contenders takes 10 s at most."""
+        return contenders >= self.least and contenders * hold_s / SLOTS <= 10.0
 
 
 ALL = (1, 4, 16, 64, 256)
@@ -429,7 +432,7 @@ SCENARIOS = {
         Scenario("acquire", "library", acquire, repetitions=10, quick_repetitions=3),
         Scenario("command-line", "command", command_line, ALL, (16,), bare=True),
         Scenario("library-line", "library", library_line, ALL, (16,)),
-        Scenario("relay", "library", relay, (4, 16, 64, 256), (4, 64)),
+        Scenario("relay", "library", relay, (4, 16, 64, 256), (4, 64), least=2),
         Scenario(
             "loop", "library", loop, (4, 16, 64, 256), (16,), (0.01, 0.1, 1.0), (0.01, 0.1), slots=SLOTS
         ),
