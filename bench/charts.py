@@ -132,6 +132,8 @@ def curves(axes: Axes, measure: Measure, found: list[Row]) -> None:
         axes.set_ylim(0, 105)
     elif all((row.median or 0.0) > 0 for row in found):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(color=INK, alpha=0.25, linewidth=0.6)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 

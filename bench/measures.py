@@ -522,10 +522,18 @@ MEASURES = (
         higher=True,
     ),
     Measure(
-        "spread", "loop", "spread", "", "Wait-time spread in the same runs: longest by mean wait", limit=1.0
+        "spread", "loop", "spread", "", "Wait-time spread: longest by mean wait, in the same runs", limit=1.0
     ),
-    Measure("waiting", "command-line", "waiting", "% of a core", "CPU of all waiting commands together"),
-    Measure("waiting", "library-line", "waiting", "% of a core", "CPU of all waiting library calls together"),
+    Measure(
+        "waiting", "command-line", "waiting", "% of a core", "Waiting: CPU of all commands in line together"
+    ),
+    Measure(
+        "waiting",
+        "library-line",
+        "waiting",
+        "% of a core",
+        "Waiting: CPU of all library calls in line together",
+    ),
     Measure("memory", "command-line", "memory", "KiB", "Private memory of each waiting command", limit=BARE),
     Measure(
         "cost",
