@@ -246,7 +246,7 @@ def relay(case: Case) -> Values:
         workers.begin(JOIN_S)
         time.sleep(0.3 + case.contenders * JOIN_S)
         before, began = workers.cpu_s(), time.monotonic_ns()
-        time.sleep(1.0 if case.quick else 1.5)
+        time.sleep(0.6 if case.quick else 1.5)
         ended, after = time.monotonic_ns(), workers.cpu_s()
         workers.check()
         runs = workers.runs()
