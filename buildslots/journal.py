@@ -41,7 +41,7 @@ import sys
 import time
 
 from buildslots.disk import records
-from buildslots.disk.lock import NO_WAIT, lock_file, unlock
+from buildslots.disk.lock import PLAIN, lock_file, make_parents, unlock
 from buildslots.settings import state_dir
 
 TYPE_CHECKING = False
@@ -172,11 +172,11 @@ def _archive(directory: str, number: int) -> str:
 
 def _append(path: str, line: bytes) -> int:
     """Write `line` to the end of the file: its size then. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_WAIT
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | PLAIN
     try:
         fd = os.open(path, flags, 0o600)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        make_parents(path)
         fd = os.open(path, flags, 0o600)
     try:
         os.write(fd, line)

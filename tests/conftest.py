@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from builds import Mounts, Pool
 from terminals import Terminal
+from users import Users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,8 @@ if os.name == "nt":
             "paced",
             "past",
             "pool",
+            "security",
+            "shared",
             "status",
             "terminal",
             "tools",
@@ -87,3 +90,15 @@ def terminal(pool: Pool, tmp_path: Path) -> Iterator[Terminal]:
 def mounts(pool: Pool) -> Mounts:
     """A shell that may mount, with that pool."""
     return Mounts(pool)
+
+
+@pytest.fixture
+def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Users]:
+    """A group's pool, empty so far."""
+    scratch = tmp_path / "shared"
+    scratch.mkdir()
+    scratch.chmod(0o755)
+    monkeypatch.setenv("BUILD_SLOTS_DIR", str(scratch / "pool"))
+    users = Users(scratch, dict(os.environ))
+    yield users
+    users.end()

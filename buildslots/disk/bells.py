@@ -12,7 +12,7 @@ import os
 import time
 from stat import S_ISFIFO
 
-from buildslots.disk.lock import PLAIN, is_shared
+from buildslots.disk.lock import PLAIN, Room, is_shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ FIFOS = hasattr(os, "mkfifo")
 RING = b"!" * 64
 KNOCK, SECOND = b"?", b"2"
 """What is put into the bell of a ticket: look; and: you may be second in line now."""
+CAPACITY = 65536
+"""Bytes that a FIFO holds (pipe(7)). So much is read at once: somebody may fill it as fast as it is read."""
 NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 """How mkfifo(3) says that this file system or kernel has no FIFOs; a full disk speaks otherwise."""
 
@@ -50,26 +52,27 @@ def hang(path: str) -> int | None:
     """
     if not FIFOS:
         return None
-    if _silenced(path):
-        return os.open(path, os.O_RDWR | PLAIN)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    try:
-        os.mkfifo(path, 0o600)
-    except OSError as error:
-        if error.errno in NO_FIFO_HERE:
-            return None
-        raise
-    fd = os.open(path, os.O_RDWR | PLAIN)
-    try:
-        if is_shared(os.path.dirname(path)):
-            os.fchmod(fd, 0o660)  # to listen takes reading, to knock takes writing
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    with Room(path) as (name, room):
+        if _silenced(name, room):
+            return _open_own(name, room)
+        try:
+            os.unlink(name, dir_fd=room)
+        except FileNotFoundError:
+            pass
+        try:
+            os.mkfifo(name, 0o600, dir_fd=room)
+        except OSError as error:
+            if error.errno in NO_FIFO_HERE:
+                return None
+            raise
+        fd = _open_own(name, room)
+        try:
+            if is_shared(os.path.dirname(path) if room is None else room):
+                os.fchmod(fd, 0o660)  # to listen takes reading, to knock takes writing
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
 
 def ring(fd: int | None) -> None:
@@ -138,33 +141,41 @@ def hear(fd: int) -> set[int]:
     """Read all knocks from one's own bell `fd`: what was among them."""
     heard: set[int] = set()
     try:
-        while knocks := os.read(fd, 4096):
-            heard.update(knocks)
+        heard.update(os.read(fd, CAPACITY))
     except BlockingIOError:
         pass
     return heard
 
 
-def _silenced(path: str) -> bool:
-    """Whether there is a bell at `path` that nobody keeps open; what was rung is read away."""
-    fd = _open(path, os.O_RDONLY)
+def _silenced(name: str, room: int | None) -> bool:
+    """Whether there is a bell `name` that nobody keeps open; what was rung is read away."""
+    fd = _open(name, os.O_RDONLY, room)
     if fd is None:
         return False
     try:
-        while os.read(fd, 4096):
-            pass
+        if os.fstat(fd).st_nlink > 1:
+            return False  # it may be another program's, and what lies in it not for us
+        os.read(fd, CAPACITY)
+        return not os.read(fd, 1)
     except OSError:  # EAGAIN: somebody has it open to write
         return False
-    else:
-        return True
     finally:
         os.close(fd)
 
 
-def _open(path: str, flags: int) -> int | None:
+def _open_own(name: str, room: int | None) -> int:
+    """Open the bell `name` that is to be rung; raises OSError if it has become something else meanwhile."""
+    fd = os.open(name, os.O_RDWR | PLAIN, dir_fd=room)
+    if S_ISFIFO(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+
+
+def _open(path: str, flags: int, room: int | None = None) -> int | None:
     """Open the FIFO at `path`; None if there is none (a device could be read for ever), or no reader."""
     try:
-        fd = os.open(path, flags | PLAIN)
+        fd = os.open(path, flags | PLAIN, dir_fd=room)
     except OSError:
         return None
     if S_ISFIFO(os.fstat(fd).st_mode):

@@ -14,17 +14,23 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 """For open(2): a FIFO that somebody put in the place of a file must not stop a build."""
 PLAIN = NO_WAIT | getattr(os, "O_NOFOLLOW", 0)
 """The same for what lies in a pool: in a group's, a symbolic link may lead a member to a file of another."""
+DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+DIR_FDS = {os.open, os.unlink, getattr(os, "mkfifo", None)} <= os.supports_dir_fd
+"""Whether files can be named by a descriptor of their directory; not on Windows, nor before macOS 13."""
 MUTEX_PAUSE_S = 0.005
 """The longest sleep between two tries. With 0.5 ms, 64 that wanted it kept two cores busy trying, and
 its owner from its work (bench/README.md)."""
 MUTEX_PATIENCE_S = 1.0
 """How long the mutex may resist before its owner counts as stopped (DESIGN, admission rule 4)."""
+MUTEX_OWNERS = 30
+"""After so many of those in a row somebody keeps it on purpose: then a build goes without."""
 
 if sys.platform == "win32":  # not measured by us: unit-tested through this seam only
     from filelock import lock_descriptor, unlock_descriptor
@@ -82,7 +88,37 @@ def has_name(fd: int, path: str) -> bool:
     return os.path.samestat(os.fstat(fd), named)
 
 
-def is_shared(directory: str) -> bool:
+class Room:
+    """`with Room(path) as (name, room)`: the file `path` in a room of a pool, for calls with `dir_fd=room`.
+
+    Who writes, makes or removes something in a room names it so: whoever else can write the pool may have put
+    a symbolic link in the place of the room, and must not lead us to files of ours that have such names.
+    Raises OSError (ENOTDIR) if it is one. Where the system has no such calls, they are the path and None.
+    """
+
+    __slots__ = ("_fd", "_path")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> tuple[str, int | None]:
+        self._fd: int | None = None
+        if not DIR_FDS:
+            return self._path, None
+        above, name = os.path.split(self._path)
+        self._fd = os.open(above, os.O_RDONLY | DIRECTORY | PLAIN)
+        return name, self._fd
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+        if isinstance(error, OSError) and error.filename is not None:
+            error.filename = self._path  # for people
+
+
+def is_shared(directory: str | int) -> bool:
     """Whether what is made in `directory` is its group's: it is setgid and group-writable, not everybody's.
 
     Setgid and group-writable, because each alone says too little: with umask 002 people make all their
@@ -97,26 +133,59 @@ def is_shared(directory: str) -> bool:
 def open_file(path: str, flags: int) -> int:
     """Open `path`: its descriptor. With O_CREAT it is made if missing, its owner's or its group's alone.
 
-    What exists is opened without O_CREAT: who makes a file has to see to its mode, and in sticky
-    directories fs.protected_regular refuses that flag for files of others (proc_sys_fs(5)).
+    What exists is opened without O_CREAT: in sticky directories fs.protected_regular refuses that flag for
+    files of others (proc_sys_fs(5)). What is made is made with O_EXCL: who makes a file has to see to its
+    mode, and must not change that of another file of ours, which somebody links here at that moment.
     """
-    if not flags & os.O_EXCL:
+    return _open_file(path, os.path.dirname(path), flags, None)
+
+
+def open_in_room(path: str, flags: int) -> int:
+    """The same for what is to be written in a room of a pool: see `Room`."""
+    with Room(path) as (name, room):
+        return _open_file(name, os.path.dirname(path) if room is None else room, flags, room)
+
+
+def _open_file(name: str, above: str | int, flags: int, room: int | None) -> int:
+    while True:  # not for ever: whoever made the file meanwhile would have to remove it each time as well
+        if not flags & os.O_EXCL:
+            try:
+                return os.open(name, flags & ~os.O_CREAT | PLAIN, dir_fd=room)
+            except FileNotFoundError:
+                if not flags & os.O_CREAT:
+                    raise
+        shared = is_shared(above)
         try:
-            return os.open(path, flags & ~os.O_CREAT | PLAIN)
-        except FileNotFoundError:
-            if not flags & os.O_CREAT:
+            fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | PLAIN, 0o600, dir_fd=room)
+        except FileExistsError:
+            if flags & os.O_EXCL:
                 raise
-    shared = is_shared(os.path.dirname(path))
-    fd = os.open(path, flags | PLAIN, 0o600)
-    if shared:
+            continue
         try:
-            os.fchmod(fd, 0o660)  # whatever the umask is
-        except PermissionError:
-            pass  # another one was quicker, and it is theirs
+            if shared:
+                os.fchmod(fd, 0o660)  # whatever the umask is
         except BaseException:
             os.close(fd)
             raise
-    return fd
+        return fd
+
+
+def remove_in_room(path: str) -> None:
+    """Remove the file `path` from a room of a pool: see `Room`."""
+    with Room(path) as (name, room):
+        os.unlink(name, dir_fd=room)
+
+
+def make_parents(path: str) -> None:
+    """Make the directories above `path` that are missing, for us alone.
+
+    So the XDG base directory specification has it. `os.makedirs` would leave it to the umask, and with 000 or
+    002 others could put a directory of theirs in the place of ours.
+    """
+    above = os.path.dirname(path)
+    if above != path and not os.path.isdir(above):
+        make_parents(above)
+        make_directory(above, shared=False)
 
 
 def make_directory(path: str, *, shared: bool) -> None:
@@ -141,7 +210,7 @@ def _make_shared(path: str) -> None:
     unfinished = os.path.join(above, f".{name}-{os.urandom(8).hex()}")
     os.mkdir(unfinished, 0o700)
     try:
-        fd = os.open(unfinished, os.O_RDONLY | PLAIN)
+        fd = os.open(unfinished, os.O_RDONLY | DIRECTORY | PLAIN)
         try:
             os.fchmod(fd, 0o2770)
         finally:
@@ -152,10 +221,12 @@ def _make_shared(path: str) -> None:
         raise
 
 
-def open_lock(path: str, flags: int = os.O_CREAT) -> int:
-    """Open the file at `path` to lock it: its descriptor (close-on-exec). Raises OSError."""
+def open_lock(
+    path: str, flags: int = os.O_CREAT, opened: Callable[[str, int], int] = open_file
+) -> int:
+    """Open the file at `path` by `opened`, to lock it: its descriptor (close-on-exec). Raises OSError."""
     try:
-        return open_file(path, os.O_RDWR | flags)
+        return opened(path, os.O_RDWR | flags)
     except PermissionError as error:
         # Another user's `flock slot-0` has made it, say, with mode 0644. flock(2) asks for writing only
         # where NFS puts byte-range locks in its place.
@@ -165,13 +236,15 @@ def open_lock(path: str, flags: int = os.O_CREAT) -> int:
             raise error from None
 
 
-def lock_file(path: str, flags: int = os.O_CREAT) -> int | None:
-    """Open `path` and lock it: the locked descriptor (close-on-exec), or None if it is locked.
+def lock_file(
+    path: str, flags: int = os.O_CREAT, opened: Callable[[str, int], int] = open_file
+) -> int | None:
+    """Open `path` by `opened` and lock it: the locked descriptor (close-on-exec), or None if it is locked.
 
     The lock is one on the file that has the name *now*. Raises OSError from open(2) or flock(2).
     """
     while True:
-        fd = open_lock(path, flags)
+        fd = open_lock(path, flags, opened)
         try:
             won = try_lock(fd)
             if won and has_name(fd, path):
@@ -201,7 +274,8 @@ class Mutex:
 
     Not reentrant. It is a courtesy, not a fence (see the package docstring): who cannot have it
     for MUTEX_PATIENCE_S removes the file, so that a process that was stopped while it had the
-    mutex costs the others one second, once. Raises OSError where it cannot be made or removed.
+    mutex costs the others one second, once. Raises OSError where it cannot be made or removed, and
+    TimeoutError when that was in vain MUTEX_OWNERS times: somebody takes it again and again.
     """
 
     __slots__ = ("_fd", "_path")
@@ -211,13 +285,16 @@ class Mutex:
 
     def __enter__(self) -> None:
         # Trying and sleeping, because a blocking flock cannot be given a deadline without signals.
-        pause_s, give_up, inode = 0.00005, 0.0, -1
+        pause_s, give_up, inode, removed = 0.00005, 0.0, -1, 0
         while (fd := lock_file(self._path)) is None:
             now = time.monotonic()
             if inode != (inode := self._inode()):  # the first try, or a new file: a new patience
                 give_up = now + MUTEX_PATIENCE_S
             elif now > give_up:
+                if removed == MUTEX_OWNERS:
+                    raise TimeoutError(errno.ETIMEDOUT, "somebody keeps the mutex of the pool", self._path)
                 self._remove()
+                removed += 1
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, MUTEX_PAUSE_S)
         self._fd = fd

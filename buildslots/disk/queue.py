@@ -11,7 +11,16 @@ import os
 import time
 
 from buildslots.disk import bells, records
-from buildslots.disk.lock import close_kept, has_name, keep_from_children, lock_file, locked, unlock
+from buildslots.disk.lock import (
+    close_kept,
+    has_name,
+    keep_from_children,
+    lock_file,
+    locked,
+    open_in_room,
+    remove_in_room,
+    unlock,
+)
 
 NUMBER_DIGITS = 20
 LARGEST_CAP = 10**9 - 1
@@ -160,7 +169,8 @@ class Ticket:
         while True:
             self.name = f"{number:0{NUMBER_DIGITS}d}-{cap}"
             try:
-                fd = lock_file(f"{self._directory}/queue/{self.name}", os.O_CREAT | os.O_EXCL)
+                path = f"{self._directory}/queue/{self.name}"
+                fd = lock_file(path, os.O_CREAT | os.O_EXCL, open_in_room)
             except FileExistsError:
                 fd = None
             if fd is not None:
@@ -195,7 +205,7 @@ def _remove(directory: str, name: str) -> bool:
     removed = True
     for path in (f"{directory}/queue/{name}", f"{directory}/bells/{name}"):
         try:
-            os.unlink(path)
+            remove_in_room(path)
         except FileNotFoundError:
             pass
         except OSError:

@@ -35,6 +35,9 @@ import errno
 import os
 import sys
 import time
+from stat import S_ISREG
+
+from buildslots.disk.lock import PLAIN, open_in_room, remove_in_room
 
 MAGIC = b"buildslots-record 1\n"
 END = b"end\n"
@@ -94,6 +97,39 @@ def record(  # noqa: PLR0913 - one for each line of a record
     return b"".join(lines)
 
 
+def keep(path: str) -> int:
+    """Open the file at `path` in `holders`, made if missing, to write records into it: its descriptor.
+
+    Removes what is no regular file, or has another name as well, and makes a new one: whoever else can write
+    the pool may have put a link to a file of ours there, or a FIFO at which they listen. Raises OSError.
+    """
+    try:
+        fd = open_in_room(path, os.O_WRONLY | os.O_CREAT)
+    except OSError as error:
+        # A symbolic link; a socket, or a FIFO that nobody reads.
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+    else:
+        try:
+            if _is_only_this(fd, path):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+    remove_in_room(path)
+    return open_in_room(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
+
+def _is_only_this(fd: int, path: str) -> bool:
+    """Whether the regular file behind `fd` has the name `path` and no other.
+
+    Kind, inode and links are of one moment, the name's: a link that was removed just now counts.
+    """
+    named = os.lstat(path)
+    return S_ISREG(named.st_mode) and named.st_nlink < 2 and os.path.samestat(os.fstat(fd), named)
+
+
 def write(fd: int, text: bytes) -> None:
     """Write the record `text` at the start of the file `fd`. Raises OSError, on a short write as well."""
     if os.write(fd, text) < len(text):
@@ -109,7 +145,7 @@ def blank(fd: int) -> None:
 def read(path: str) -> dict[str, str] | None:
     """The record in the file at `path`, as by `parse`, or None if there is none that can be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+        fd = os.open(path, os.O_RDONLY | PLAIN)
         try:
             return parse(os.read(fd, 4 * COMMAND_BYTES))
         finally:

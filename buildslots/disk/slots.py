@@ -22,7 +22,7 @@ from buildslots.disk.lock import (
     lock_file,
     locked,
     make_directory,
-    open_file,
+    make_parents,
     open_lock,
     try_lock,
     unlock,
@@ -78,7 +78,7 @@ class Hold:
                 bell = bells.hang(f"{directory}/bells/slot-{number}")
                 if bell is not None:
                     self._bells.append(bell)
-                fd = open_file(f"{directory}/holders/slot-{number}", os.O_WRONLY | os.O_CREAT)
+                fd = records.keep(f"{directory}/holders/slot-{number}")
                 self._records.append(fd)
                 records.write(fd, record)
         except BaseException:
@@ -426,7 +426,7 @@ class PoolDirectory:
         """Make the directories; 0700, because records hold command lines, but in a group's pool 2770."""
         chain = self._chain()
         try:
-            os.makedirs(os.path.dirname(chain[0]), exist_ok=True)
+            make_parents(chain[0])
             shared = False  # whether a pool is shared is for whoever makes its directory to say, never for us
             for directory in chain:
                 make_directory(directory, shared=shared)

@@ -230,10 +230,11 @@ class Wait:
             if ears.deaf_head:
                 until = min(until, now + self._poll_s)
                 self._poll_s = min(self._poll_s * 2, FOREIGN_POLL_S)
-            if (yield ears, until - now):
-                self._poll_s = FIRST_POLL_S
-                return False
+            sound = yield ears, until - now
             now = time.monotonic()
+            if sound:
+                self._poll_s = FIRST_POLL_S
+                return now >= self._deadline  # however often somebody knocks
             if now >= self._deadline:
                 return True
             if (

@@ -111,9 +111,17 @@ def taker(directory: str, holder: Holder) -> psutil.Process | None:
     except psutil.Error:
         return None
     # Asked after the object was made, which is bound to one process from then on.
-    if not lives(record):
-        return None
-    return process
+    return process if lives(record) and _has_slot(process, f"{directory}/slot-{holder.slot}") else None
+
+
+def _has_slot(process: psutil.Process, path: str) -> bool:
+    """Whether `process` has the lock at `path` as its record says, which others of a group can forge."""
+    if sys.platform != "linux" or not os.access(f"/proc/{process.pid}/fd", os.R_OK):
+        return True  # another user's, and so in no danger from us
+    try:
+        return _has_locked(process, path, os.stat(path))
+    except OSError:
+        return False
 
 
 def _has_locked(process: psutil.Process, path: str, file: os.stat_result) -> bool:

@@ -112,7 +112,12 @@ def _not_for_us(path: str, there: str) -> Iterator[str]:
         yield f"{shown} cannot be written by you, so builds run without slots: {remedy}"
     if there != path or not hasattr(os, "getuid"):
         return
-    mode = file.st_mode
+    mode, above = file.st_mode, os.path.dirname(os.path.realpath(path))
+    if os.stat(above).st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+        yield (
+            f"every user of this machine can put another directory in the place of {shown}: "
+            f"`chmod o-w {short_path(above)}`"
+        )
     if mode & stat.S_IWOTH and mode & stat.S_ISVTX:
         yield (
             f"every user of this machine can put files into {shown} and hold its slots, but none can use or "
@@ -189,7 +194,7 @@ def _unusual(path: str) -> tuple[list[str], list[str], list[str]]:
     shared = is_shared(path)
     for name, entry in _entries(path):
         is_room = name in ROOMS
-        if is_room != entry.is_dir():
+        if is_room != entry.is_dir(follow_symlinks=False) or entry.is_symlink():
             odd.append(name)
         elif not os.access(entry.path, _needed(name)):
             if os.path.lexists(entry.path):  # and not just a build that ended

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from stat import S_IMODE, S_ISREG
+from stat import S_IMODE, S_ISREG, S_IWOTH
 
 from buildslots.journal import NAME
 from buildslots.settings import state_dir
@@ -23,7 +23,7 @@ def journal(subject: Subject) -> list[Finding]:
     shown = short_path(path)
     details["path"] = path
     try:
-        file = os.stat(path)
+        file = os.lstat(path)  # builds follow no link there
     except FileNotFoundError:
         if os.access(existing(path), os.W_OK):
             return [Finding("journal", OK, f"{shown}, no builds yet", details)]
@@ -37,6 +37,9 @@ def journal(subject: Subject) -> list[Finding]:
         level, text = PROBLEM, f"{shown} is not writable for you: builds are not noted"
     elif os.name == "posix" and S_IMODE(file.st_mode) & OTHERS:
         level, text = PROBLEM, f"others may read {shown}, which tells what you build: `chmod 600` it"
+    elif os.name == "posix" and S_IMODE(os.stat(os.path.dirname(path)).st_mode) & S_IWOTH:
+        above = short_path(os.path.dirname(path))
+        level, text = PROBLEM, f"every user of this machine can replace {shown}: `chmod 700 {above}`"
     elif kept == "commands":
         level, text = NOTE, f"{text}, with whole command lines ({source})"
     return [Finding("journal", level, text, details)]
