@@ -179,11 +179,15 @@ def test_a_link_in_the_place_of_a_room(pool: Pool, tmp_path: Path, room: str) ->
 def test_a_link_in_the_place_of_a_named_pool(pool: Pool, tmp_path: Path) -> None:
     """A pool is made where it leads, and nothing that is there is touched."""
     mine = victim(tmp_path)
+    mail = tmp_path / "queue" / "1"
+    mail.parent.mkdir()
+    mail.write_text(SECRET)
     pool.slot_run("--pool", "link", "true")
     (pool.dir / "pools" / "link").rename(tmp_path / "old")
     (pool.dir / "pools" / "link").symlink_to(tmp_path)
     assert pool.slot_run("--pool", "link", *ECHO).stdout == "ran 0\n"
     assert_unharmed(mine)
+    assert mail.read_text() == SECRET
     assert (tmp_path / "slot-0").stat().st_size == 0
 
 
@@ -376,6 +380,7 @@ def test_words_of_others_do_not_steer_a_terminal(pool: Pool) -> None:
     assert "owned" in shown
 
 
+@pytest.mark.linux
 def test_a_record_does_not_choose_what_release_ends(pool: Pool) -> None:
     """It names a process of ours that has nothing to do with the slot: that lives on."""
     running = pool.build("-n1")

@@ -15,7 +15,7 @@ LIKE_WINDOWS = """
 import filelock, os, select, subprocess, sys, threading
 del os.mkfifo, select.poll, os.O_NONBLOCK
 unlink = os.unlink
-def unlink_closed_files_only(path):
+def unlink_closed_files_only(path, dir_fd=None):
     for fd in os.listdir("/proc/self/fd"):
         try:
             if os.path.samefile(f"/proc/self/fd/{fd}", path):

@@ -19,18 +19,22 @@ name again. Slot files are created when missing and never removed, truncated or 
 
 **Modes.** In a pool whose directory is setgid and group-writable and not everybody's (mode & 02022 ==
 02020) files and FIFOs are made 0660 and directories 2770, whatever the umask: each member of the group
-locks, reads and overwrites, removes and knocks at what is another's. In any other pool they are 0600
-and 0700. A named pool takes after the default pool. A directory is made under another name
-and renamed, and so appears with its mode; a file has it a moment later, so a member who may not open
-something in a group's pool tries again a few times. What exists is opened without O_CREAT, what is only
-locked need not be writable, and no symbolic link in a pool is followed. No process needs to signal another.
+locks, reads and overwrites, removes and knocks at what is another's. In any other pool they are 0600 and
+0700. A named pool takes after the default pool. A directory is made under another name and renamed, and
+so appears with its mode; a file has it a moment later, so a member who may not open something in a
+group's pool tries again a few times. What exists is opened without O_CREAT, what does not is made with
+O_EXCL, what is only locked need not be writable. No symbolic link in a pool is followed, and none in the
+place of `queue`, `holders` or `bells` by who makes, writes or removes something there. A record is
+written only into a regular file that has no other name; whatever else has its place is removed first. No
+process needs to signal another.
 
 **Holding** slot N is holding the lock of `slot-N`. Nothing else counts: a program that knows
 none of this and runs `flock slot-0 make` is a holder like any other.
 
 **The mutex** is held for a fraction of a millisecond while a process arrives: it makes the order of
 arrival exact. It is *not* what bounds the pool: see "Taking". Therefore a process that cannot get it
-for a second (its owner is stopped in the middle, say) removes the file and goes on with a new one.
+for a second (its owner is stopped in the middle, say) removes the file and goes on with a new
+one, up to 30 times in a row.
 
 **Looking** at a lock without wanting it is taking it shared and dropping it at once. A slot that could
 not be locked, but that is not held, was looked at: try again.

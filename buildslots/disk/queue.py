@@ -33,7 +33,8 @@ def waiting(directory: str) -> list[str]:
         names = os.listdir(f"{directory}/queue")
     except FileNotFoundError:
         return []
-    return sorted(name for name in names if name[:NUMBER_DIGITS].isdecimal())
+    # Nothing shorter: dead tickets are removed, and somebody may have led us to another directory.
+    return sorted(name for name in names if len(name) > NUMBER_DIGITS and name[:NUMBER_DIGITS].isdecimal())
 
 
 def number_of(name: str) -> int:

@@ -106,8 +106,8 @@ def keep(path: str) -> int:
     try:
         fd = open_in_room(path, os.O_WRONLY | os.O_CREAT)
     except OSError as error:
-        # A symbolic link; a socket, or a FIFO that nobody reads.
-        if error.errno not in (errno.ELOOP, errno.ENXIO):
+        # A symbolic link; a FIFO that nobody reads, or a socket; a socket on macOS.
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP):
             raise
     else:
         try:
