@@ -329,17 +329,28 @@ def test_taking_counts_after_it_has_locked(pool: Pool, monkeypatch: pytest.Monke
     os.close(fds[0])
 
 
-def test_the_patience_with_a_mutex_begins_anew_with_a_new_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_patience_with_a_mutex_begins_anew_with_a_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many who wait for one stopped owner do not take each other's new mutex away."""
-    clock, inodes, removed = iter(range(100)), iter([1, 1, 2, 2, 3, 3]), []
-    monkeypatch.setattr(lock.time, "monotonic", lambda: next(clock) * 0.6)
-    monkeypatch.setattr(lock.time, "sleep", lambda _: None)
-    monkeypatch.setattr(lock, "lock_file", lambda _: None)
-    monkeypatch.setattr(lock.Mutex, "_inode", lambda _: next(inodes))
+    path, now, removed = str(tmp_path / "mutex"), [0.0], []
+    owners = [lock.lock_file(path)]
+
+    def another_owner(_: float) -> None:
+        """Somebody else has lost patience at half of ours."""
+        now[0] += 0.6 * lock.MUTEX_PATIENCE_S
+        os.unlink(path)
+        if len(owners) < 6:
+            owners.append(lock.lock_file(path))
+
+    monkeypatch.setattr(lock.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(lock.time, "sleep", another_owner)
     monkeypatch.setattr(lock.Mutex, "_remove", lambda _: removed.append(True))
-    with pytest.raises(StopIteration), lock.Mutex("unused"):
-        pass
-    assert removed == []
+    with lock.Mutex(path):
+        assert (len(owners), removed) == (6, [])
+    for fd in owners:
+        assert fd is not None
+        os.close(fd)
 
 
 def test_a_bell_that_rang_is_heard_by_all(tmp_path: Path) -> None:

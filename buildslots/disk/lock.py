@@ -24,7 +24,7 @@ PLAIN = NO_WAIT | getattr(os, "O_NOFOLLOW", 0)
 DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 DIR_FDS = {os.open, os.unlink, getattr(os, "mkfifo", None)} <= os.supports_dir_fd
 """Whether files can be named by a descriptor of their directory; not on Windows, nor before macOS 13."""
-MUTEX_PAUSE_S = 0.005
+MUTEX_PAUSE_S = 0.02
 """The longest sleep between two tries. With 0.5 ms, 64 that wanted it kept two cores busy trying, and
 its owner from its work (bench/README.md)."""
 MUTEX_PATIENCE_S = 1.0
@@ -221,9 +221,7 @@ def _make_shared(path: str) -> None:
         raise
 
 
-def open_lock(
-    path: str, flags: int = os.O_CREAT, opened: Callable[[str, int], int] = open_file
-) -> int:
+def open_lock(path: str, flags: int = os.O_CREAT, opened: Callable[[str, int], int] = open_file) -> int:
     """Open the file at `path` by `opened`, to lock it: its descriptor (close-on-exec). Raises OSError."""
     try:
         return opened(path, os.O_RDWR | flags)
@@ -284,20 +282,36 @@ class Mutex:
         self._path = path
 
     def __enter__(self) -> None:
-        # Trying and sleeping, because a blocking flock cannot be given a deadline without signals.
-        pause_s, give_up, inode, removed = 0.00005, 0.0, -1, 0
-        while (fd := lock_file(self._path)) is None:
-            now = time.monotonic()
-            if inode != (inode := self._inode()):  # the first try, or a new file: a new patience
-                give_up = now + MUTEX_PATIENCE_S
-            elif now > give_up:
+        removed = 0
+        while True:
+            fd = open_lock(self._path)
+            try:
+                won = self._lock(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            if won:
+                self._fd = fd
+                return
+            os.close(fd)
+            if won is None:
                 if removed == MUTEX_OWNERS:
                     raise TimeoutError(errno.ETIMEDOUT, "somebody keeps the mutex of the pool", self._path)
                 self._remove()
                 removed += 1
+
+    def _lock(self, fd: int) -> bool | None:
+        """Lock the file behind `fd`: False if it has lost its name, None if somebody keeps its lock."""
+        # Trying and sleeping, because a blocking flock cannot be given a deadline without signals.
+        pause_s, give_up = 0.00005, time.monotonic() + MUTEX_PATIENCE_S
+        while True:
+            won = try_lock(fd)
+            if won or not has_name(fd, self._path):
+                return won and has_name(fd, self._path)
+            if time.monotonic() > give_up:
+                return None
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, MUTEX_PAUSE_S)
-        self._fd = fd
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -307,12 +321,6 @@ class Mutex:
             unlock(self._fd)
         finally:
             os.close(self._fd)
-
-    def _inode(self) -> int:
-        try:
-            return os.stat(self._path).st_ino
-        except FileNotFoundError:
-            return -1
 
     def _remove(self) -> None:
         try:
