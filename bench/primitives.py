@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
-import statistics
-import struct
 import sys
 import tempfile
 import time
@@ -71,36 +68,6 @@ def spawn() -> None:
     os.waitpid(os.posix_spawn("/bin/true", ["true"], os.environ), 0)
 
 
-def wake_micros(path: str, *, yields: bool, rounds: int = 300) -> float:
-    """Median microseconds from a byte into a FIFO until its reader runs; its writer works on for 1 ms."""
-    os.mkfifo(path)
-    bell = os.open(path, os.O_RDWR)
-    reading, writing = os.pipe()
-    if (reader := os.fork()) == 0:
-        for _ in range(rounds):
-            select.select([bell], [], [])
-            now = time.perf_counter()
-            os.read(bell, 1)
-            os.write(writing, struct.pack("d", now))
-        os._exit(0)
-    waits: list[float] = []
-    for _ in range(rounds):
-        time.sleep(0.003)  # the reader sleeps again
-        rung = time.perf_counter()
-        os.write(bell, b"!")
-        if yields:
-            os.sched_yield()
-        while time.perf_counter() < rung + 0.001:
-            pass
-        (woken,) = struct.unpack("d", os.read(reading, 8))
-        waits.append((woken - rung) * 1e6)
-    os.waitpid(reader, 0)
-    for fd in (bell, reading, writing):
-        os.close(fd)
-    os.unlink(path)
-    return statistics.median(waits)
-
-
 def main() -> None:
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as scratch:
         file, fifo = f"{scratch}/file", f"{scratch}/fifo"
@@ -117,9 +84,6 @@ def main() -> None:
         ]
         for name, action, rounds in rows:
             print(f"{name:45} {micros(action, rounds):8.1f} µs")
-        for name, yields in (("works on", False), ("yields first", True)):
-            wait = wake_micros(f"{scratch}/bell", yields=yields)
-            print(f"{f'wake a reader, and the writer {name}':45} {wait:8.1f} µs")
 
 
 if __name__ == "__main__":
