@@ -102,6 +102,19 @@ def test_a_bell_that_nobody_keeps_open_is_none(tmp_path: Path) -> None:
     assert not bells.knock(path)
 
 
+def test_a_ring_is_heard_though_the_bell_serves_another_holder_already(line: Line) -> None:
+    """A daemon has it open as well, so the next holder hangs a new one: listeners of the old must hear."""
+    first = line.directory.take_overflow(Claim(1, ["make"]))
+    ears = line.ears(line.join())
+    daemon = os.dup(first._bells[0])
+    first.release()
+    second = line.directory.take_overflow(Claim(1, ["make"]))  # before the head got to look
+    assert second.numbers == first.numbers
+    assert ears.listen(0)
+    second.release()
+    os.close(daemon)
+
+
 def test_only_the_head_is_deaf_to_a_lock_without_a_bell(line: Line) -> None:
     """It has to look at the lock often; those behind it need not."""
     head, second = line.join(), line.join()

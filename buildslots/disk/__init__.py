@@ -61,12 +61,13 @@ numbers, when the pool directory was removed, knock at the ticket behind theirs.
 mutex, for nobody else takes while it is in line.
 
 **A bell** is a FIFO that its owner opened for reading and writing. Whoever hangs one uses the FIFO
-that is there, after reading it empty, if nobody else has it open to write; otherwise it removes
-that and makes a new one. A bell has rung when it has no writer any more (the owner let go or died:
-end of file for a reader, POLLHUP) or, at a slot, when bytes lie in it (the owner let go while some
-other process still has a copy of the descriptor). A listener that asks by reading takes one byte
-at most; who rings writes 64, so that all others still find some. A bell may be missing, may ring
-a little before the lock is gone, and may ring for nothing. Only the lock tells. While the lock of
+that is there, after reading it empty, if nobody else has it open to write; otherwise it rings that
+again, if it had rung, for those who still listen to it, removes it and makes a new one. A bell has
+rung when it has no writer any more (the owner let go or died: end of file for a reader, POLLHUP) or,
+at a slot, when bytes lie in it (the owner let go while some other process still has a copy of the
+descriptor). A listener that asks by reading takes one byte at most; who rings writes 64, so that all
+others still find some. A bell may be missing, may ring a little before the lock is gone, and may
+ring for nothing. Only the lock tells. While the lock of
 a held slot has no bell that works, the head looks again every 50 ms.
 
 **Sleepers.** A byte in the bell of a *ticket* is a knock: its owner reads it away and looks. (If all are

@@ -42,16 +42,22 @@ NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIN
 """How mkfifo(3) says that this file system or kernel has no FIFOs; a full disk speaks otherwise."""
 
 
-def hang(path: str) -> int | None:
+def hang(path: str, heard: int | None = None) -> int | None:
     """Keep the bell at `path` open: its descriptor, or None where FIFOs do not exist.
 
     A bell that is there serves again if it is silent: then no file system has anything to write.
     One that a daemon of an earlier build still has open is left to it, and made anew. Opened for
     reading and writing, so that neither open(2) nor write(2) ever waits or fails for want of a
     reader. Raises OSError if the directory cannot be written.
+
+    Args:
+        path: Where the bell hangs.
+        heard: A descriptor by which the caller has listened to it until now; it saves some of the looking.
     """
     if not FIFOS:
         return None
+    if heard is not None and (fd := _again(path, heard)) is not None:
+        return fd
     with Room(path) as (name, room):
         if _silenced(name, room):
             return _open_own(name, room)
@@ -88,14 +94,14 @@ def ring(fd: int | None) -> None:
         pass  # full of earlier bytes: it has rung already
 
 
-def listen(path: str) -> tuple[int | None, bool]:
-    """Open the bell at `path` for poll(2): its descriptor or None, and whether a byte lies in it.
+def listen(path: str, room: int | None = None) -> tuple[int | None, bool]:
+    """Open the bell at `path` (in `room`) for poll(2): its descriptor or None, and whether a byte lies in it.
 
     None when there is no bell, nobody keeps it open, or no descriptor is left to listen with.
     """
     if not FIFOS:
         return None, False
-    fd = _open(path, os.O_RDONLY)
+    fd = _open(path, os.O_RDONLY, room)
     if fd is None:
         return None, False
     try:
@@ -115,18 +121,7 @@ def listen(path: str) -> tuple[int | None, bool]:
 
 def knock(path: str, byte: bytes = KNOCK) -> bool:
     """Put a byte into the bell at `path`; False if there is no bell or nobody to hear it."""
-    if not FIFOS:
-        return False
-    fd = _open(path, os.O_WRONLY)
-    if fd is None:
-        return False
-    try:
-        os.write(fd, byte)
-    except OSError:
-        pass  # full of earlier knocks, or its owner left this moment
-    finally:
-        os.close(fd)
-    return True
+    return FIFOS and _write(path, byte)
 
 
 def answered(path: str) -> bool:
@@ -153,14 +148,37 @@ def _silenced(name: str, room: int | None) -> bool:
     if fd is None:
         return False
     try:
-        if os.fstat(fd).st_nlink > 1:
-            return False  # it may be another program's, and what lies in it not for us
-        os.read(fd, CAPACITY)
-        return not os.read(fd, 1)
-    except OSError:  # EAGAIN: somebody has it open to write
-        return False
+        return _is_silent(fd, name, room)
     finally:
         os.close(fd)
+
+
+def _is_silent(fd: int, name: str, room: int | None) -> bool:
+    """Whether nobody keeps the bell behind `fd` open; what was rung is read away."""
+    if os.fstat(fd).st_nlink > 1:
+        return False  # it may be another program's, and what lies in it not for us
+    rung = b""
+    try:
+        rung = os.read(fd, CAPACITY)
+        return not rung or not os.read(fd, 1)
+    except OSError:  # EAGAIN: somebody has it open to write
+        if rung:  # its listeners may not have got to hear it yet: they would listen to the daemon's for ever
+            _write(name, RING, room)
+        return False
+
+
+def _again(path: str, heard: int) -> int | None:
+    """Hang the bell at `path` again, which is silent and is the one behind `heard`; otherwise None."""
+    if not _is_silent(heard, path, None):
+        return None
+    try:
+        fd = os.open(path, os.O_RDWR | PLAIN)
+    except OSError:
+        return None
+    if os.path.samestat(os.fstat(fd), os.fstat(heard)):
+        return fd
+    os.close(fd)
+    return None
 
 
 def _open_own(name: str, room: int | None) -> int:
@@ -170,6 +188,20 @@ def _open_own(name: str, room: int | None) -> int:
         return fd
     os.close(fd)
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+
+
+def _write(path: str, text: bytes, room: int | None = None) -> bool:
+    """Write `text` into the bell at `path`; False if there is no bell or nobody to hear it."""
+    fd = _open(path, os.O_WRONLY, room)
+    if fd is None:
+        return False
+    try:
+        os.write(fd, text)
+    except OSError:
+        pass  # full of earlier bytes, or its owner left this moment
+    finally:
+        os.close(fd)
+    return True
 
 
 def _open(path: str, flags: int, room: int | None = None) -> int | None:
