@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -214,3 +215,20 @@ def test_the_lowest_free_slot_even_if_it_was_let_go_this_moment(
     assert second is not None
     assert second.numbers == (0,)
     second.release()
+
+
+@pytest.mark.parametrize("kind", ["link", "socket"])
+def test_what_is_no_file_is_no_ticket(
+    directory: slots.PoolDirectory, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot even be opened: that is no reason to let all builds run without slots."""
+    monkeypatch.chdir(f"{directory.path}/queue")  # a socket's path has to be short
+    name = f"{1:020d}-1"
+    if kind == "link":
+        os.symlink("nowhere", name)
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(name)
+    hold = directory.try_take(slots.Claim(1, ["make"]))
+    assert hold is not None
+    hold.release()

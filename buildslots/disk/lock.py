@@ -21,6 +21,8 @@ NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 """For open(2): a FIFO that somebody put in the place of a file must not stop a build."""
 PLAIN = NO_WAIT | getattr(os, "O_NOFOLLOW", 0)
 """The same for what lies in a pool: in a group's, a symbolic link may lead a member to a file of another."""
+NO_FILE = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EOPNOTSUPP})
+"""How open(2) says that a name is that of a link (EMLINK on FreeBSD) or of a socket (the last on macOS)."""
 DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 DIR_FDS = {os.open, os.unlink, getattr(os, "mkfifo", None)} <= os.supports_dir_fd
 """Whether files can be named by a descriptor of their directory; not on Windows, nor before macOS 13."""
@@ -256,11 +258,15 @@ def lock_file(
 
 
 def locked(path: str) -> bool:
-    """Whether somebody holds the lock of the file at `path`; a missing file is held by nobody."""
+    """Whether somebody holds the lock of the file at `path`; a missing file, or a link, is held by nobody."""
     try:
         fd = os.open(path, os.O_RDONLY | PLAIN)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return False
+        raise
     try:
         return is_locked(fd)
     finally:

@@ -12,6 +12,7 @@ import time
 
 from buildslots.disk import bells, records
 from buildslots.disk.lock import (
+    NO_FILE,
     close_kept,
     has_name,
     keep_from_children,
@@ -56,6 +57,10 @@ def live(directory: str, name: str) -> bool:
         fd = lock_file(path, 0)
     except (FileNotFoundError, IsADirectoryError):
         return False
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return False
+        raise
     if fd is None:
         return locked(path)
     _discard(directory, name, fd)

@@ -37,7 +37,9 @@ def existing_pools(base: str) -> list[str]:
     """
     try:
         with os.scandir(os.path.join(base, "pools")) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir() and _is_named(entry.name))
+            names = sorted(
+                entry.name for entry in entries if _is_named(entry.name) and os.path.isdir(entry.path)
+            )
     except (FileNotFoundError, NotADirectoryError):
         names = []
     return [DEFAULT_POOL, *names]
