@@ -33,6 +33,7 @@ from buildslots.settings import (
     parse_pressure,
     shown_number,
 )
+from buildslots.words import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def load(path: str, warn: Callable[[str], None]) -> Config:
     problems: list[str] = []
     content = _read_config(path, problems)
     config = _parsed_config(path, content, problems) if content else Config()
-    for line in problems:
+    for line in map(printable, problems):
         if line not in _reported:
             _reported.add(line)
             warn(line)
@@ -116,7 +117,7 @@ def _parsed_config(path: str, content: bytes, problems: list[str]) -> Config:
         # Brackets nested a thousand deep, a number of 5000 digits: the reader lets these through from below.
         problem = f": {error}"
     else:
-        return _Checker(path, _key_lines(text), problems).check(document)
+        return _Checker(printable(path), _key_lines(text), problems).check(document)
     problems.append(f"{path}{problem}; the whole file is ignored")
     return Config()
 

@@ -805,6 +805,15 @@ def test_byte_order_mark_is_no_mistake(machine: Machine) -> None:
     assert machine.said == []
 
 
+def test_config_in_a_directory_that_would_steer_a_terminal(machine: Machine) -> None:
+    """Neither what is said of the file nor the source of a setting does."""
+    machine.config = machine.directory / "\x1b[31m"
+    found = machine.with_config("slots = 2\nx = 1\n").resolve()
+    assert found.slots == 2
+    assert "\x1b" not in found.slots_source + "".join(machine.said)
+    assert "?[31m, line 2" in machine.said[0]
+
+
 def test_config_mistake_is_reported_once(machine: Machine) -> None:
     """One process says the same about the file once, and says something new when it changes."""
     for _ in range(3):

@@ -93,9 +93,11 @@ def run(args: list[str]) -> int:
 
 
 def say(text: str) -> None:
-    """Write one line to stderr; nowhere, if that is closed or full."""
+    """Write one line to stderr, fit for a terminal; nowhere, if that is closed or full."""
+    # Not by `words.printable`: what is to be said may be that no descriptor is left to load a module with.
+    shown = "".join(c if c.isprintable() else "?" for c in text)
     try:
-        os.write(2, f"slot-run: {text}\n".encode(errors="surrogateescape"))
+        os.write(2, f"slot-run: {shown}\n".encode())
     except OSError:
         pass
 
