@@ -137,6 +137,33 @@ def test_a_killed_waiter_blocks_nobody(pool: Pool, victim: int) -> None:
     assert pool.leftovers() == []
 
 
+KILLED_WHILE_IT_LEAVES = """
+import os, signal, sys
+from buildslots.disk import queue
+from buildslots.disk.slots import PoolDirectory
+
+directory = PoolDirectory(sys.argv[1])
+ticket = directory.step(lambda: queue.Ticket(directory.path, 1, b""))
+removals = iter(range(int(sys.argv[2])))
+
+def kill(event, _):
+    if event == "os.remove" and next(removals, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+ticket.leave()
+"""
+
+
+@pytest.mark.parametrize("removed", [0, 1])
+def test_of_a_waiter_killed_while_it_leaves_nothing_remains(pool: Pool, removed: int) -> None:
+    """It has removed neither of its files, or one: the next arrival finds what is left."""
+    result = pool.run(sys.executable, "-c", KILLED_WHILE_IT_LEAVES, str(pool.dir), str(removed))
+    assert (result.returncode, len(pool.leftovers())) == (-signal.SIGKILL, 2 - removed)
+    assert pool.slot_run("true").returncode == 0
+    assert pool.leftovers() == []
+
+
 def test_a_stopped_head_is_passed_by_the_next_in_order_and_then_goes_on(pool: Pool) -> None:
     """Two stopped waiters at the head cost those behind them a second, not the turn of each other."""
     first = pool.build("-n1")

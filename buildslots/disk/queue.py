@@ -209,7 +209,8 @@ def _discard(directory: str, name: str, fd: int) -> None:
 
 def _remove(directory: str, name: str) -> bool:
     removed = True
-    for path in (f"{directory}/queue/{name}", f"{directory}/bells/{name}"):
+    # The bell first: of one that is killed in between a ticket remains, which the next arrival finds.
+    for path in (f"{directory}/bells/{name}", f"{directory}/queue/{name}"):
         try:
             remove_in_room(path)
         except FileNotFoundError:
