@@ -1,0 +1,354 @@
+"""The driver: starts workers and `slot-run`s, and does to them what a machine does in a bad year.
+
+In episodes, each of a few seconds: kills only; kills and processes that are stopped for a while; kills and
+the pool directory removed; a full disk (a pool of its own, `full`). All that it chooses comes from the seed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench import environ
+from bench.abuse import marks
+from bench.abuse.worker import Worker
+from bench.handover import slot_run
+from buildslots import SlotPool
+
+TOP = str(Path(__file__).resolve().parents[2])
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+TICK_S = 0.004
+EPISODES = ("kills", "kills", "calm", "stops", "kills", "removals", "kills", "full")
+"""In what proportion they come, and in the first round in this order."""
+LENGTH_S = {"kills": 8.0, "calm": 3.0, "stops": 7.0, "removals": 4.0, "full": 3.0}
+KILLS_PER_S = {"kills": 60.0, "calm": 0.0, "stops": 4.0, "removals": 20.0, "full": 40.0}
+END_S = 60.0
+"""When a process that was asked to come to an end counts as wedged."""
+
+
+class Driver:
+    """One run.
+
+    Args:
+        scratch: A directory for the table, and the pool.
+        seed: Of all choices.
+        slots: K.
+        workers: How many workers there are at a time.
+    """
+
+    def __init__(self, scratch: str, *, seed: int, slots: int, workers: int) -> None:
+        self.pool = os.path.join(scratch, "pool")
+        self.table = marks.Table(os.path.join(scratch, "table"), workers)
+        self.counts = {"kills": 0, "interrupts": 0, "terminations": 0, "stops": 0, "removals": 0, "wedged": 0}
+        self.counts |= {"workers": 0, "slot-runs": 0, "full-disk builds": 0, "lookers": 0}
+        self.episodes = dict.fromkeys(EPISODES, 0)
+        self.problems: list[str] = []
+        self._seed = seed
+        self._slots = slots
+        self._random = random.Random(seed)
+        self._ring = self.table.ring(0)
+        self._scratch = scratch
+        self._seats: dict[int, int] = {}  # pid of a worker: its seat
+        self._slot_runs: set[int] = set()
+        self._traced: set[int] = set()  # the straces of further ones
+        self._others: set[int] = set()  # lookers, and the full disk
+        self._stopped: set[int] = set()
+        self._strace = shutil.which("strace")
+
+    def run(self, seconds: float, kills: int | None, *, length: float = 1.0) -> None:
+        """Abuse the pool for `seconds`, or until there were so many `kills`; episodes are `length` times as long."""
+        if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+            raise SystemExit("cannot adopt orphans")
+        until = time.monotonic() + seconds
+        queue: list[str] = []
+        while not self._over(until, kills):
+            if not queue:
+                queue = list(EPISODES)
+                if sum(self.episodes.values()):
+                    self._random.shuffle(queue)
+            episode = queue.pop(0)
+            self.episodes[episode] += 1
+            self._episode(episode, min(until, time.monotonic() + LENGTH_S[episode] * length), until, kills)
+        self._end()
+
+    def _over(self, until: float, kills: int | None) -> bool:
+        return time.monotonic() >= until or (kills is not None and self.counts["kills"] >= kills)
+
+    def _episode(self, name: str, end: float, until: float, kills: int | None) -> None:
+        if name == "full":
+            self._fill()
+        event = time.monotonic() + self._random.uniform(0.2, 0.6)  # of this kind of episode
+        now = last = time.monotonic()
+        while not self._over(min(end, until), kills):
+            now, last = time.monotonic(), now
+            self._reap()
+            self._populate()
+            self._maybe_kill(KILLS_PER_S[name] * (now - last))
+            self._maybe_annoy(now - last)
+            if now >= event:
+                event = now + self._event(name)
+            time.sleep(TICK_S)
+        self._continue_all()
+
+    def _event(self, name: str) -> float:
+        """What this kind of episode is about; seconds until the next time."""
+        if name == "removals":
+            self._remove()
+            return self._random.uniform(0.7, 1.8)
+        if name == "stops":
+            if self._stopped or self.table.stopping:
+                self._continue_all()
+                return self._random.uniform(0.1, 0.5)
+            # Stopped at once, and then left so: only what does not change for a while can be judged.
+            self.table.stopping = True
+            for pid in self._random.sample(sorted([*self._seats, *self._slot_runs]), self._random.randint(1, 5)):
+                self._stop(pid)
+            time.sleep(0.1)
+            self.table.stopping = False
+            return self._random.uniform(1.0, 4.5)
+        return 60.0
+
+    # --- who is there
+
+    def _populate(self) -> None:
+        """Fill empty seats, and start a `slot-run` or a looker now and then."""
+        for seat in set(range(1, self.table.seats + 1)) - set(self._seats.values()):
+            self._start_worker(seat)
+        if len(self._slot_runs) < 4 and self._random.random() < 0.02:
+            self._start_slot_run()
+        if self._random.random() < 0.0004:
+            look = self._random.choice((["status"], ["doctor"], ["status", "--json"]))
+            self._start_other([os.path.join(os.path.dirname(slot_run()), "buildslots"), *look])
+            self.counts["lookers"] += 1
+
+    def _start_worker(self, seat: int) -> None:
+        self.counts["workers"] += 1
+        seed = f"{self._seed}:{self.counts['workers']}"
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until it knows what to do then
+        try:
+            pid = os.fork()
+            if pid == 0:
+                Worker(self.table, seat, self.pool, self._slots, seed).run()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        self._seats[pid] = seat
+
+    def _start_slot_run(self) -> None:
+        rng = self._random
+        cap = rng.choice((self._slots, self._slots, self._slots, max(1, self._slots - 1), self._slots + 1))
+        weight = rng.randint(1, cap) if rng.random() < 0.2 else 1
+        command: list[str] = []
+        if self._strace and rng.random() < 0.06:
+            calls = rng.choice(("flock", "openat", "unlink", "write", "mknodat,mknod", "close"))
+            which = f"inject={calls}:signal=KILL:when={rng.randint(1, 40)}"
+            command = [self._strace, "-o", "/dev/null", "-e", f"trace={calls}", "-e", which]
+        command += [slot_run(), f"-n{cap}", f"--weight={weight}", "-q"]
+        if rng.random() < 0.2:
+            command += ["-t", f"{rng.uniform(0.1, 1.0):.2f}", "--on-timeout", rng.choice(("run", "paced", "fail"))]
+        else:
+            command += ["-t", "none"]
+        hold_s, daemon_s = rng.uniform(0, 0.1), rng.choice((0.0, 0.0, rng.uniform(0.1, 1.0)))
+        inner = [sys.executable, "-S", "-c", "from bench.abuse.command import main; main()", self.table.path]
+        inner += [str(value) for value in (cap, weight, time.monotonic_ns(), hold_s, daemon_s)]
+        nested = [slot_run(), f"-n{cap}", "-qt0", "--"] if rng.random() < 0.15 else []
+        pid = self._spawn([*command, "--", *nested, *inner])
+        (self._traced if command[0] == self._strace else self._slot_runs).add(pid)
+        self.counts["slot-runs"] += 1
+
+    def _start_other(self, command: list[str]) -> None:
+        self._others.add(self._spawn(command, quiet=True))
+
+    def _spawn(self, command: list[str], *, quiet: bool = False) -> int:
+        env = environ(self.pool) | {"PYTHONPATH": TOP, "XDG_STATE_HOME": os.path.join(self._scratch, "state")}
+        log = os.open(os.path.join(self._scratch, "output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        out = os.open(os.devnull, os.O_WRONLY) if quiet else log
+        try:
+            actions = [(os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+            return os.posix_spawn(command[0], command, env, file_actions=actions)
+        finally:
+            os.close(log)
+            if quiet:
+                os.close(out)
+
+    def _fill(self) -> None:
+        """Let the disk be full, in a pool and a process of its own."""
+        from bench.abuse import full  # noqa: PLC0415 - it has a command line of its own
+
+        self.counts["full-disk builds"] += full.BUILDS
+        directory = os.path.join(self._scratch, "full")
+        os.makedirs(directory, exist_ok=True)
+        self._start_other(full.command(directory, self._random.randrange(2**31)))
+
+    def _reap(self) -> None:
+        """Reap whoever has ended, orphans too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            self._ring.mark(marks.REAPED, pid, code)
+            self.counts["kills"] += code == -signal.SIGKILL
+            self._judge(pid, code)
+            self._seats.pop(pid, None)
+            for group in (self._slot_runs, self._traced, self._others, self._stopped):
+                group.discard(pid)
+
+    def _judge(self, pid: int, code: int) -> None:
+        """Note an end that nobody asked for."""
+        if pid in self._others and code:
+            self.problems.append(f"a looker, or the full disk (process {pid}), ended with {code}: see its output")
+        elif pid in self._seats and code not in (0, -signal.SIGKILL, -signal.SIGTERM):
+            self.problems.append(f"worker {pid} ended with {code}")
+        elif pid in self._slot_runs and code in (125, 126, 127):
+            self.problems.append(f"slot-run {pid} ended with {code}")
+
+    # --- what is done to them
+
+    def _maybe_kill(self, expected: float) -> None:
+        """Kill with SIGKILL as many as are `expected` on average."""
+        while self._random.random() < expected:
+            expected -= 1.0
+            victims = [*self._seats, *self._slot_runs] * 3
+            pid = self._random.choice(victims)
+            if self._random.random() < 0.15:
+                pid = self._random.choice([*_children(pid), pid])
+            self._ring.mark(marks.KILL, pid)
+            self._send(pid, signal.SIGKILL)
+
+    def _maybe_annoy(self, seconds: float) -> None:
+        """Interrupt or terminate somebody now and then."""
+        if self._random.random() < 4.0 * seconds:
+            pid = self._random.choice([*self._seats, *self._slot_runs])
+            self.counts["interrupts"] += 1
+            if pid in self._slot_runs:
+                self._ring.mark(marks.OVER, pid)
+            self._send(pid, signal.SIGINT)
+        if self._random.random() < 2.0 * seconds:
+            pid = self._random.choice([*self._seats, *self._slot_runs])
+            self.counts["terminations"] += 1
+            self._ring.mark(marks.OVER, pid)
+            self._send(pid, signal.SIGTERM)
+
+    def _stop(self, pid: int) -> None:
+        self._ring.mark(marks.STOP, pid)
+        self._send(pid, signal.SIGSTOP)
+        self._stopped.add(pid)
+        self.counts["stops"] += 1
+
+    def _continue_all(self) -> None:
+        """Continue whoever is stopped, by us or by itself."""
+        self.table.stopping = False
+        for pid in [*self._seats, *self._slot_runs]:
+            if _state(pid) in ("T", "t"):
+                self._send(pid, signal.SIGCONT)
+                self._ring.mark(marks.CONT, pid)
+        self._stopped.clear()
+
+    def _remove(self) -> None:
+        """`rm -rf` of the pool directory, under everybody."""
+        self.counts["removals"] += 1
+        self._ring.mark(marks.REMOVE)
+        if self._random.random() < 0.5:
+            shutil.rmtree(self.pool, ignore_errors=True)
+        else:
+            aside = f"{self.pool}-{self.counts['removals']}"
+            try:
+                os.rename(self.pool, aside)
+            except FileNotFoundError:
+                pass
+            shutil.rmtree(aside, ignore_errors=True)
+        self._ring.mark(marks.REMOVED)
+
+    def _send(self, pid: int, signum: int) -> None:
+        try:
+            os.kill(pid, signum)
+        except ProcessLookupError:
+            pass
+
+    # --- the end
+
+    def _end(self) -> None:
+        """Ask all to come to an end, and see that they do."""
+        self.table.finish = True
+        deadline = time.monotonic() + END_S
+        while (left := _children(os.getpid())) and time.monotonic() < deadline:
+            self._continue_all()
+            self._reap()
+            time.sleep(0.02)
+        for pid in left:
+            self.counts["wedged"] += 1
+            self.problems.append(f"wedged: {_describe(pid)}")
+        complaints = Path(self._scratch, "complaints")
+        if complaints.exists():
+            self.problems.append(complaints.read_text())
+        self.kill_all()
+
+    def kill_all(self) -> None:
+        """Kill and reap every process below this one."""
+        while left := _children(os.getpid()):
+            for pid in left:
+                self._ring.mark(marks.KILL, pid)
+                self._send(pid, signal.SIGKILL)
+            self._reap()
+            time.sleep(0.005)
+
+
+def look_after(directory: str, slots: int) -> list[str]:
+    """Once everybody has gone: one more build of each kind, then all slots at once; what is wrong then."""
+    problems = []
+    pool = SlotPool(dir=directory, slots=slots, timeout=5, on_timeout="fail")
+    try:
+        pool.acquire().release()
+        pool.acquire(weight=slots).release()
+        subprocess.run([slot_run(), f"-n{slots}", "-t5", "--", "true"], env=environ(directory), check=True)
+        tries = [pool.try_acquire() for _ in range(slots + 1)]
+    except (OSError, subprocess.CalledProcessError) as error:
+        return [f"after the end: {error!r}"]
+    numbers = [slot and slot.number for slot in tries]
+    if numbers != [*range(slots), None]:
+        problems.append(f"after the end all slots at once are {numbers}")
+    for slot in tries:
+        if slot:
+            slot.release()
+    for room in ("queue", "bells"):
+        left = [name for name in os.listdir(f"{directory}/{room}") if not name.startswith("slot-")]
+        if left:
+            problems.append(f"left in {room}/ for ever: {len(left)}, such as {left[0]}")
+    return problems
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that process `pid` is the parent of."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def _state(pid: int) -> str:
+    """The state of process `pid` as a letter, see proc_pid_stat(5); X if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def _describe(pid: int) -> str:
+    """Process `pid`, for people."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        where = Path(f"/proc/{pid}/wchan").read_text()
+        files = sorted({os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()})
+    except OSError as error:
+        return f"process {pid} ({error.strerror})"
+    return f"process {pid} ({command.strip()}), state {_state(pid)}, in {where}, has {', '.join(files)}"

@@ -1,0 +1,187 @@
+"""Marks: how processes that may be killed at any moment tell the referee what they do.
+
+A file that all of them map. Each process appends fixed-size events to a ring of its own: first the event,
+then the count that makes it visible. What was marked survives a `kill -9` of who marked it, and a process
+that is killed in the middle has not marked. Knows nothing of buildslots, and imports next to nothing:
+commands under `slot-run` load it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    class Event(NamedTuple):
+        """One event; what `a` to `d` mean is said with its kind."""
+
+        ns: int
+        kind: int
+        pid: int
+        a: int
+        b: int
+        c: int
+        d: int
+else:
+    from collections import namedtuple
+
+    Event = namedtuple("Event", "ns kind pid a b c d")  # noqa: PYI024 - typing costs each command 8 ms
+
+
+KINDS = (
+    "BORN",  # this process begins; c: its parent
+    "CALL",  # it is about to ask for slots; a: cap, b: weight, c: timeout in ns or -1, d: a MODE
+    "JOIN",  # it is about to make its ticket; a: LIMIT, c: NUMBER
+    "LEAVE",  # it is about to remove its ticket; c: NUMBER
+    "START",  # it has slots; a: cap, b: weight, c: time before which it had not counted, d: a HOW
+    "NESTED",  # it runs under the slot of an outer build
+    "DEGRADED",  # it runs without a slot, with a warning
+    "NOSLOT",  # it was refused, or interrupted
+    "END",  # it is about to let go
+    "IDLE",  # it has let go
+    "KILL",  # process a is about to be killed
+    "OVER",  # process a, and what it runs, is about to get a signal that ends them
+    "STOP",  # process a is about to be stopped
+    "CONT",  # process a has been continued
+    "REAPED",  # process a was reaped; b: minus the signal, or the status
+    "REMOVE",  # the pool directory is about to be removed
+    "REMOVED",  # it was
+    "COPY",  # it is a fork of process a and has copies of the descriptors of what that holds
+)
+(
+    BORN,
+    CALL,
+    JOIN,
+    LEAVE,
+    START,
+    NESTED,
+    DEGRADED,
+    NOSLOT,
+    END,
+    IDLE,
+    KILL,
+    OVER,
+    STOP,
+    CONT,
+    REAPED,
+    REMOVE,
+    REMOVED,
+    COPY,
+) = range(len(KINDS))
+NORMAL, OVERFLOW, FOREIGN = range(3)
+"""HOW slots were got: within the cap, beyond it, or by a program that locks slot files and knows nothing else."""
+ONCE, FAIL, RUN, PACED, EVER = range(5)
+"""MODE of asking: without waiting; with a timeout and then refused, run, run paced; without a timeout."""
+
+_EVENT = struct.Struct("<qiiiiqq")
+_COUNT = struct.Struct("<q")
+_FLAGS = 64
+LONG, SHORT = 4096, 32
+"""Events in the ring of a worker, and of a process that lives shortly."""
+SHORTS = 2048
+"""Rings for processes that live shortly, each of which uses that with its pid modulo this number."""
+
+
+class Table:
+    """The file with all rings. Ring 0 is the driver's, 1 to `seats` are workers', the rest is by pid.
+
+    Args:
+        path: The file; made if `seats` is given.
+        seats: How many workers there are at a time; read from the file if 0.
+    """
+
+    def __init__(self, path: str, seats: int = 0) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if seats:
+                os.ftruncate(fd, _size(seats))
+                os.pwrite(fd, _COUNT.pack(seats), 8)
+            else:
+                seats = _COUNT.unpack(os.pread(fd, 8, 8))[0]
+            self._map = mmap.mmap(fd, _size(seats))
+        finally:
+            os.close(fd)
+        self.path = path
+        self.seats = seats
+        self._rings = 1 + seats + SHORTS
+        self._all = struct.Struct(f"<{self._rings}q")
+
+    def ring(self, seat: int) -> Ring:
+        """The ring of a seat (the driver's is 0) for the process that calls."""
+        return Ring(self._map, _FLAGS + 8 * seat, self._start(seat), LONG)
+
+    def short_ring(self) -> Ring:
+        """The ring that this process uses, which has no seat."""
+        ring = 1 + self.seats + os.getpid() % SHORTS
+        return Ring(self._map, _FLAGS + 8 * ring, self._start(ring), SHORT)
+
+    @property
+    def finish(self) -> bool:
+        """Whether all are to come to an end."""
+        return self._map[0] != 0
+
+    @finish.setter
+    def finish(self, value: bool) -> None:
+        self._map[0] = value
+
+    @property
+    def stopping(self) -> bool:
+        """Whether processes may stop themselves now."""
+        return self._map[1] != 0
+
+    @stopping.setter
+    def stopping(self, value: bool) -> None:
+        self._map[1] = value
+
+    def news(self, seen: list[int]) -> list[Event]:
+        """All events since `seen`, which is brought up to date; a ring's in order. Raises OverflowError."""
+        events = []
+        counts = self._all.unpack_from(self._map, _FLAGS)
+        for ring, count in enumerate(counts):
+            if count == seen[ring]:
+                continue
+            length = LONG if ring <= self.seats else SHORT
+            if count - seen[ring] > length:
+                raise OverflowError(f"{count - seen[ring]} events in ring {ring} of {length}")
+            start = self._start(ring)
+            for at in range(seen[ring], count):
+                events.append(Event(*_EVENT.unpack_from(self._map, start + at % length * _EVENT.size)))
+            seen[ring] = count
+        return events
+
+    def nothing_seen(self) -> list[int]:
+        """What `news` begins with."""
+        return [0] * self._rings
+
+    def _start(self, ring: int) -> int:
+        start = _FLAGS + 8 * self._rings
+        longs = min(ring, 1 + self.seats)
+        return start + _EVENT.size * (longs * LONG + (ring - longs) * SHORT)
+
+
+class Ring:
+    """Where one process marks what it does."""
+
+    def __init__(self, table: mmap.mmap, count: int, start: int, length: int) -> None:
+        self._map = table
+        self._count = count
+        self._start = start
+        self._length = length
+        self.pid = os.getpid()
+
+    def mark(self, kind: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
+        """Append an event of now."""
+        (count,) = _COUNT.unpack_from(self._map, self._count)
+        event = time.monotonic_ns(), kind, self.pid, a, b, c, d
+        _EVENT.pack_into(self._map, self._start + count % self._length * _EVENT.size, *event)
+        _COUNT.pack_into(self._map, self._count, count + 1)
+
+
+def _size(seats: int) -> int:
+    rings = 1 + seats + SHORTS
+    return _FLAGS + 8 * rings + _EVENT.size * ((1 + seats) * LONG + SHORTS * SHORT)
