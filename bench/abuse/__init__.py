@@ -2,8 +2,8 @@
 
 `python -m bench.abuse --minutes N [--seed S] [--kills M] [--slots K] [--processes P] [--write]`.
 
-`driver` starts processes (`worker`, `command` under real `slot-run`s, `full` on a full disk) and does things to
-them; they leave marks (`marks`) of what they do; `referee`, a process of its own that knows the protocol but
-does not import buildslots, judges these and looks at the pool meanwhile. All that is random comes from the
-seed; what comes of it is up to the scheduler as well.
+`driver` starts processes (`worker`, `command` under real `slot-run`s, `full` on a full disk) and does things
+to them; they leave marks (`marks`) of what they do; `referee`, a process of its own that knows the protocol
+but does not import buildslots, judges these and looks at the pool meanwhile. All that is random comes from
+the seed; what comes of it is up to the scheduler as well.
 """

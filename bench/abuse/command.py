@@ -10,7 +10,7 @@ from bench.abuse import marks
 
 
 def main() -> None:
-    """`command TABLE CAP WEIGHT BEFORE_NS HOLD_S DAEMON_S`, run by the slot-run that began after BEFORE_NS."""
+    """`command TABLE CAP WEIGHT BEFORE_NS HOLD_S DAEMON_S`; its slot-run began after BEFORE_NS."""
     path, *numbers = sys.argv[1:]
     cap, weight, before_ns = map(int, numbers[:3])
     hold_s, daemon_s = map(float, numbers[3:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,10 @@ EPISODES = ("kills", "kills", "calm", "stops", "kills", "removals", "kills", "fu
 """In what proportion they come, and in the first round in this order."""
 LENGTH_S = {"kills": 8.0, "calm": 3.0, "stops": 7.0, "removals": 4.0, "full": 3.0}
 KILLS_PER_S = {"kills": 60.0, "calm": 0.0, "stops": 4.0, "removals": 20.0, "full": 40.0}
+TRACEBACK = re.compile(r"^(?!KeyboardInterrupt)\w[\w.]*(Error|Exception)\b", re.MULTILINE)
+"""The last line of a Python traceback, but of an interrupted program."""
+SHOWN = 4000
+"""Characters of what went wrong that are shown."""
 END_S = 60.0
 """When a process that was asked to come to an end counts as wedged."""
 
@@ -58,12 +63,12 @@ class Driver:
         self._seats: dict[int, int] = {}  # pid of a worker: its seat
         self._slot_runs: set[int] = set()
         self._traced: set[int] = set()  # the straces of further ones
-        self._others: set[int] = set()  # lookers, and the full disk
+        self._full: set[int] = set()
         self._stopped: set[int] = set()
         self._strace = shutil.which("strace")
 
     def run(self, seconds: float, kills: int | None, *, length: float = 1.0) -> None:
-        """Abuse the pool for `seconds`, or until there were so many `kills`; episodes are `length` times as long."""
+        """Abuse the pool for `seconds`, or until so many `kills`; episodes are `length` times as long."""
         if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
             raise SystemExit("cannot adopt orphans")
         until = time.monotonic() + seconds
@@ -108,12 +113,15 @@ class Driver:
                 return self._random.uniform(0.1, 0.5)
             # Stopped at once, and then left so: only what does not change for a while can be judged.
             self.table.stopping = True
-            for pid in self._random.sample(sorted([*self._seats, *self._slot_runs]), self._random.randint(1, 5)):
+            for pid in self._random.sample(
+                sorted([*self._seats, *self._slot_runs]), self._random.randint(1, 5)
+            ):
                 self._stop(pid)
             time.sleep(0.1)
             self.table.stopping = False
             return self._random.uniform(1.0, 4.5)
-        return 60.0
+        self._continue_all()  # who has stopped itself at the last moment
+        return 0.5
 
     # --- who is there
 
@@ -125,7 +133,8 @@ class Driver:
             self._start_slot_run()
         if self._random.random() < 0.0004:
             look = self._random.choice((["status"], ["doctor"], ["status", "--json"]))
-            self._start_other([os.path.join(os.path.dirname(slot_run()), "buildslots"), *look])
+            command = [os.path.join(os.path.dirname(slot_run()), "buildslots"), *look]
+            self._spawn(command, quiet=True)
             self.counts["lookers"] += 1
 
     def _start_worker(self, seat: int) -> None:
@@ -151,7 +160,12 @@ class Driver:
             command = [self._strace, "-o", "/dev/null", "-e", f"trace={calls}", "-e", which]
         command += [slot_run(), f"-n{cap}", f"--weight={weight}", "-q"]
         if rng.random() < 0.2:
-            command += ["-t", f"{rng.uniform(0.1, 1.0):.2f}", "--on-timeout", rng.choice(("run", "paced", "fail"))]
+            command += [
+                "-t",
+                f"{rng.uniform(0.1, 1.0):.2f}",
+                "--on-timeout",
+                rng.choice(("run", "paced", "fail")),
+            ]
         else:
             command += ["-t", "none"]
         hold_s, daemon_s = rng.uniform(0, 0.1), rng.choice((0.0, 0.0, rng.uniform(0.1, 1.0)))
@@ -161,9 +175,6 @@ class Driver:
         pid = self._spawn([*command, "--", *nested, *inner])
         (self._traced if command[0] == self._strace else self._slot_runs).add(pid)
         self.counts["slot-runs"] += 1
-
-    def _start_other(self, command: list[str]) -> None:
-        self._others.add(self._spawn(command, quiet=True))
 
     def _spawn(self, command: list[str], *, quiet: bool = False) -> int:
         env = environ(self.pool) | {"PYTHONPATH": TOP, "XDG_STATE_HOME": os.path.join(self._scratch, "state")}
@@ -184,7 +195,7 @@ class Driver:
         self.counts["full-disk builds"] += full.BUILDS
         directory = os.path.join(self._scratch, "full")
         os.makedirs(directory, exist_ok=True)
-        self._start_other(full.command(directory, self._random.randrange(2**31)))
+        self._full.add(self._spawn(full.command(directory, self._random.randrange(2**31))))
 
     def _reap(self) -> None:
         """Reap whoever has ended, orphans too."""
@@ -200,13 +211,13 @@ class Driver:
             self.counts["kills"] += code == -signal.SIGKILL
             self._judge(pid, code)
             self._seats.pop(pid, None)
-            for group in (self._slot_runs, self._traced, self._others, self._stopped):
+            for group in (self._slot_runs, self._traced, self._full, self._stopped):
                 group.discard(pid)
 
     def _judge(self, pid: int, code: int) -> None:
         """Note an end that nobody asked for."""
-        if pid in self._others and code:
-            self.problems.append(f"a looker, or the full disk (process {pid}), ended with {code}: see its output")
+        if pid in self._full and code:
+            self.problems.append(f"the full disk (process {pid}) ended with {code}")
         elif pid in self._seats and code not in (0, -signal.SIGKILL, -signal.SIGTERM):
             self.problems.append(f"worker {pid} ended with {code}")
         elif pid in self._slot_runs and code in (125, 126, 127):
@@ -249,7 +260,8 @@ class Driver:
         """Continue whoever is stopped, by us or by itself."""
         self.table.stopping = False
         for pid in [*self._seats, *self._slot_runs]:
-            if _state(pid) in ("T", "t"):
+            # One that is about to stop is continued too: with much to do a machine takes its time.
+            if pid in self._stopped or _state(pid) == "T":
                 self._send(pid, signal.SIGCONT)
                 self._ring.mark(marks.CONT, pid)
         self._stopped.clear()
@@ -288,9 +300,13 @@ class Driver:
         for pid in left:
             self.counts["wedged"] += 1
             self.problems.append(f"wedged: {_describe(pid)}")
-        complaints = Path(self._scratch, "complaints")
-        if complaints.exists():
-            self.problems.append(complaints.read_text())
+        output = Path(self._scratch, "output").read_text(errors="replace")
+        if TRACEBACK.search(output):
+            self.problems.append("a program of buildslots, which nobody interrupted, failed")
+        for name in ("complaints", "output") if self.problems else ("complaints",):
+            path = Path(self._scratch, name)
+            if path.exists():
+                self.problems.append(path.read_text()[-SHOWN:])
         self.kill_all()
 
     def kill_all(self) -> None:

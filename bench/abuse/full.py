@@ -36,7 +36,15 @@ def command(directory: str, seed: int) -> list[str]:
         mounts = False
     if not mounts:
         return own
-    return [*unshare, "sh", "-c", f'mount -t tmpfs -o size={SIZE} none "$0" && exec "$@"', directory, *own, "mounted"]
+    return [
+        *unshare,
+        "sh",
+        "-c",
+        f'mount -t tmpfs -o size={SIZE} none "$0" && exec "$@"',
+        directory,
+        *own,
+        "mounted",
+    ]
 
 
 def build(pool: SlotPool, rng: random.Random, *, mounted: bool) -> int:

@@ -41,7 +41,7 @@ KINDS = (
     "START",  # it has slots; a: cap, b: weight, c: time before which it had not counted, d: a HOW
     "NESTED",  # it runs under the slot of an outer build
     "DEGRADED",  # it runs without a slot, with a warning
-    "NOSLOT",  # it was refused, or interrupted
+    "NOSLOT",  # it was refused, or interrupted; a: how many descriptors were leaked by that
     "END",  # it is about to let go
     "IDLE",  # it has let go
     "KILL",  # process a is about to be killed
@@ -74,7 +74,7 @@ KINDS = (
     COPY,
 ) = range(len(KINDS))
 NORMAL, OVERFLOW, FOREIGN = range(3)
-"""HOW slots were got: within the cap, beyond it, or by a program that locks slot files and knows nothing else."""
+"""HOW slots were got: within the cap, beyond it, or by a program that just locks slot files."""
 ONCE, FAIL, RUN, PACED, EVER = range(5)
 """MODE of asking: without waiting; with a timeout and then refused, run, run paced; without a timeout."""
 
@@ -149,8 +149,8 @@ class Table:
             if count - seen[ring] > length:
                 raise OverflowError(f"{count - seen[ring]} events in ring {ring} of {length}")
             start = self._start(ring)
-            for at in range(seen[ring], count):
-                events.append(Event(*_EVENT.unpack_from(self._map, start + at % length * _EVENT.size)))
+            places = (start + at % length * _EVENT.size for at in range(seen[ring], count))
+            events += [Event(*_EVENT.unpack_from(self._map, place)) for place in places]
             seen[ring] = count
         return events
 

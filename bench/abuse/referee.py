@@ -1,9 +1,9 @@
-"""The referee: whether what happened was allowed. Knows the protocol from its documents; imports no buildslots.
+"""The referee: whether what happened was allowed. Knows the protocol by its documents, not its code.
 
 Two sources. The marks that processes leave (`marks`) tell what each has done; a mark says `running` only
 while that is so (set after `acquire` has returned, taken back before `release` is called; of a killed process
-until just before the kill), so what marks say is never too much: an alarm is real. And twice in a hundred
-milliseconds the referee looks at the pool itself: /proc/locks tells which files are locked, and by whom,
+until just before the kill), so what marks say is never too much: an alarm is real. And five times a second
+the referee looks at the pool itself: /proc/locks tells which files are locked, and by whom,
 without taking any lock that could disturb.
 
 What is not checked, and why:
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 S = 10**9
 NEVER = float("inf")
-LOOK_S = 0.02
+HEAR_S = 0.02
+LOOK_NS = S // 5
+"""How often the pool is looked at. Not more often: reading /proc/locks stops all locking on the machine for
+an RCU grace period (`percpu_down_write` in fs/locks.c), and at 50 times a second builds waited for that."""
 SETTLE_NS = 1 * S
 """How old a start is when it is judged: by then everybody has published what they marked before."""
 KEEP_NS = 3 * S
@@ -43,20 +46,20 @@ KEEP_NS = 3 * S
 FORGET_NS = 10 * S
 """How long what has ended is remembered; shorter than it takes until a pid is used again."""
 PROBE_NS = S // 2
-"""When a slot that looks free is probed by a lock: /proc/locks does not show locks of the dead in a container."""
+"""When a slot that looks free is probed by a lock: in a container /proc/locks hides locks of the dead."""
 IDLE_NS = 1 * S
 """How long a slot may lie while somebody awake waits for it who may have it."""
 SLEEPER_NS = 1 * S, 6 * S // 10
 """How much longer for each stopped process before that one, and for all together (`disk/wait.py`: 0.5 s until
-it glances, 0.1 s until it knocks and 0.5 s more for each place, 0.9 s until the knock counts as unheard)."""
+it glances, 0.1 s until it knocks, 0.5 s more for each place, 0.9 s until the knock counts as unheard)."""
 MUTEX_NS = 1 * S
 """How much longer while somebody is stopped who may have the mutex."""
 LATE_NS = 1 * S
 """How long after its timeout somebody awake may still wait."""
 LOST_NS = 1 * S
 """How long a slot may stay locked after the one who locked it has let go or ended."""
-SLACK_NS = int(1.5 * S)
-"""How much longer all of this may take because the machine is loaded."""
+SHOWN = 5
+"""How many violations of a kind are printed."""
 
 
 class Process:
@@ -132,9 +135,11 @@ class Referee:
     Args:
         table: Where all mark what they do.
         pool: The directory of the pool.
+        slack_s: How much longer everything may take because the machine is loaded.
     """
 
-    def __init__(self, table: marks.Table, pool: str) -> None:
+    def __init__(self, table: marks.Table, pool: str, slack_s: float) -> None:
+        self._slack_ns = int(slack_s * S)
         self.counts = Counter[str]()
         self.worst_ns = Counter[str]()
         self._table = table
@@ -151,9 +156,11 @@ class Referee:
         self._changes = 0  # of who is stopped, and of the directory
         self._look = Look(pool)
         self._idle: tuple[object, int] = (None, 0)
-        self._suspects: dict[tuple[int, int], int] = {}  # slot inode and pid: since when it should not be locked
+        self._suspects: dict[
+            tuple[int, int], int
+        ] = {}  # slot inode and pid: since when it should not be locked
         self._reported: set[object] = set()
-        self._tidy_at = 0
+        self._look_at = self._tidy_at = 0
 
     def run(self) -> None:
         """Judge until all have come to an end: whoever started us closes our stdin then."""
@@ -163,16 +170,20 @@ class Referee:
             self.hear(self._table.news(self._seen))
             now = time.monotonic_ns()
             self.judge(now - SETTLE_NS)
-            self.look(now)
+            if now > self._look_at:
+                self._look_at = now + LOOK_NS
+                self.look(now)
             if now > self._tidy_at:
                 self._tidy_at = now + S // 2
                 self._find_late(now)
                 self._tidy(now)
-            time.sleep(max(0.002, LOOK_S - (time.monotonic() - began)))
+            time.sleep(max(0.002, HEAR_S - (time.monotonic() - began)))
         self.hear(self._table.news(self._seen))
         self.judge(time.monotonic_ns())
         for what, path in self._look.left_locked():
-            self._violation("lost slots" if what == "slot" else "lost tickets", f"{path} is locked when all have ended")
+            self._violation(
+                "lost slots" if what == "slot" else "lost tickets", f"{path} is locked when all have ended"
+            )
 
     # --- hearing
 
@@ -195,18 +206,21 @@ class Referee:
         if max(ends) > event.ns:
             process.gone = max(ends)
 
-    def _kill(self, event: marks.Event) -> None:
+    def hear_kill(self, event: marks.Event) -> None:
+        """Process a is about to die."""
         self._killed[event.a] = event.ns
         self._dies(event.a, event.ns)
 
-    def _over_with(self, event: marks.Event) -> None:
+    def hear_over_with(self, event: marks.Event) -> None:
+        """Process a, and what runs under it, is about to die."""
         self._over[event.a] = event.ns
         self._dies(event.a, event.ns)
         for process in self._processes.values():
             if process.parent == event.a and process.heir_of is None:
                 self._dies(process.pid, event.ns)
 
-    def _reaped(self, event: marks.Event) -> None:
+    def hear_reaped(self, event: marks.Event) -> None:
+        """Process a is gone, if nobody has told before."""
         self._dies(event.a, event.ns)
         self._over.pop(event.a, None)
         if event.a in self._stopped:
@@ -220,50 +234,61 @@ class Referee:
         if process is None or process.born > ns or process.gone != NEVER:
             return
         process.gone = ns
-        if process.wait is not None:
-            process.wait.leave = min(process.wait.leave, ns)
+        self._wait_is_over(process, ns)
         for hold in (process.hold, process.heir_of):
             if hold is not None:
                 hold.settle()
 
-    def _stop(self, event: marks.Event) -> None:
+    def hear_stop(self, event: marks.Event) -> None:
+        """Process a is about to be stopped."""
         self.counts["stops"] += 1
         self._changes += 1
         self._stopped.add(event.a)
         if process := self._processes.get(event.a):
             process.stopped.append([event.ns, NEVER])
 
-    def _continue(self, event: marks.Event) -> None:
+    def hear_continue(self, event: marks.Event) -> None:
+        """Process a runs again."""
         self._changes += 1
         self._stopped.discard(event.a)
         process = self._processes.get(event.a)
         if process and process.stopped:
             process.stopped[-1][1] = event.ns
 
-    def _remove(self, event: marks.Event) -> None:
+    def hear_remove(self, event: marks.Event) -> None:
+        """The pool directory begins to vanish."""
         self._changes += 1
         self._removals.append([event.ns, NEVER])
 
-    def _removed(self, event: marks.Event) -> None:
+    def hear_removed(self, event: marks.Event) -> None:
+        """The pool directory has vanished."""
         self._changes += 1
         self._removals[-1][1] = event.ns
 
-    def _call(self, event: marks.Event, process: Process) -> None:
+    def hear_call(self, event: marks.Event, process: Process) -> None:
+        """It asks for slots."""
+        self._wait_is_over(process, event.ns)
         process.call, process.wait, process.busy = event, None, True
 
-    def _join(self, event: marks.Event, process: Process) -> None:
-        if process.wait is not None:  # it joins again
-            process.wait.leave = min(process.wait.leave, event.ns)
+    def hear_join(self, event: marks.Event, process: Process) -> None:
+        """It joins the line, or does so again."""
+        self._wait_is_over(process, event.ns)  # if it joins again
         process.wait = Wait(event, process)
         if process.gone != NEVER:
             process.wait.leave = max(event.ns, process.gone)
         self._waits.append(process.wait)
 
-    def _leave(self, event: marks.Event, process: Process) -> None:
-        if process.wait is not None:
-            process.wait.leave = min(process.wait.leave, event.ns)
+    def hear_leave(self, event: marks.Event, process: Process) -> None:
+        """It leaves the line."""
+        self._wait_is_over(process, event.ns)
 
-    def _start(self, event: marks.Event, process: Process) -> None:
+    @staticmethod
+    def _wait_is_over(process: Process, ns: int) -> None:
+        if process.wait is not None:
+            process.wait.leave = min(process.wait.leave, ns)
+
+    def hear_start(self, event: marks.Event, process: Process) -> None:
+        """It has slots."""
         self.counts["acquisitions"] += 1
         call, process.call, process.busy = process.call, None, True
         hold = process.hold = Hold(event, process)
@@ -282,20 +307,28 @@ class Referee:
         if call:
             self._note_delay(call, event.ns, process)
 
-    def _without(self, event: marks.Event, process: Process) -> None:
+    def hear_without(self, event: marks.Event, process: Process) -> None:
+        """It does not get slots of its own."""
         call, process.call = process.call, None
         self.counts[{marks.NESTED: "nested", marks.DEGRADED: "degraded"}.get(event.kind, "refused")] += 1
         if event.kind == marks.NOSLOT:
             process.busy = False
+            self.counts["leaked"] += event.a
+            self._wait_is_over(process, event.ns)
             if call:
                 self._note_delay(call, event.ns, process)
 
     def _note_delay(self, call: marks.Event, ns: int, process: Process) -> None:
         """Note how much later than its timeout somebody came back who was not stopped."""
-        if call.d in (marks.ONCE, marks.FAIL, marks.RUN) and not process.was_stopped(call.ns, ns) and not self._stopped:
+        if (
+            call.d in (marks.ONCE, marks.FAIL, marks.RUN)
+            and not process.was_stopped(call.ns, ns)
+            and not self._stopped
+        ):
             self.worst_ns["late"] = max(self.worst_ns["late"], ns - call.ns - call.c)
 
-    def _end(self, event: marks.Event, process: Process) -> None:
+    def hear_end(self, event: marks.Event, process: Process) -> None:
+        """It lets go; a fork of a holder ends."""
         process.call = None
         if process.hold is not None:
             process.hold.end, process.hold.let_go = event.ns, True
@@ -303,11 +336,13 @@ class Referee:
             process.gone = event.ns
             process.heir_of.settle()
 
-    def _idles(self, event: marks.Event, process: Process) -> None:
+    def hear_idles(self, _event: marks.Event, process: Process) -> None:
+        """It has let go."""
         process.busy, process.hold = False, None
         self.counts["ops"] += 1
 
-    def _copy(self, event: marks.Event, process: Process) -> None:
+    def hear_copy(self, event: marks.Event, process: Process) -> None:
+        """It is a fork of a holder."""
         self.counts["forks"] += 1
         owner = self._processes.get(event.a)
         if owner and owner.hold and owner.hold.before == event.c:
@@ -341,7 +376,9 @@ class Referee:
             self.counts["not judged (removal)"] += 1
             return
         at = hold.start
-        others = [o for o in self._holds if o.start <= at < o.end and o is not hold and self._epoch(o) == epoch]
+        others = [
+            o for o in self._holds if o.start <= at < o.end and o is not hold and self._epoch(o) == epoch
+        ]
         # Who certainly held slots while it counted, in whatever way, counts by its own cap.
         sure = [o for o in others if o.start <= hold.before]
         if sum(o.weight for o in sure) > hold.cap - hold.weight:
@@ -358,7 +395,7 @@ class Referee:
                 return
 
     def _judge_order(self, hold: Hold, call: marks.Event, wait: Wait | None) -> None:
-        """Whether it overtook somebody: who was in line when it joined or came, and still is when it has slots."""
+        """Whether it overtook somebody who was in line when it joined, or came, and still is."""
         if wait is None:
             overtaken = [w for w in self._waits if w.join < call.ns and w.leave > hold.start]
             until: float = hold.start
@@ -378,11 +415,13 @@ class Referee:
             call = process.call
             if call is None or process.gone != NEVER or call.d not in (marks.ONCE, marks.FAIL, marks.RUN):
                 continue
-            allowed = LATE_NS + SLACK_NS + MUTEX_NS * len(self._stopped)
+            allowed = LATE_NS + self._slack_ns + MUTEX_NS * len(self._stopped)
             since = max([call.ns + call.c, *(end for _, end in process.stopped)])
             if now > since + allowed and ("late", call) not in self._reported:
                 self._reported.add(("late", call))
-                self._violation("late", f"process {process.pid} waits {(now - since) / S:.1f} s too long", process)
+                self._violation(
+                    "late", f"process {process.pid} waits {(now - since) / S:.1f} s too long", process
+                )
 
     def _tidy(self, now: int) -> None:
         """Forget what no judgement needs any more."""
@@ -422,16 +461,14 @@ class Referee:
             self._idle = None, 0
             return
         quiet = not sleepers and not self._stopped
-        if idle > 250_000_000 and ("dbg",key) not in self._reported:
-            self._reported.add(("dbg",key)); print("DBG idle", idle/S, seen.held, seen.line, sleepers, sorted(self._stopped), now/S, [(p.pid, marks.KINDS[e.kind], e.ns/S) for p in [self._processes.get(waiter[1])] if p for e in p.last][-6:], flush=True)
         which = "idle" if quiet else "idle behind stopped ones"
         self.worst_ns[which] = max(self.worst_ns[which], idle)
-        allowed = IDLE_NS + SLACK_NS
+        allowed = IDLE_NS + self._slack_ns
         if not quiet:
             allowed += MUTEX_NS + SLEEPER_NS[0] * len(sleepers) + SLEEPER_NS[1]
         if idle > allowed and key not in self._reported:
             self._reported.add(key)
-            text = f"{len(seen.held)} slots held ({seen.held}), and {waiter} waits for {idle / S:.2f} s behind {sleepers}"
+            text = f"held are {seen.held}, and {waiter} waits behind stopped {sleepers} for {idle / S:.2f} s"
             self._violation("idle slots", text, self._processes.get(waiter[1]))
 
     def _find_lost(self, seen: Seen, now: int) -> None:
@@ -440,9 +477,9 @@ class Referee:
         for inode, pid in seen.lockers:
             if self._should_have_let_go(pid):
                 suspects[inode, pid] = since = self._suspects.get((inode, pid), now)
-                if now - since > LOST_NS + SLACK_NS and (inode, pid) not in self._reported:
+                if now - since > LOST_NS + self._slack_ns and (inode, pid) not in self._reported:
                     self._reported.add((inode, pid))
-                    text = f"slot of inode {inode} locked for {(now - since) / S:.2f} s by {pid}, which has let go"
+                    text = f"inode {inode} is locked by {pid}, which let go {(now - since) / S:.2f} s ago"
                     self._violation("lost slots", text, self._processes.get(pid))
         self._suspects = suspects
 
@@ -456,35 +493,38 @@ class Referee:
 
     def _violation(self, kind: str, text: str, *concerned: Process | None) -> None:
         self.counts[kind] += 1
+        if self.counts[kind] > SHOWN:
+            return
         print(f"{time.monotonic():.4f} {kind}: {text}", flush=True)
         for process in dict.fromkeys(concerned):
             if process is not None:
                 print(f"  process {process.pid}, born {process.born / S:.4f}, gone {process.gone / S:.4f}")
                 for event in process.last:
-                    print(f"    {event.ns / S:.6f} {marks.KINDS[event.kind]} {event.a} {event.b} {event.c} {event.d}")
+                    what = (marks.KINDS[event.kind], event.a, event.b, event.c, event.d)
+                    print(f"    {event.ns / S:.6f}", *what)
         sys.stdout.flush()
 
 
 ABOUT_OTHERS = {
-    marks.KILL: Referee._kill,
-    marks.OVER: Referee._over_with,
-    marks.STOP: Referee._stop,
-    marks.CONT: Referee._continue,
-    marks.REAPED: Referee._reaped,
-    marks.REMOVE: Referee._remove,
-    marks.REMOVED: Referee._removed,
+    marks.KILL: Referee.hear_kill,
+    marks.OVER: Referee.hear_over_with,
+    marks.STOP: Referee.hear_stop,
+    marks.CONT: Referee.hear_continue,
+    marks.REAPED: Referee.hear_reaped,
+    marks.REMOVE: Referee.hear_remove,
+    marks.REMOVED: Referee.hear_removed,
 }
 ABOUT_ITSELF = {
-    marks.CALL: Referee._call,
-    marks.JOIN: Referee._join,
-    marks.LEAVE: Referee._leave,
-    marks.START: Referee._start,
-    marks.NESTED: Referee._without,
-    marks.DEGRADED: Referee._without,
-    marks.NOSLOT: Referee._without,
-    marks.END: Referee._end,
-    marks.IDLE: Referee._idles,
-    marks.COPY: Referee._copy,
+    marks.CALL: Referee.hear_call,
+    marks.JOIN: Referee.hear_join,
+    marks.LEAVE: Referee.hear_leave,
+    marks.START: Referee.hear_start,
+    marks.NESTED: Referee.hear_without,
+    marks.DEGRADED: Referee.hear_without,
+    marks.NOSLOT: Referee.hear_without,
+    marks.END: Referee.hear_end,
+    marks.IDLE: Referee.hear_idles,
+    marks.COPY: Referee.hear_copy,
 }
 
 
@@ -576,9 +616,9 @@ def _told_to_end() -> bool:
 
 
 def main() -> None:
-    """`python -m bench.abuse.referee TABLE POOL RESULT`, until the end of stdin; RESULT becomes JSON."""
-    table, pool, result = sys.argv[1:]
-    referee = Referee(marks.Table(table), pool)
+    """`python -m bench.abuse.referee TABLE POOL RESULT SLACK_S`, until the end of stdin."""
+    table, pool, result, slack_s = sys.argv[1:]
+    referee = Referee(marks.Table(table), pool, float(slack_s))
     referee.run()
     with open(result, "w") as file:
         json.dump({"counts": referee.counts, "worst_ns": referee.worst_ns}, file)

@@ -66,6 +66,7 @@ class Worker:
         self._in_block = False
         self._before_ns = 0
         self._ticket = ""
+        self._left: set[str] = set()  # descriptors that an interrupt has leaked
         self._calls = 0
         self._fatal_call = 0
         self._fatal_signal = signal.SIGKILL
@@ -79,6 +80,7 @@ class Worker:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             warnings.simplefilter("always")
             warnings.showwarning = self._warned
+            sys.unraisablehook = self._unraisable
             sys.addaudithook(self._audit)
             if self._random.random() < 0.05:
                 self._skew_clock(self._random.choice((-DAY_S, DAY_S)))
@@ -119,9 +121,7 @@ class Worker:
         finally:
             self._interruptible = self._watching = False
         if slot is None or release is None:
-            self._ring.mark(marks.NOSLOT)
-            if interrupted:
-                self._look_for_leftovers()
+            self._ring.mark(marks.NOSLOT, self._leftovers() if interrupted else 0)
             return
         if not interrupted:
             self._hold(slot, cap)
@@ -266,7 +266,7 @@ class Worker:
                 number, _, limit = name.partition("-")
                 self._ring.mark(marks.JOIN, int(limit), c=int(number))
             elif name.startswith("slot-") and not room and flags & os.O_ACCMODE == os.O_RDWR:
-                self._before_ns = time.monotonic_ns()  # it is locked after this, and counting comes after that
+                self._before_ns = time.monotonic_ns()  # then it is locked, and counted after that
         elif event == "os.remove" and path == self._ticket:
             self._ring.mark(marks.LEAVE, c=int(name.partition("-")[0]))
 
@@ -275,15 +275,22 @@ class Worker:
             self._interruptible = False
             raise KeyboardInterrupt
 
-    def _look_for_leftovers(self) -> None:
-        """Complain if an interrupted wait has left a descriptor of the pool open."""
+    def _leftovers(self) -> int:
+        """How many more descriptors an interrupted wait has left open; complain if they have locks."""
+        left = set()
         for fd in os.listdir("/proc/self/fd"):
             try:
                 target = os.readlink(f"/proc/self/fd/{fd}")
+                with open(f"/proc/self/fdinfo/{fd}") as info:
+                    locked = "FLOCK" in info.read()
             except OSError:
                 continue  # that of the listing itself
             if target.startswith(self._directory):
-                self._complain(f"left open by an interrupted wait: {target}")
+                left.add(fd)
+                if locked and fd not in self._left:
+                    self._complain(f"left locked by an interrupted wait: {target}")
+        new, self._left = len(left - self._left), left
+        return new
 
     def _reap(self) -> None:
         for child in list(self._children):
@@ -296,10 +303,16 @@ class Worker:
         time.time = lambda: right() + seconds
         time.time_ns = lambda: right_ns() + seconds * 10**9
 
-    def _warned(self, message: Warning | str, *_: object) -> None:
+    def _warned(self, message: Warning | str, *_: object, **__: object) -> None:
         # An UnthrottledWarning is counted by its mark; the reasons are for whoever wonders.
         with open(self._log + "-warnings", "a") as log:
             log.write(f"{os.getpid()}: {message}\n")
+
+    def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
+        # An interrupt may come in a __del__ and is dropped there; an event loop's has trouble with that.
+        text = "".join(traceback.format_exception(what.exc_type, what.exc_value, what.exc_traceback))
+        if "/buildslots/" in text and what.exc_type is not KeyboardInterrupt:
+            self._complain(text)
 
     def _complain(self, text: str) -> None:
         with open(self._log, "a") as log:
