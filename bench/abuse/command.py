@@ -14,7 +14,8 @@ def main() -> None:
     path, *numbers = sys.argv[1:]
     cap, weight, before_ns = map(int, numbers[:3])
     hold_s, daemon_s = map(float, numbers[3:])
-    ring = marks.Table(path).short_ring()
+    table = marks.Table(path)
+    ring = table.short_ring()
     ring.mark(marks.BORN, c=os.getppid())
     number = int(os.environ.get("BUILD_SLOT", "-1"))
     if number < 0:
@@ -25,7 +26,9 @@ def main() -> None:
     time.sleep(hold_s)
     if daemon_s and os.fork() == 0:
         os.setsid()
-        time.sleep(daemon_s)
+        until = time.monotonic() + daemon_s
+        while time.monotonic() < until and not table.finish:
+            time.sleep(0.05)
         os._exit(0)
     if number >= 0:
         ring.mark(marks.END)

@@ -1,6 +1,6 @@
 """The driver: starts workers and `slot-run`s, and does to them what a machine does in a bad year.
 
-In episodes, each of a few seconds: kills only; kills and processes that are stopped for a while; kills and
+In episodes, each of a few seconds: kills only; nothing at all, so that only releases end waits; kills and processes that are stopped for a while; kills and
 the pool directory removed; a full disk (a pool of its own, `full`). All that it chooses comes from the seed.
 """
 
@@ -26,9 +26,9 @@ from buildslots import SlotPool
 TOP = str(Path(__file__).resolve().parents[2])
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 TICK_S = 0.004
-EPISODES = ("kills", "kills", "calm", "stops", "kills", "removals", "kills", "full")
+EPISODES = ("kills", "calm", "stops", "kills", "removals", "kills", "full", "kills")
 """In what proportion they come, and in the first round in this order."""
-LENGTH_S = {"kills": 8.0, "calm": 3.0, "stops": 7.0, "removals": 4.0, "full": 3.0}
+LENGTH_S = {"kills": 8.0, "calm": 5.0, "stops": 7.0, "removals": 4.0, "full": 3.0}
 KILLS_PER_S = {"kills": 60.0, "calm": 0.0, "stops": 4.0, "removals": 20.0, "full": 40.0}
 TRACEBACK = re.compile(r"^(?!KeyboardInterrupt)\w[\w.]*(Error|Exception)\b", re.MULTILINE)
 """The last line of a Python traceback, but of an interrupted program."""
@@ -89,6 +89,7 @@ class Driver:
     def _episode(self, name: str, end: float, until: float, kills: int | None) -> None:
         if name == "full":
             self._fill()
+        self.table.calm = name == "calm"
         event = time.monotonic() + self._random.uniform(0.2, 0.6)  # of this kind of episode
         now = last = time.monotonic()
         while not self._over(min(end, until), kills):
@@ -96,7 +97,8 @@ class Driver:
             self._reap()
             self._populate()
             self._maybe_kill(KILLS_PER_S[name] * (now - last))
-            self._maybe_annoy(now - last)
+            if name != "calm":
+                self._maybe_annoy(now - last)
             if now >= event:
                 event = now + self._event(name)
             time.sleep(TICK_S)
@@ -129,7 +131,7 @@ class Driver:
         """Fill empty seats, and start a `slot-run` or a looker now and then."""
         for seat in set(range(1, self.table.seats + 1)) - set(self._seats.values()):
             self._start_worker(seat)
-        if len(self._slot_runs) < 4 and self._random.random() < 0.02:
+        if len(self._slot_runs) < 4 and not self.table.calm and self._random.random() < 0.02:
             self._start_slot_run()
         if self._random.random() < 0.0004:
             look = self._random.choice((["status"], ["doctor"], ["status", "--json"]))
@@ -168,7 +170,7 @@ class Driver:
             ]
         else:
             command += ["-t", "none"]
-        hold_s, daemon_s = rng.uniform(0, 0.1), rng.choice((0.0, 0.0, rng.uniform(0.1, 1.0)))
+        hold_s, daemon_s = rng.uniform(0, 0.1), rng.choice((0.0, 0.0, 0.0, rng.uniform(0.1, 1.0), 4.0))
         inner = [sys.executable, "-S", "-c", "from bench.abuse.command import main; main()", self.table.path]
         inner += [str(value) for value in (cap, weight, time.monotonic_ns(), hold_s, daemon_s)]
         nested = [slot_run(), f"-n{cap}", "-qt0", "--"] if rng.random() < 0.15 else []
@@ -291,7 +293,7 @@ class Driver:
 
     def _end(self) -> None:
         """Ask all to come to an end, and see that they do."""
-        self.table.finish = True
+        self.table.finish, self.table.calm = True, False
         deadline = time.monotonic() + END_S
         while (left := _children(os.getpid())) and time.monotonic() < deadline:
             self._continue_all()

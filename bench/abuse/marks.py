@@ -138,6 +138,15 @@ class Table:
     def stopping(self, value: bool) -> None:
         self._map[1] = value
 
+    @property
+    def calm(self) -> bool:
+        """Whether all are to wait without a timeout and nobody does odd things: only releases end waits."""
+        return self._map[2] != 0
+
+    @calm.setter
+    def calm(self, value: bool) -> None:
+        self._map[2] = value
+
     def news(self, seen: list[int]) -> list[Event]:
         """All events since `seen`, which is brought up to date; a ring's in order. Raises OverflowError."""
         events = []

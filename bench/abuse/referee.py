@@ -115,11 +115,16 @@ class Hold:
 
 
 class Wait:
-    """A place in line: from `join` to `leave`."""
+    """A place in line: from `join` to `leave`.
 
-    __slots__ = ("join", "leave", "number", "owner")
+    Attributes:
+        again: Whether it joined again, with its old number, after the pool directory had been removed.
+    """
+
+    __slots__ = ("again", "join", "leave", "number", "owner")
 
     def __init__(self, event: marks.Event, owner: Process) -> None:
+        self.again = owner.wait is not None
         self.owner = owner
         self.number = event.c
         self.join = event.ns
@@ -400,8 +405,8 @@ class Referee:
             overtaken = [w for w in self._waits if w.join < call.ns and w.leave > hold.start]
             until: float = hold.start
         else:
-            before = [w for w in self._waits if w.join < wait.join and w.number < wait.number]
-            overtaken = [w for w in before if w.leave > wait.leave]
+            before = [w for w in self._waits if w.join < wait.join and w.leave > wait.leave]
+            overtaken = [w for w in before if w.number < wait.number or not wait.again]
             until = wait.leave
         for other in overtaken:
             removed = any(begin <= until and end >= other.join for begin, end in self._removals)

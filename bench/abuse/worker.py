@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 DAY_S = 86400
 NESTED_S = 20.0
 """How long a `slot-run` under a slot may take, to whose command only its own start stands in the way."""
+LONG_LIFE_S = 5.0
+"""How long some forks of holders live: longer than a slot may stay locked after its owner has let go."""
 CALLS = frozenset({"open", "os.remove", "os.listdir", "fcntl.flock", "os.mkdir"})
 """The audit events in which a worker may kill or stop itself."""
 MODES = (
@@ -101,9 +103,9 @@ class Worker:
         rng = self._random
         cap = rng.choice((*(self._slots,) * 8, max(1, self._slots - 1), self._slots + 1))
         weight = rng.randint(1, cap) if rng.random() < 0.2 else 1
-        mode = rng.choice(MODES)
+        mode = marks.EVER if self._table.calm else rng.choice(MODES)
         timeout_s = {marks.ONCE: 0.0, marks.EVER: None}.get(mode, rng.uniform(0.05, 0.8))
-        self._in_block = rng.random() < 0.1
+        self._in_block = mode != marks.ONCE and rng.random() < 0.1
         self._plan(40)
         timeout_ns = -1 if timeout_s is None else int(timeout_s * 1e9)
         self._ring.mark(marks.CALL, cap, weight, timeout_ns, mode)
@@ -196,7 +198,7 @@ class Worker:
 
     def _fork(self) -> None:
         """Fork while we hold a slot: a child that lives on for a while with copies of all descriptors."""
-        life_s = self._random.choice((0.0, 0.05, self._random.uniform(0.1, 0.6)))
+        life_s = self._random.choice((0.0, 0.05, self._random.uniform(0.1, 0.6), LONG_LIFE_S))
         parent = os.getpid()
         child = os.fork()
         if child:
@@ -205,7 +207,9 @@ class Worker:
         ring = self._table.short_ring()
         ring.mark(marks.BORN, c=parent)
         ring.mark(marks.COPY, a=parent, c=self._before_ns)
-        time.sleep(life_s)
+        until = time.monotonic() + life_s
+        while time.monotonic() < until and not self._table.finish:
+            time.sleep(min(life_s, 0.05))
         ring.mark(marks.END)
         os._exit(0)
 
@@ -213,6 +217,8 @@ class Worker:
         """Lock slot files as flock(1) does, knowing nothing else of the protocol."""
         while not self._table.finish:
             time.sleep(self._random.uniform(0.05, 0.2))
+            if self._table.calm:
+                continue
             path = f"{self._directory}/slot-{self._random.randrange(self._slots)}"
             self._before_ns = time.monotonic_ns()
             try:
