@@ -1,7 +1,8 @@
 """The driver: starts workers and `slot-run`s, and does to them what a machine does in a bad year.
 
-In episodes, each of a few seconds: kills only; nothing at all, so that only releases end waits; kills and processes that are stopped for a while; kills and
-the pool directory removed; a full disk (a pool of its own, `full`). All that it chooses comes from the seed.
+In episodes, each of a few seconds: kills only; nothing at all, so that only releases end waits; processes
+that are stopped for a while; the pool directory removed; a full disk (a pool of its own, `full`). All that
+the driver and the workers choose comes from the seed.
 """
 
 from __future__ import annotations

@@ -109,16 +109,17 @@ class Table:
         self.path = path
         self.seats = seats
         self._rings = 1 + seats + SHORTS
-        self._all = struct.Struct(f"<{self._rings}q")
+        # Written as one word, in native order: struct's pack_into clears it first, which others would see.
+        self._counts = memoryview(self._map)[_FLAGS : _FLAGS + 8 * self._rings].cast("q")
 
     def ring(self, seat: int) -> Ring:
         """The ring of a seat (the driver's is 0) for the process that calls."""
-        return Ring(self._map, _FLAGS + 8 * seat, self._start(seat), LONG)
+        return Ring(self._map, self._counts, seat, self._start(seat), LONG)
 
     def short_ring(self) -> Ring:
         """The ring that this process uses, which has no seat."""
         ring = 1 + self.seats + os.getpid() % SHORTS
-        return Ring(self._map, _FLAGS + 8 * ring, self._start(ring), SHORT)
+        return Ring(self._map, self._counts, ring, self._start(ring), SHORT)
 
     @property
     def finish(self) -> bool:
@@ -150,12 +151,11 @@ class Table:
     def news(self, seen: list[int]) -> list[Event]:
         """All events since `seen`, which is brought up to date; a ring's in order. Raises OverflowError."""
         events = []
-        counts = self._all.unpack_from(self._map, _FLAGS)
-        for ring, count in enumerate(counts):
+        for ring, count in enumerate(self._counts.tolist()):
             if count == seen[ring]:
                 continue
             length = LONG if ring <= self.seats else SHORT
-            if count - seen[ring] > length:
+            if not 0 <= count - seen[ring] <= length:
                 raise OverflowError(f"{count - seen[ring]} events in ring {ring} of {length}")
             start = self._start(ring)
             places = (start + at % length * _EVENT.size for at in range(seen[ring], count))
@@ -176,19 +176,22 @@ class Table:
 class Ring:
     """Where one process marks what it does."""
 
-    def __init__(self, table: mmap.mmap, count: int, start: int, length: int) -> None:
+    def __init__(
+        self, table: mmap.mmap, counts: memoryview, ring: int, start: int, length: int
+    ) -> None:
         self._map = table
-        self._count = count
+        self._counts = counts
+        self._ring = ring
         self._start = start
         self._length = length
         self.pid = os.getpid()
 
     def mark(self, kind: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
         """Append an event of now."""
-        (count,) = _COUNT.unpack_from(self._map, self._count)
+        count = self._counts[self._ring]
         event = time.monotonic_ns(), kind, self.pid, a, b, c, d
         _EVENT.pack_into(self._map, self._start + count % self._length * _EVENT.size, *event)
-        _COUNT.pack_into(self._map, self._count, count + 1)
+        self._counts[self._ring] = count + 1
 
 
 def _size(seats: int) -> int:
