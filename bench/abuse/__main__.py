@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=24, help="workers at a time")
     parser.add_argument("--length", type=float, default=1.0, help="of episodes, against the usual")
     parser.add_argument(
-        "--slack", type=float, default=1.5, help="seconds more that a loaded machine may take"
+        "--slack", type=float, default=1.0, help="seconds more that a loaded machine may take"
     )
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
     options = parser.parse_args()

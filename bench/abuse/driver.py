@@ -29,7 +29,7 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 TICK_S = 0.004
 EPISODES = ("kills", "calm", "stops", "kills", "removals", "kills", "full", "kills")
 """In what proportion they come, and in the first round in this order."""
-LENGTH_S = {"kills": 8.0, "calm": 5.0, "stops": 7.0, "removals": 4.0, "full": 3.0}
+LENGTH_S = {"kills": 8.0, "calm": 5.0, "stops": 12.0, "removals": 4.0, "full": 3.0}
 KILLS_PER_S = {"kills": 60.0, "calm": 0.0, "stops": 4.0, "removals": 20.0, "full": 40.0}
 TRACEBACK = re.compile(r"^(?!KeyboardInterrupt)\w[\w.]*(Error|Exception)\b", re.MULTILINE)
 """The last line of a Python traceback, but of an interrupted program."""
@@ -66,7 +66,7 @@ class Driver:
         self._traced: set[int] = set()  # the straces of further ones
         self._full: set[int] = set()
         self._stopped: set[int] = set()
-        self._strace = shutil.which("strace")
+        self._strace, self._flock = shutil.which("strace"), shutil.which("flock")
 
     def run(self, seconds: float, kills: int | None, *, length: float = 1.0) -> None:
         """Abuse the pool for `seconds`, or until so many `kills`; episodes are `length` times as long."""
@@ -122,7 +122,7 @@ class Driver:
                 self._stop(pid)
             time.sleep(0.1)
             self.table.stopping = False
-            return self._random.uniform(1.0, 4.5)
+            return self._random.uniform(2.0, 6.0)
         self._continue_all()  # who has stopped itself at the last moment
         return 0.5
 
@@ -134,6 +134,9 @@ class Driver:
             self._start_worker(seat)
         if len(self._slot_runs) < 4 and not self.table.calm and self._random.random() < 0.02:
             self._start_slot_run()
+        if self._flock and not self.table.calm and self._random.random() < 0.002:
+            slot = os.path.join(self.pool, f"slot-{self._random.randrange(self._slots)}")
+            self._spawn([self._flock, "-n", slot, "sleep", "0.05"], quiet=True)
         if self._random.random() < 0.0004:
             look = self._random.choice((["status"], ["doctor"], ["status", "--json"]))
             command = [os.path.join(os.path.dirname(slot_run()), "buildslots"), *look]

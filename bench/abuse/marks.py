@@ -176,9 +176,7 @@ class Table:
 class Ring:
     """Where one process marks what it does."""
 
-    def __init__(
-        self, table: mmap.mmap, counts: memoryview, ring: int, start: int, length: int
-    ) -> None:
+    def __init__(self, table: mmap.mmap, counts: memoryview, ring: int, start: int, length: int) -> None:
         self._map = table
         self._counts = counts
         self._ring = ring

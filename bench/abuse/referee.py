@@ -50,10 +50,10 @@ PROBE_NS = S // 2
 IDLE_NS = 1 * S
 """How long a slot may lie while somebody awake waits for it who may have it."""
 SLEEPER_NS = 1 * S, 6 * S // 10
-"""How much longer for each stopped process before that one, and for all together (`disk/wait.py`: 0.5 s until
+"""How long for each stopped process before that one, and for all together (`disk/wait.py`: 0.5 s until
 it glances, 0.1 s until it knocks, 0.5 s more for each place, 0.9 s until the knock counts as unheard)."""
 MUTEX_NS = 1 * S
-"""How much longer while somebody is stopped who may have the mutex."""
+"""How much longer if the mutex was seen with somebody who is stopped."""
 LATE_NS = 1 * S
 """How long after its timeout somebody awake may still wait."""
 LOST_NS = 1 * S
@@ -161,6 +161,7 @@ class Referee:
         self._changes = 0  # of who is stopped, and of the directory
         self._look = Look(pool)
         self._idle: tuple[object, int] = (None, 0)
+        self._mutex_stuck = False  # since then
         self._suspects: dict[
             tuple[int, int], int
         ] = {}  # slot inode and pid: since when it should not be locked
@@ -460,7 +461,8 @@ class Referee:
             return
         key = waiter, tuple(sleepers), self._changes
         if self._idle[0] != key:
-            self._idle = key, now
+            self._idle, self._mutex_stuck = (key, now), False
+        self._mutex_stuck |= seen.mutex is not None and _state(seen.mutex) in "Tt"
         idle = now - self._idle[1]
         if idle > PROBE_NS and self._look.probe() >= limit:
             self._idle = None, 0
@@ -468,9 +470,8 @@ class Referee:
         quiet = not sleepers and not self._stopped
         which = "idle" if quiet else "idle behind stopped ones"
         self.worst_ns[which] = max(self.worst_ns[which], idle)
-        allowed = IDLE_NS + self._slack_ns
-        if not quiet:
-            allowed += MUTEX_NS + SLEEPER_NS[0] * len(sleepers) + SLEEPER_NS[1]
+        allowed = SLEEPER_NS[0] * len(sleepers) + SLEEPER_NS[1] if sleepers else IDLE_NS
+        allowed += self._slack_ns + MUTEX_NS * self._mutex_stuck
         if idle > allowed and key not in self._reported:
             self._reported.add(key)
             text = f"held are {seen.held}, and {waiter} waits behind stopped {sleepers} for {idle / S:.2f} s"
@@ -540,9 +541,13 @@ class Seen:
         held: Numbers of the locked slots.
         lockers: Inode and pid for each of them.
         line: Name and pid of each live ticket, first come first.
+        mutex: Pid of who has the mutex, or None.
     """
 
-    def __init__(self, slots: dict[int, int], tickets: dict[str, int], locks: dict[int, int]) -> None:
+    def __init__(
+        self, slots: dict[int, int], tickets: dict[str, int], mutex: int | None, locks: dict[int, int]
+    ) -> None:
+        self.mutex = None if mutex is None else locks.get(mutex)
         self.held = sorted(number for inode, number in slots.items() if inode in locks)
         self.lockers = [(inode, locks[inode]) for inode in slots if inode in locks]
         self.line = sorted((name, locks[inode]) for name, inode in tickets.items() if inode in locks)
@@ -564,9 +569,10 @@ class Look:
                 words = line.split()
                 if words[1] == "FLOCK" and words[3] == "WRITE":
                     locks[int(words[5].rpartition(":")[2])] = int(words[4])
-        slots = {inode: int(name[5:]) for name, inode in self._inodes("") if _is_slot(name)}
+        files = self._inodes("")
+        slots = {inode: int(name[5:]) for name, inode in files if _is_slot(name)}
         tickets = {name: inode for name, inode in self._inodes("queue") if name[:20].isdecimal()}
-        return Seen(slots, tickets, locks)
+        return Seen(slots, tickets, dict(files).get("mutex"), locks)
 
     def probe(self) -> int:
         """How many slots are locked, asked by shared locks, which might disturb."""

@@ -62,6 +62,7 @@ class Worker:
         self._slots = slots
         self._random = random.Random(seed)
         self._log = os.path.join(os.path.dirname(table.path), "complaints")
+        self._driver = os.getppid()
         self._children: list[int] = []
         self._interruptible = False
         self._watching = False
@@ -88,15 +89,19 @@ class Worker:
                 self._skew_clock(self._random.choice((-DAY_S, DAY_S)))
             if self._random.random() < 0.06:
                 self._lock_as_others_do()
-            for _ in range(self._random.randint(5, 60)):
-                if self._table.finish:
-                    break
+            builds = self._random.randint(5, 60)
+            while self._goes_on() and (builds > 0 or self._table.calm):
+                builds -= 1
                 self._build()
                 self._reap()
         except BaseException:  # noqa: BLE001 - whatever it is, it is what this program looks for
             self._complain(traceback.format_exc())
         finally:
             os._exit(0)
+
+    def _goes_on(self) -> bool:
+        """Whether the run does; not if the driver is gone."""
+        return not self._table.finish and os.getppid() == self._driver
 
     def _build(self) -> None:
         """Ask for slots in one of the ways there are, hold them, let go."""
@@ -215,7 +220,7 @@ class Worker:
 
     def _lock_as_others_do(self) -> None:
         """Lock slot files as flock(1) does, knowing nothing else of the protocol."""
-        while not self._table.finish:
+        while self._goes_on():
             time.sleep(self._random.uniform(0.05, 0.2))
             if self._table.calm:
                 continue
