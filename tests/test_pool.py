@@ -502,3 +502,36 @@ def test_an_interrupt_when_the_slot_is_taken_already(pool: Pool, monkeypatch: py
     assert (pool.held(), pool.leftovers()) == ([], [])
     assert kept.value is not None
     SlotPool(slots=1).try_acquire().release()
+
+
+INTERRUPTED_RELEASE = """
+import os, signal, sys
+from buildslots import SlotPool
+
+slot = SlotPool(slots=2).acquire(weight=2)
+if os.fork() == 0:
+    sys.stdin.read()
+    os._exit(0)
+unlocks = iter(range(int(sys.argv[1])))
+at = [True]
+
+def interrupt(event, _):
+    if at[0] and event == "fcntl.flock" and next(unlocks, None) is None:
+        at[0] = False
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(interrupt)
+try:
+    slot.release()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("unlocked", [0, 1])
+def test_an_interrupted_release_leaves_nothing_to_a_forked_child(pool: Pool, unlocked: int) -> None:
+    """It comes before the first or the second of two slots is unlocked, and a child has copies of both."""
+    build = pool.popen(sys.executable, "-c", INTERRUPTED_RELEASE, str(unlocked))
+    assert build.started() == "interrupted"
+    assert pool.held() == []

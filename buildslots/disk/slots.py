@@ -108,19 +108,27 @@ class Hold:
         locks, self._locks = self._locks, []
         if not locks:
             return
+        ours = self._pid == os.getpid()
         try:
-            if self._pid == os.getpid():
+            if ours:
                 for record in self._records:
                     _blank(record)
-                for lock in locks:
-                    unlock(lock)
-                while self._bells:
-                    bells.ring(self._bells[-1])
-                    os.close(self._bells.pop())
-                _let_the_woken_run()
+                self._free(locks)
+        except BaseException:
+            if ours:
+                self._free(locks)  # interrupted: closing alone would leave a child that has copies its locks
+            raise
         finally:
             for fd in (*locks, *self._bells, *self._records):
                 os.close(fd)
+
+    def _free(self, locks: list[int]) -> None:
+        for lock in locks:
+            unlock(lock)
+        while self._bells:
+            bells.ring(self._bells[-1])
+            os.close(self._bells.pop())
+        _let_the_woken_run()
 
     def __del__(self) -> None:
         if getattr(self, "_locks", None):  # lost like a file that nobody closed
