@@ -91,6 +91,7 @@ class Driver:
         if name == "full":
             self._fill()
         self.table.calm = name == "calm"
+        self.table.patient = name in ("calm", "stops")
         event = time.monotonic() + self._random.uniform(0.2, 0.6)  # of this kind of episode
         now = last = time.monotonic()
         while not self._over(min(end, until), kills):
@@ -165,7 +166,7 @@ class Driver:
             which = f"inject={calls}:signal=KILL:when={rng.randint(1, 40)}"
             command = [self._strace, "-o", "/dev/null", "-e", f"trace={calls}", "-e", which]
         command += [slot_run(), f"-n{cap}", f"--weight={weight}", "-q"]
-        if rng.random() < 0.2:
+        if rng.random() < 0.2 and not self.table.patient:
             command += [
                 "-t",
                 f"{rng.uniform(0.1, 1.0):.2f}",
@@ -297,7 +298,7 @@ class Driver:
 
     def _end(self) -> None:
         """Ask all to come to an end, and see that they do."""
-        self.table.finish, self.table.calm = True, False
+        self.table.finish, self.table.calm, self.table.patient = True, False, False
         deadline = time.monotonic() + END_S
         while (left := _children(os.getpid())) and time.monotonic() < deadline:
             self._continue_all()

@@ -87,13 +87,34 @@ SHORTS = 2048
 """Rings for processes that live shortly, each of which uses that with its pid modulo this number."""
 
 
+class _Flag:
+    """Something that the driver tells everybody through the table."""
+
+    def __init__(self, place: int) -> None:
+        self._place = place
+
+    def __get__(self, table: Table, _owner: type[Table] | None = None) -> bool:
+        return table.map[self._place] != 0
+
+    def __set__(self, table: Table, value: bool) -> None:
+        table.map[self._place] = value
+
+
 class Table:
     """The file with all rings. Ring 0 is the driver's, 1 to `seats` are workers', the rest is by pid.
 
     Args:
         path: The file; made if `seats` is given.
         seats: How many workers there are at a time; read from the file if 0.
+
+    Attributes:
+        finish: Whether all are to come to an end.
+        stopping: Whether processes may stop themselves now.
+        patient: Whether all are to wait without a timeout.
+        calm: Whether nobody is to do anything but to wait, hold and let go.
     """
+
+    finish, stopping, patient, calm = _Flag(0), _Flag(1), _Flag(2), _Flag(3)
 
     def __init__(self, path: str, seats: int = 0) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -103,50 +124,23 @@ class Table:
                 os.pwrite(fd, _COUNT.pack(seats), 8)
             else:
                 seats = _COUNT.unpack(os.pread(fd, 8, 8))[0]
-            self._map = mmap.mmap(fd, _size(seats))
+            self.map = mmap.mmap(fd, _size(seats))
         finally:
             os.close(fd)
         self.path = path
         self.seats = seats
         self._rings = 1 + seats + SHORTS
         # Written as one word, in native order: struct's pack_into clears it first, which others would see.
-        self._counts = memoryview(self._map)[_FLAGS : _FLAGS + 8 * self._rings].cast("q")
+        self._counts = memoryview(self.map)[_FLAGS : _FLAGS + 8 * self._rings].cast("q")
 
     def ring(self, seat: int) -> Ring:
         """The ring of a seat (the driver's is 0) for the process that calls."""
-        return Ring(self._map, self._counts, seat, self._start(seat), LONG)
+        return Ring(self.map, self._counts, seat, self._start(seat), LONG)
 
     def short_ring(self) -> Ring:
         """The ring that this process uses, which has no seat."""
         ring = 1 + self.seats + os.getpid() % SHORTS
-        return Ring(self._map, self._counts, ring, self._start(ring), SHORT)
-
-    @property
-    def finish(self) -> bool:
-        """Whether all are to come to an end."""
-        return self._map[0] != 0
-
-    @finish.setter
-    def finish(self, value: bool) -> None:
-        self._map[0] = value
-
-    @property
-    def stopping(self) -> bool:
-        """Whether processes may stop themselves now."""
-        return self._map[1] != 0
-
-    @stopping.setter
-    def stopping(self, value: bool) -> None:
-        self._map[1] = value
-
-    @property
-    def calm(self) -> bool:
-        """Whether all are to wait without a timeout and nobody does odd things: only releases end waits."""
-        return self._map[2] != 0
-
-    @calm.setter
-    def calm(self, value: bool) -> None:
-        self._map[2] = value
+        return Ring(self.map, self._counts, ring, self._start(ring), SHORT)
 
     def news(self, seen: list[int]) -> list[Event]:
         """All events since `seen`, which is brought up to date; a ring's in order. Raises OverflowError."""
@@ -159,7 +153,7 @@ class Table:
                 raise OverflowError(f"{count - seen[ring]} events in ring {ring} of {length}")
             start = self._start(ring)
             places = (start + at % length * _EVENT.size for at in range(seen[ring], count))
-            events += [Event(*_EVENT.unpack_from(self._map, place)) for place in places]
+            events += [Event(*_EVENT.unpack_from(self.map, place)) for place in places]
             seen[ring] = count
         return events
 

@@ -297,6 +297,9 @@ class Referee:
         """It has slots."""
         self.counts["acquisitions"] += 1
         call, process.call, process.busy = process.call, None, True
+        if process.wait is not None and process.wait.leave == NEVER:
+            # It could not make the ticket, because the directory was gone, and came as a newcomer then.
+            process.wait.leave, process.wait = process.wait.join, None
         hold = process.hold = Hold(event, process)
         hold.settle()
         self._holds.append(hold)

@@ -108,7 +108,7 @@ class Worker:
         rng = self._random
         cap = rng.choice((*(self._slots,) * 8, max(1, self._slots - 1), self._slots + 1))
         weight = rng.randint(1, cap) if rng.random() < 0.2 else 1
-        mode = marks.EVER if self._table.calm else rng.choice(MODES)
+        mode = marks.EVER if self._table.patient else rng.choice(MODES)
         timeout_s = {marks.ONCE: 0.0, marks.EVER: None}.get(mode, rng.uniform(0.05, 0.8))
         self._in_block = mode != marks.ONCE and rng.random() < 0.1
         self._plan(40)
