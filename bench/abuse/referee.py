@@ -119,16 +119,18 @@ class Wait:
 
     Attributes:
         again: Whether it joined again, with its old number, after the pool directory had been removed.
+        leave: Until when it certainly was in line.
+        left: When it left by its own mark: later than that, if a kill was under way.
     """
 
-    __slots__ = ("again", "join", "leave", "number", "owner")
+    __slots__ = ("again", "join", "leave", "left", "number", "owner")
 
     def __init__(self, event: marks.Event, owner: Process) -> None:
         self.again = owner.wait is not None
         self.owner = owner
         self.number = event.c
         self.join = event.ns
-        self.leave = NEVER
+        self.leave = self.left = NEVER
 
     def __repr__(self) -> str:
         return f"wait {self.number} of {self.owner.pid}, {self.join / S:.4f} to {self.leave / S:.4f}"
@@ -287,6 +289,8 @@ class Referee:
     def hear_leave(self, event: marks.Event, process: Process) -> None:
         """It leaves the line."""
         self._wait_is_over(process, event.ns)
+        if process.wait is not None:
+            process.wait.left = event.ns
 
     @staticmethod
     def _wait_is_over(process: Process, ns: int) -> None:
@@ -297,7 +301,7 @@ class Referee:
         """It has slots."""
         self.counts["acquisitions"] += 1
         call, process.call, process.busy = process.call, None, True
-        if process.wait is not None and process.wait.leave == NEVER:
+        if process.wait is not None and process.wait.left == NEVER:
             # It could not make the ticket, because the directory was gone, and came as a newcomer then.
             process.wait.leave, process.wait = process.wait.join, None
         hold = process.hold = Hold(event, process)
@@ -409,9 +413,9 @@ class Referee:
             overtaken = [w for w in self._waits if w.join < call.ns and w.leave > hold.start]
             until: float = hold.start
         else:
-            before = [w for w in self._waits if w.join < wait.join and w.leave > wait.leave]
+            before = [w for w in self._waits if w.join < wait.join and w.leave > wait.left]
             overtaken = [w for w in before if w.number < wait.number or not wait.again]
-            until = wait.leave
+            until = wait.left
         for other in overtaken:
             removed = any(begin <= until and end >= other.join for begin, end in self._removals)
             if not removed and not other.owner.was_stopped(other.join, until):
