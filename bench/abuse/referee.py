@@ -210,9 +210,11 @@ class Referee:
     def _born(self, event: marks.Event) -> None:
         process = self._processes[event.pid] = Process(event)
         self.counts["processes"] += 1
-        ends = [self._killed.get(event.pid, 0), self._over.get(event.pid, 0), self._over.get(event.c, 0)]
-        if max(ends) > event.ns:
-            process.gone = max(ends)
+        ends = [ns for ns in (self._killed.get(event.pid), self._over.get(event.pid)) if ns and ns > event.ns]
+        if event.c in self._over:  # slot-run passes on to a command what came before that
+            ends.append(max(event.ns, self._over[event.c]))
+        if ends:
+            process.gone = min(ends)
 
     def hear_kill(self, event: marks.Event) -> None:
         """Process a is about to die."""
