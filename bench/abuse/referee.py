@@ -504,7 +504,9 @@ class Referee:
             return pid in self._ended
         if process.gone == NEVER:
             return not process.busy and pid not in self._stopped
-        return process.hold is None or process.hold.end != NEVER
+        if _state(pid) not in "XZ":
+            return False  # a signal that ends it waits until it is continued
+        return process.hold is None or all(heir.gone != NEVER for heir in process.hold.heirs)
 
     def _violation(self, kind: str, text: str, *concerned: Process | None) -> None:
         self.counts[kind] += 1
