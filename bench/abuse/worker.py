@@ -1,7 +1,7 @@
 """Workers: processes that ask for slots, hold them and let go, at random, until somebody kills them.
 
-They mark what they do (`marks`), some of it through an audit hook (PEP 578): the hook sees the tickets and
-slot files that the process opens and removes, without asking buildslots, and is where a worker kills or
+They mark what they do (`marks`), some of it through an audit hook (PEP 578): the hook sees the tickets that
+the process makes and the locks that it asks for, without asking buildslots, and is where a worker kills or
 stops itself at an exact system call.
 """
 
@@ -11,6 +11,7 @@ import asyncio
 import fcntl
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ LONG_LIFE_S = 5.0
 """How long some forks of holders live: longer than a slot may stay locked after its owner has let go."""
 CALLS = frozenset({"open", "os.remove", "os.listdir", "fcntl.flock", "os.mkdir"})
 """The audit events in which a worker may kill or stop itself."""
+TICKET = re.compile(r"\d{20}-\d+")
 MODES = (
     *(marks.EVER,) * 11,
     *(marks.ONCE,) * 3,
@@ -252,9 +254,7 @@ class Worker:
         if not self._watching or event not in CALLS:
             return
         interruptible, self._interruptible = self._interruptible, False
-        path = args[0]
-        if isinstance(path, str) and path.startswith(self._directory):
-            self._see(event, path, args)
+        self._see(event, args)
         self._calls += 1
         if self._calls == self._fatal_call:
             pid = os.getpid()
@@ -266,20 +266,25 @@ class Worker:
                 os.kill(pid, signal.SIGSTOP)
         self._interruptible = interruptible
 
-    def _see(self, event: str, path: str, args: tuple[object, ...]) -> None:
-        """Mark that a ticket is made or removed, and note when a slot file was last opened to lock it."""
-        room, _, name = path[len(self._directory) + 1 :].rpartition("/")
-        if event == "open":
-            flags = args[2]
-            assert isinstance(flags, int)
-            if room == "queue" and flags & os.O_EXCL:
-                self._ticket = path
+    def _see(self, event: str, args: tuple[object, ...]) -> None:
+        """Mark that a ticket is made or given up, and note when an exclusive lock was last asked for."""
+        if event == "fcntl.flock":
+            fd, operation = args
+            if operation == fcntl.LOCK_EX | fcntl.LOCK_NB:
+                self._before_ns = time.monotonic_ns()  # of the slot, at last: others are counted after that
+            elif operation == fcntl.LOCK_UN and self._ticket and self._is_ticket(fd):
+                self._ring.mark(marks.LEAVE, c=int(self._ticket.partition("-")[0]))
+                self._ticket = ""
+        elif event == "open" and isinstance(args[0], str) and isinstance(args[2], int):
+            name = os.path.basename(args[0])  # all there is of it, if the directory was named by a descriptor
+            if args[2] & os.O_EXCL and TICKET.fullmatch(name):
+                self._ticket = name
                 number, _, limit = name.partition("-")
                 self._ring.mark(marks.JOIN, int(limit), c=int(number))
-            elif name.startswith("slot-") and not room and flags & os.O_ACCMODE == os.O_RDWR:
-                self._before_ns = time.monotonic_ns()  # then it is locked, and counted after that
-        elif event == "os.remove" and path == self._ticket:
-            self._ring.mark(marks.LEAVE, c=int(name.partition("-")[0]))
+
+    def _is_ticket(self, fd: object) -> bool:
+        path = f"{self._directory}/queue/{self._ticket}"
+        return os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)") == path
 
     def _interrupt(self, _signum: int, _frame: object) -> None:
         if self._interruptible:
