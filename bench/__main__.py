@@ -101,7 +101,8 @@ def main() -> int:
     elif importlib.util.find_spec("bench.agents"):
         say("python -m bench.agents")
         try:
-            subprocess.run([sys.executable, "-m", "bench.agents"], cwd=CHECKOUT, check=True, timeout=AGENTS_S)
+            command = [sys.executable, "-m", "bench.agents", "--write"]
+            subprocess.run(command, cwd=CHECKOUT, check=True, timeout=AGENTS_S)
         except subprocess.SubprocessError as error:
             say(str(error))
             return 1

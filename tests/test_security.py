@@ -107,7 +107,7 @@ LINKS = frozenset({"link", "dangling", "zero", "full"})
 NO_SLOT = {
     "slot-0": {*LINKS, "socket", "directory"},
     "mutex": {*LINKS, "socket", "directory"},
-    f"queue/{TICKET}": {*LINKS, "socket"},
+    f"queue/{TICKET}": set(),
     "holders/slot-0": {"directory"},
     "bells/slot-0": {"directory"},
     f"bells/{TICKET}": set(),

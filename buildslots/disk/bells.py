@@ -148,14 +148,14 @@ def _silenced(name: str, room: int | None) -> bool:
     if fd is None:
         return False
     try:
-        return _is_silent(fd, name, room)
+        return _is_silent(fd, os.fstat(fd), name, room)
     finally:
         os.close(fd)
 
 
-def _is_silent(fd: int, name: str, room: int | None) -> bool:
-    """Whether nobody keeps the bell behind `fd` open; what was rung is read away."""
-    if os.fstat(fd).st_nlink > 1:
+def _is_silent(fd: int, file: os.stat_result, name: str, room: int | None) -> bool:
+    """Whether nobody keeps the bell behind `fd`, the `file`, open; what was rung is read away."""
+    if file.st_nlink > 1:
         return False  # it may be another program's, and what lies in it not for us
     rung = b""
     try:
@@ -169,13 +169,14 @@ def _is_silent(fd: int, name: str, room: int | None) -> bool:
 
 def _again(path: str, heard: int) -> int | None:
     """Hang the bell at `path` again, which is silent and is the one behind `heard`; otherwise None."""
-    if not _is_silent(heard, path, None):
+    file = os.fstat(heard)
+    if not _is_silent(heard, file, path, None):
         return None
     try:
         fd = os.open(path, os.O_RDWR | PLAIN)
     except OSError:
         return None
-    if os.path.samestat(os.fstat(fd), os.fstat(heard)):
+    if os.path.samestat(os.fstat(fd), file):
         return fd
     os.close(fd)
     return None

@@ -354,10 +354,9 @@ def forget(fd: int) -> None:
 
 
 def close_kept(fd: int) -> None:
-    """Unlock and close `fd`, which children have no copy of. In a forked child it is closed already."""
+    """Close `fd`, which children have no copy of. In a forked child it is closed already."""
     if fd in _kept_from_children:
         _kept_from_children.discard(fd)
-        unlock(fd)
         os.close(fd)
 
 

@@ -122,6 +122,7 @@ class Ticket:
         fd, self._fd = self._fd, -1
         self._close_bell()
         if fd >= 0:  # not at a second try
+            unlock(fd)
             close_kept(fd)
         self._take_place(number_of(self.name), cap_of(self.name))
         for name in waiting(self._directory):

@@ -138,6 +138,9 @@ def write(fd: int, text: bytes) -> None:
 
 def blank(fd: int) -> None:
     """Make the record in the file `fd`, whose offset is anywhere, no record."""
+    if hasattr(os, "pwrite"):
+        os.pwrite(fd, b"\n", 0)
+        return
     os.lseek(fd, 0, os.SEEK_SET)
     os.write(fd, b"\n")
 

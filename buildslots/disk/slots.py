@@ -62,7 +62,7 @@ class Hold:
 
     __slots__ = ("_bells", "_claim", "_locks", "_pid", "_records", "nonce", "numbers", "overflow")
 
-    def __init__(self, directory: str, locks: dict[int, int], claim: Claim) -> None:
+    def __init__(self, locks: dict[int, int], claim: Claim, files: SlotFiles) -> None:
         """Describe the slots whose locked descriptors are `locks`, by number; lets go when that fails."""
         self.numbers = tuple(locks)
         self._claim = claim
@@ -75,10 +75,10 @@ class Hold:
         record = claim.record()
         try:
             for number in locks:
-                bell = bells.hang(f"{directory}/bells/slot-{number}")
+                bell = files.hang(number)
                 if bell is not None:
                     self._bells.append(bell)
-                fd = records.keep(f"{directory}/holders/slot-{number}")
+                fd = files.record(number)
                 self._records.append(fd)
                 records.write(fd, record)
         except BaseException:
@@ -199,16 +199,28 @@ class Claim:
 
 
 class SlotFiles:
-    """The slot files of a pool, kept open by who will ask again: then a bell that rings finds them open.
+    """The files of a pool's slots, kept open by who will ask again: then a ring finds them open.
 
-    Every answer is about the file that has the name at that moment.
+    Every answer is about the files that have the names at that moment.
+
+    Attributes:
+        heard: By number, by which descriptors the caller listens to bells; they stay the caller's.
     """
 
-    __slots__ = ("_open", "_path")
+    __slots__ = ("_open", "_path", "heard")
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._open: dict[int, tuple[int, os.stat_result]] = {}
+        self.heard: dict[int, int] = {}
+
+    def hang(self, number: int) -> int | None:
+        """Keep the bell of slot `number` open, as `bells.hang` does."""
+        return bells.hang(f"{self._path}/bells/slot-{number}", self.heard.get(number))
+
+    def record(self, number: int) -> int:
+        """Open the record of slot `number`, as `records.keep` does."""
+        return records.keep(f"{self._path}/holders/slot-{number}")
 
     def lock(self, number: int) -> int:
         """Lock slot `number`: its descriptor, from now on the caller's, or HELD, or LOOKED_AT."""
@@ -335,7 +347,7 @@ class PoolDirectory:
                 _let_go(locks)
                 raise
             if held < limit and not claim.held_back and not (missed and again):
-                return Hold(self.path, locks, claim)
+                return Hold(locks, claim, files)
             _let_go(locks)
             if held >= limit or claim.held_back:
                 break
@@ -383,7 +395,7 @@ class PoolDirectory:
         except BaseException:
             _let_go(locks)
             raise
-        return Hold(self.path, locks, claim)
+        return Hold(locks, claim, SlotFiles(self.path))
 
     def held(self, files: SlotFiles | None = None) -> list[int]:
         """The numbers of the held slots, ascending; exact only under the mutex."""

@@ -140,6 +140,9 @@ class Wait:
                     return hold
                 late = (yield from self._sleep(seen, late=late)) or late
                 self._is_head = self._is_head and not seen.knocked
+                # At once: this is what a slot lies free for.
+                if self._is_head and (hold := self._directory.complete(self._take)):
+                    return hold
             finally:
                 seen.close()
 
@@ -173,9 +176,6 @@ class Wait:
 
     def _look(self) -> Hold | Ears:
         """Take a slot if it is our turn, or begin to listen."""
-        self._claim.waited_s = time.monotonic() - self._began
-        if self._is_head and (hold := self._take()):  # at once: this is what the slot lies free for
-            return hold
         if not self._ticket.in_line():
             self._directory.step(self._ticket.rejoin)
         while True:
@@ -198,6 +198,7 @@ class Wait:
 
     def _take(self) -> Hold | None:
         """Take a slot as the head, whose slot files stay open."""
+        self._claim.waited_s = time.monotonic() - self._began
         self._files = self._files or SlotFiles(self._directory.path)
         return self._directory.take(self._claim, self._claim.limit, self._files)
 
@@ -211,6 +212,7 @@ class Wait:
             ears.too_late = True  # one was let go after our try and before we listened
         limit = 0
         if not ears.too_late:
+            self._claim.waited_s = time.monotonic() - self._began
             limit = self._sleepers.overtake(self._directory.path, ahead, self._claim.limit, ears.held)
         return self._directory.take(self._claim, limit) if limit else None
 
@@ -238,7 +240,7 @@ class Wait:
             if now >= self._deadline:
                 return True
             if (
-                ears.deaf_head
+                self._is_head
                 or self._claim.held_back
                 or late
                 or now >= self._sleepers.look_at
@@ -253,6 +255,7 @@ class Ears:
     Attributes:
         wake: What to sleep with.
         held: How many slots are held.
+        heard: By number, what listens to the bells of slots.
         deaf_head: Whether this is the head, and some held slot has no bell that works.
         period_s: Seconds until the next glance.
         too_late: Whether what it was to listen to has happened meanwhile, so that nothing would wake it.
@@ -275,6 +278,7 @@ class Ears:
         if ticket.bell is not None:
             self.wake.register(ticket.bell, bells.POLLIN)
         self.period_s = glance_period_s(len(ahead))
+        self.heard: dict[int, int] = {}
         self.too_late = False
         self.knocked = False
         self.held = 0
@@ -294,7 +298,7 @@ class Ears:
         for number in held:
             fd, rung = bells.listen(f"{self._directory.path}/bells/slot-{number}")
             if fd is not None:
-                self._open.append(fd)
+                self.heard[number] = fd
             if fd is None or rung:
                 self._silent.append(f"{self._directory.path}/slot-{number}")
                 self.deaf_head = head
@@ -302,11 +306,17 @@ class Ears:
             slots.register(fd, bells.POLLIN)
             if head:
                 self.wake.register(fd, bells.POLLIN)
+        if head and files is not None:
+            files.heard = self.heard
+            # One may have been let go before we listened, and perhaps is held again, with another bell.
+            self.too_late = not all(map(files.locked, held))
 
     def close(self) -> None:
         """Close what was opened; the object is of no use after that. Idempotent."""
         while self._open:
             os.close(self._open.pop())
+        while self.heard:
+            os.close(self.heard.popitem()[1])
         if hasattr(self.wake, "close"):  # select.poll has nothing to close
             self.wake.close()
 
