@@ -286,6 +286,7 @@ class Mutex:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._fd = -1
 
     def __enter__(self) -> None:
         removed = 0
@@ -322,11 +323,18 @@ class Mutex:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Unlocked by name, not by closing: a child forked meanwhile by another thread has a copy.
+        self._unlock()
+
+    def _unlock(self) -> None:
+        fd, self._fd = self._fd, -1
         try:
-            unlock(self._fd)
+            unlock(fd)  # closing is not enough: a child forked meanwhile by another thread has a copy
         finally:
-            os.close(self._fd)
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:  # a Ctrl-C came before it could be unlocked
+            self._unlock()
 
     def _remove(self) -> None:
         try:

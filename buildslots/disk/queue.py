@@ -63,7 +63,16 @@ def live(directory: str, name: str) -> bool:
         raise
     if fd is None:
         return locked(path)
-    _discard(directory, name, fd)
+    removed = False
+    try:
+        removed = _remove(directory, name)
+    finally:  # whatever comes: nobody must take it for alive
+        try:
+            unlock(fd)
+        finally:
+            os.close(fd)
+    if not removed:  # Windows removes no open file
+        _remove(directory, name)
     return False
 
 
@@ -119,11 +128,11 @@ class Ticket:
 
     def rejoin(self) -> None:
         """Join again with the same number, after the pool directory was removed."""
-        fd, self._fd = self._fd, -1
-        self._close_bell()
-        if fd >= 0:  # not at a second try
-            unlock(fd)
+        if self._fd >= 0:  # not at a second try
+            unlock(self._fd)
+            fd, self._fd = self._fd, -1
             close_kept(fd)
+        self._close_bell()
         self._take_place(number_of(self.name), cap_of(self.name))
         for name in waiting(self._directory):
             if name > self.name and bells.knock(f"{self._directory}/bells/{name}"):
@@ -149,8 +158,8 @@ class Ticket:
         """
         if not self._in_line or self._pid != os.getpid():
             return
-        self._in_line = False
         unlock(self._fd)
+        self._in_line = False
         self._close_bell()
         # It may be second now, and glance too rarely (`wait`).
         if self._next_but_one is not None:
@@ -197,15 +206,6 @@ class Ticket:
         if self.bell is not None:
             close_kept(self.bell)
             self.bell = None
-
-
-def _discard(directory: str, name: str, fd: int) -> None:
-    """Remove the files of the ticket `name`, whose lock `fd` we have, and close it. Raises nothing."""
-    removed = _remove(directory, name)
-    unlock(fd)
-    os.close(fd)
-    if not removed:  # Windows removes no open file
-        _remove(directory, name)
 
 
 def _remove(directory: str, name: str) -> bool:

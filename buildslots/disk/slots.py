@@ -63,13 +63,13 @@ class Hold:
     __slots__ = ("_bells", "_claim", "_locks", "_pid", "_records", "nonce", "numbers", "overflow")
 
     def __init__(self, locks: dict[int, int], claim: Claim, files: SlotFiles) -> None:
-        """Describe the slots whose locked descriptors are `locks`, by number; lets go when that fails."""
+        """Take over the locked descriptors in `locks`, by slot; emptied as soon as they are this object's."""
         self.numbers = tuple(locks)
         self._claim = claim
         self.overflow = claim.overflow
         self.nonce = claim.nonce
         self._pid = os.getpid()
-        self._locks = list(locks.values())
+        self._locks: list[int] = []
         self._bells: list[int] = []
         self._records: list[int] = []
         record = claim.record()
@@ -82,8 +82,11 @@ class Hold:
                 self._records.append(fd)
                 records.write(fd, record)
         except BaseException:
-            self.release()
+            for fd in (*self._bells, *self._records):
+                os.close(fd)
             raise
+        self._locks = list(locks.values())
+        locks.clear()
 
     def runs(self, child: int) -> None:
         """Write into the records that the process `child` runs under the slots; raises nothing."""
@@ -223,7 +226,7 @@ class SlotFiles:
         return records.keep(f"{self._path}/holders/slot-{number}")
 
     def lock(self, number: int) -> int:
-        """Lock slot `number`: its descriptor, from now on the caller's, or HELD, or LOOKED_AT."""
+        """Lock slot `number`: its descriptor, to be taken over with `give`, or HELD, or LOOKED_AT."""
         for _ in range(LOOKS):
             if number not in self._open:
                 fd = open_lock(f"{self._path}/slot-{number}")
@@ -232,14 +235,17 @@ class SlotFiles:
             fd, _ = self._open[number]
             if try_lock(fd):
                 if self._has_name(number):
-                    del self._open[number]
-                    forget(fd)
                     return fd
             elif is_locked(fd) and self._has_name(number):
                 if fd >= MOST_KEPT:
                     self._close(number)
                 return HELD
         return LOOKED_AT
+
+    def give(self, number: int) -> None:
+        """Leave the descriptor of slot `number` to the caller, who has it already: a Ctrl-C would lose it."""
+        forget(self._open[number][0])
+        del self._open[number]
 
     def locked(self, number: int) -> bool:
         """Whether somebody holds slot `number`."""
@@ -343,12 +349,10 @@ class PoolDirectory:
                 held, missed = self._lock_lowest(claim.weight, limit, files, locks)
                 # Never while nothing else of the pool runs: what is in the way then is none of its builds.
                 claim.held_back = claim.gates.closed_by() if claim.gates and 0 < held < limit else None
-            except BaseException:
+                if held < limit and not claim.held_back and not (missed and again):
+                    return Hold(locks, claim, files)
+            finally:
                 _let_go(locks)
-                raise
-            if held < limit and not claim.held_back and not (missed and again):
-                return Hold(locks, claim, files)
-            _let_go(locks)
             if held >= limit or claim.held_back:
                 break
         return None
@@ -362,6 +366,7 @@ class PoolDirectory:
             fd = files.lock(number)
             if fd >= 0:
                 locks[number] = fd
+                files.give(number)
             held += fd == HELD
             number += 1
         if held >= limit:
@@ -392,10 +397,9 @@ class PoolDirectory:
                 if (fd := lock_file(self._slot(number))) is not None:
                     locks[number] = fd
                 number += 1
-        except BaseException:
+            return Hold(locks, claim, SlotFiles(self.path))
+        finally:
             _let_go(locks)
-            raise
-        return Hold(locks, claim, SlotFiles(self.path))
 
     def held(self, files: SlotFiles | None = None) -> list[int]:
         """The numbers of the held slots, ascending; exact only under the mutex."""
@@ -472,5 +476,6 @@ class PoolDirectory:
 
 def _let_go(locks: dict[int, int]) -> None:
     for fd in locks.values():
+        forget(fd)
         unlock(fd)
         os.close(fd)

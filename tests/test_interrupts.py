@@ -1,0 +1,141 @@
+"""Ctrl-C in a Python program, at each moment at which Python can deliver it: nothing may stay locked."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from buildslots import SlotPool
+from buildslots.disk import queue
+from buildslots.disk.slots import Claim, PoolDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import FrameType
+
+    from builds import Pool
+
+MOST = 1000
+
+
+class Interrupt:
+    """A tracer that raises KeyboardInterrupt at the n-th entry into a function of ours."""
+
+    def __init__(self, when: int) -> None:
+        self.left = when
+        self.where = ""
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        """Count one more; Python looks for signals whenever it enters a function.
+
+        Not in `__del__`: Python drops what is raised there.
+        """
+        if event != "call" or frame.f_code.co_name == "__del__":
+            return
+        if frame.f_globals.get("__name__", "").startswith("buildslots."):
+            self.left -= 1
+            if self.left == 0:
+                self.where = frame.f_code.co_qualname
+                raise KeyboardInterrupt
+
+
+def interrupted(action: Callable[[], object], when: int) -> str:
+    """Run `action` with an interrupt at the entry number `when`; into which function, or nothing."""
+    interrupt = Interrupt(when)
+    sys.settrace(interrupt)
+    try:
+        action()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return interrupt.where
+
+
+def locked(directory: Path) -> list[str]:
+    """What of slots, mutex and tickets is locked."""
+    names = []
+    for path in (*directory.glob("slot-*"), directory / "mutex", *(directory / "queue").iterdir()):
+        fd = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            names.append(path.name)
+        os.close(fd)
+    return names
+
+
+def at_once(pool: SlotPool, _: PoolDirectory) -> None:
+    """Nobody is in the way."""
+    pool.acquire().release()
+
+
+def behind_a_dead_ticket(pool: SlotPool, directory: PoolDirectory) -> None:
+    """Somebody was killed while waiting."""
+    with open(f"{directory.path}/queue/{1:020d}-1", "w"):
+        pass
+    pool.acquire().release()
+
+
+def in_vain(pool: SlotPool, directory: PoolDirectory) -> None:
+    """The slot is held until the timeout."""
+    hold = directory.try_take(Claim(9, ["make"]))
+    try:
+        pool.acquire(0.001, "fail")
+    except TimeoutError:
+        pass
+    finally:
+        hold.release()
+
+
+def in_turn(pool: SlotPool, directory: PoolDirectory) -> None:
+    """The slot is let go of while one waits for it."""
+    hold = directory.try_take(Claim(9, ["make"]))
+    admission = pool._admission(None, "run", None)
+    steps = admission.steps()
+    try:
+        next(steps)
+        hold.release()
+        steps.send(True)
+    except StopIteration as end:
+        end.value.release()
+    finally:
+        steps.close()
+        admission.abandon()
+        hold.release()
+
+
+def after_a_removal(pool: SlotPool, directory: PoolDirectory) -> None:
+    """The queue is removed while one waits, and it joins again."""
+    hold = directory.try_take(Claim(9, ["make"]))
+    admission = pool._admission(None, "run", None)
+    steps = admission.steps()
+    try:
+        next(steps)
+        for name in queue.waiting(directory.path):
+            os.unlink(f"{directory.path}/queue/{name}")
+        steps.send(True)
+    finally:
+        steps.close()
+        admission.abandon()
+        hold.release()
+
+
+@pytest.mark.parametrize("action", [at_once, behind_a_dead_ticket, in_vain, in_turn, after_a_removal])
+def test_an_interrupt_leaves_nothing_locked(
+    pool: Pool, action: Callable[[SlotPool, PoolDirectory], None]
+) -> None:
+    """At each entry into each of our functions on the way."""
+    slots, directory = SlotPool(slots=1), PoolDirectory(str(pool.dir))
+    slots.acquire().release()
+    for when in range(1, MOST):
+        where = interrupted(lambda: action(slots, directory), when)
+        assert (where, locked(pool.dir)) == (where, [])
+        if not where:
+            return
+    pytest.fail(f"more than {MOST} entries")
