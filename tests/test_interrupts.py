@@ -126,7 +126,26 @@ def after_a_removal(pool: SlotPool, directory: PoolDirectory) -> None:
         hold.release()
 
 
-@pytest.mark.parametrize("action", [at_once, behind_a_dead_ticket, in_vain, in_turn, after_a_removal])
+def two_for_which_there_is_no_room(_: SlotPool, directory: PoolDirectory) -> None:
+    """Somebody with a larger cap has one more than may be held: what was locked is let go of."""
+    hold = directory.take_overflow(Claim(3, ["make"]))
+    try:
+        assert directory.try_take(Claim(2, ["make"], 2)) is None
+    finally:
+        hold.release()
+
+
+ACTIONS = (
+    at_once,
+    behind_a_dead_ticket,
+    in_vain,
+    in_turn,
+    after_a_removal,
+    two_for_which_there_is_no_room,
+)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
 def test_an_interrupt_leaves_nothing_locked(
     pool: Pool, action: Callable[[SlotPool, PoolDirectory], None]
 ) -> None:

@@ -278,21 +278,22 @@ import fcntl, os, sys
 fd = os.open(sys.argv[1], os.O_RDWR)
 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 1 << 20)
 os.fork(), os.fork()
-os.write(fd, b"?" * 65536)
+os.write(fd, sys.argv[2].encode() * 65536)
 print("floods", flush=True)
 while True:
-    os.write(fd, b"?" * 65536)
+    os.write(fd, sys.argv[2].encode() * 65536)
 """
 SLOW = ("strace", "-o", "/dev/null", "-e", "trace=read", "-e", "inject=read:delay_exit=500")
 """Half a millisecond for each read(2), as on a machine that the writers keep busy."""
 
 
 @pytest.fixture
-def floods(pool: Pool, request: pytest.FixtureRequest) -> Callable[[str], None]:
+def floods(pool: Pool, request: pytest.FixtureRequest) -> Callable[..., None]:
     """Starts processes that write into a FIFO of the pool as fast as they can."""
 
-    def flood(place: str) -> None:
-        build = pool.popen(sys.executable, "-P", "-c", FLOOD, str(pool.dir / place), start_new_session=True)
+    def flood(place: str, byte: str = "?") -> None:
+        command = (sys.executable, "-P", "-c", FLOOD, str(pool.dir / place), byte)
+        build = pool.popen(*command, start_new_session=True)
         request.addfinalizer(lambda: os.killpg(build.pid, signal.SIGKILL))
         build.started()
 
@@ -300,7 +301,7 @@ def floods(pool: Pool, request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 @pytest.mark.linux
-def test_a_bell_that_never_falls_silent(pool: Pool, floods: Callable[[str], None]) -> None:
+def test_a_bell_that_never_falls_silent(pool: Pool, floods: Callable[..., None]) -> None:
     """Somebody fills the bell of a free slot as fast as it can be read: its next holder gets another."""
     pool.slot_run("true")
     floods("bells/slot-0")
@@ -309,13 +310,14 @@ def test_a_bell_that_never_falls_silent(pool: Pool, floods: Callable[[str], None
 
 
 @pytest.mark.linux
-def test_knocks_do_not_keep_anybody_waiting(pool: Pool, floods: Callable[[str], None]) -> None:
-    """Somebody knocks all the time: the timeout is over when it is over."""
+@pytest.mark.parametrize("byte", ["?", "2"])
+def test_knocks_do_not_keep_anybody_waiting(pool: Pool, floods: Callable[..., None], byte: str) -> None:
+    """Somebody knocks all the time, or says that one is second: the timeout is over when it is over."""
     pool.build("-n1").started()
     build = pool.popen(*SLOW, script("slot-run"), "-n1", "-t1", "--on-timeout=fail", "true")
     wait_until(lambda: len(pool.leftovers()) == 2, "a ticket and its bell")
     (bell,) = (pool.dir / "bells").glob("*-1")
-    floods(f"bells/{bell.name}")
+    floods(f"bells/{bell.name}", byte)
     assert build.process.wait(DEADLINE_S) == 75
 
 

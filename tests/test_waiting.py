@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
 
+from buildslots.admission import Admission
 from buildslots.disk import bells, lock, queue, wait
 from buildslots.disk.slots import Claim, Hold, PoolDirectory, SlotFiles
+from buildslots.settings import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,6 +180,63 @@ def test_who_is_told_to_be_second_sleeps_on(line: Line) -> None:
     assert bells.knock(line.bell(line.tickets[-1]), bells.SECOND)
     assert bells.knock(line.bell(line.tickets[-1]))
     assert (ears.listen(0), ears.knocked) == (True, True)
+
+
+def test_who_is_told_so_while_it_can_be_cancelled_glances_more_often_too(line: Line) -> None:
+    """It sleeps in pieces of a tenth of a second, and none of them may swallow that."""
+    ears = [line.ears(line.join()) for _ in range(9)][-1]
+    admission = Admission(resolve(warn=print), ["make"])
+    assert bells.knock(line.bell(line.tickets[-1]), bells.SECOND)
+    assert not admission._listen(ears, 60.0, Event())
+    assert ears.period_s == wait.GLANCE_S
+
+
+def test_a_ticket_that_cannot_have_a_bell_keeps_nothing_open(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full: its lock goes, and with it the place in line."""
+
+    def full(_: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(bells, "hang", full)
+    with pytest.raises(OSError, match="No space"):
+        line.join()
+    assert (len(os.listdir("/dev/fd")), queue.waiting(line.directory.path)) == (before, [])
+
+
+def test_who_leaves_does_not_look_alive_to_the_next(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It removes its files before it rings, or the next would find them locked once more, and sleep on."""
+    head, second = line.join(), line.join()
+    seen, close = [], queue.Ticket._close_bell
+
+    def look_and_close(ticket: queue.Ticket) -> None:
+        seen.append(queue.waiting(line.directory.path))
+        close(ticket)
+
+    monkeypatch.setattr(queue.Ticket, "_close_bell", look_and_close)
+    head.leave()
+    assert seen[0] == [second.name]
+
+
+def test_an_interrupt_while_one_gives_way_lets_the_bell_ring_all_the_same(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlocked already, and then a Ctrl-C: what is called in the end still closes the bell."""
+    head, second = line.join(), line.join()
+    ears, close = line.ears(second), queue.Ticket._close_bell
+
+    def interrupted(_: queue.Ticket) -> None:
+        monkeypatch.setattr(queue.Ticket, "_close_bell", close)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(queue.Ticket, "_close_bell", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        head.give_way()
+    assert not ears.listen(0)
+    head.leave()
+    assert ears.listen(0)
 
 
 def test_who_gives_way_leaves_its_files_to_the_next(line: Line) -> None:

@@ -58,7 +58,8 @@ counting, and lets go if it is not so, unless nobody else holds a slot.
 a held slot rings. Everybody else listens to the bell of the live ticket before its own. At a ring the
 head need not look at the queue, for nobody comes before it any more; those who join again with their
 numbers, when the pool directory was removed, knock at the ticket behind theirs. Nor does it need the
-mutex, for nobody else takes while it is in line.
+mutex: but for those who fall through or pass sleepers, nobody else takes while it is in line, and of them
+and the head none can pass the count that the others have passed.
 
 **A bell** is a FIFO that its owner opened for reading and writing. Whoever hangs one uses the FIFO
 that is there, after reading it empty, if nobody else has it open to write; otherwise it rings that
@@ -70,11 +71,11 @@ others still find some. A bell may be missing, may ring a little before the lock
 ring for nothing. Only the lock tells. While the lock of
 a held slot has no bell that works, the head looks again every 50 ms.
 
-**Sleepers.** A byte in the bell of a *ticket* is a knock: its owner reads it away and looks. (If all are
-`2` it only is second now.) A
-waiter that has seen a slot lie free for a second, which all those before it could have taken by
-the LIMITs in their names, who all got a knock and left it unread all that time, takes it. The second
-in line knocks 0.1 s after it saw the slot, each one further back half a second later.
+**Sleepers.** Bytes in the bell of a *ticket* are a knock: its owner reads them away and looks. (If all are
+`2` they only say that it may be second in line, and is to glance twice a second.) A waiter that has seen
+a slot lie free for a second, which all those before it could have taken by the LIMITs in their names,
+who all got a knock and left it unread all that time, takes it. The second in line knocks 0.1 s after it
+saw the slot, each one further back half a second later.
 
 **Falling through** one after the other (`--on-timeout paced`): under the mutex, after its timeout T,
 whoever has P live tickets before its own takes overflow slots if no record in `holders` was written
@@ -83,8 +84,8 @@ for T * (P + 1) of its own wait. Whoever takes slots or lets go of them writes o
 **Starting.** Who waited leaves the line when its build has started, not when it has the slot: so builds
 start in the order in which they joined.
 
-**Letting go** of a slot: blank the record, unlock, write into the bell, close; of several, each step for
-all of them before the next. Their records have one nonce. Leaving the line: unlock the ticket,
+**Letting go** of a slot: blank the record, unlock, write into the bell, close; of several, blank all, unlock
+all, then ring and close each. Their records have one nonce. Leaving the line: unlock the ticket,
 close its bell, put a `2` into the bell after the next (its owner may be second now, and the second watches
 the head most closely), and remove both files, unless the next has found them dead and done so.
 

@@ -34,30 +34,24 @@ POLLIN = 1
 FIFOS = hasattr(os, "mkfifo")
 """Whether this platform has FIFOs at all; Windows has none."""
 RING = b"!" * 64
-KNOCK, SECOND = b"?", b"2"
-"""What is put into the bell of a ticket: look; and: you may be second in line now."""
+KNOCK, SECOND = b"?" * 64, b"2" * 64
+"""What is put into the bell of a ticket: look; and: you may be second in line now. As long as RING."""
 CAPACITY = 65536
 """Bytes that a FIFO holds (pipe(7)). So much is read at once: somebody may fill it as fast as it is read."""
 NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 """How mkfifo(3) says that this file system or kernel has no FIFOs; a full disk speaks otherwise."""
 
 
-def hang(path: str, heard: int | None = None) -> int | None:
+def hang(path: str) -> int | None:
     """Keep the bell at `path` open: its descriptor, or None where FIFOs do not exist.
 
     A bell that is there serves again if it is silent: then no file system has anything to write.
     One that a daemon of an earlier build still has open is left to it, and made anew. Opened for
     reading and writing, so that neither open(2) nor write(2) ever waits or fails for want of a
     reader. Raises OSError if the directory cannot be written.
-
-    Args:
-        path: Where the bell hangs.
-        heard: A descriptor by which the caller has listened to it until now; it saves some of the looking.
     """
     if not FIFOS:
         return None
-    if heard is not None and (fd := _again(path, heard)) is not None:
-        return fd
     with Room(path) as (name, room):
         if _silenced(name, room):
             return _open_own(name, room)
@@ -81,27 +75,25 @@ def hang(path: str, heard: int | None = None) -> int | None:
         return fd
 
 
-def ring(fd: int | None) -> None:
+def ring(fd: int) -> None:
     """Ring the bell `fd`, to be closed next. The bytes are for listeners while a child has a copy of `fd`.
 
     Many bytes, because whoever begins to listen at this moment may read one away (see `listen`).
     """
-    if fd is None:
-        return
     try:
         os.write(fd, RING)
     except OSError:
         pass  # full of earlier bytes: it has rung already
 
 
-def listen(path: str, room: int | None = None) -> tuple[int | None, bool]:
-    """Open the bell at `path` (in `room`) for poll(2): its descriptor or None, and whether a byte lies in it.
+def listen(path: str) -> tuple[int | None, bool]:
+    """Open the bell at `path` for poll(2): its descriptor or None, and whether a byte lies in it.
 
     None when there is no bell, nobody keeps it open, or no descriptor is left to listen with.
     """
     if not FIFOS:
         return None, False
-    fd = _open(path, os.O_RDONLY, room)
+    fd = _open(path, os.O_RDONLY)
     if fd is None:
         return None, False
     try:
@@ -119,9 +111,9 @@ def listen(path: str, room: int | None = None) -> tuple[int | None, bool]:
     return None, False
 
 
-def knock(path: str, byte: bytes = KNOCK) -> bool:
-    """Put a byte into the bell at `path`; False if there is no bell or nobody to hear it."""
-    return FIFOS and _write(path, byte)
+def knock(path: str, text: bytes = KNOCK) -> bool:
+    """Put `text` into the bell at `path`; False if there is no bell or nobody to hear it."""
+    return FIFOS and _write(path, text)
 
 
 def answered(path: str) -> bool:
@@ -147,39 +139,18 @@ def _silenced(name: str, room: int | None) -> bool:
     fd = _open(name, os.O_RDONLY, room)
     if fd is None:
         return False
-    try:
-        return _is_silent(fd, os.fstat(fd), name, room)
-    finally:
-        os.close(fd)
-
-
-def _is_silent(fd: int, file: os.stat_result, name: str, room: int | None) -> bool:
-    """Whether nobody keeps the bell behind `fd`, the `file`, open; what was rung is read away."""
-    if file.st_nlink > 1:
-        return False  # it may be another program's, and what lies in it not for us
     rung = b""
     try:
+        if os.fstat(fd).st_nlink > 1:
+            return False  # it may be another program's, and what lies in it not for us
         rung = os.read(fd, CAPACITY)
         return not rung or not os.read(fd, 1)
     except OSError:  # EAGAIN: somebody has it open to write
         if rung:  # its listeners may not have got to hear it yet: they would listen to the daemon's for ever
             _write(name, RING, room)
         return False
-
-
-def _again(path: str, heard: int) -> int | None:
-    """Hang the bell at `path` again, which is silent and is the one behind `heard`; otherwise None."""
-    file = os.fstat(heard)
-    if not _is_silent(heard, file, path, None):
-        return None
-    try:
-        fd = os.open(path, os.O_RDWR | PLAIN)
-    except OSError:
-        return None
-    if os.path.samestat(os.fstat(fd), file):
-        return fd
-    os.close(fd)
-    return None
+    finally:
+        os.close(fd)
 
 
 def _open_own(name: str, room: int | None) -> int:

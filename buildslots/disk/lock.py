@@ -26,6 +26,9 @@ NO_FILE = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EOPNOTSUPP})
 DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 DIR_FDS = {os.open, os.unlink, getattr(os, "mkfifo", None)} <= os.supports_dir_fd
 """Whether files can be named by a descriptor of their directory; not on Windows, nor before macOS 13."""
+MADE_MEANWHILE = 10
+"""How often a file that somebody else has made meanwhile is opened again: not found, and yet there, for ever,
+is a dangling link where links are followed."""
 MUTEX_PAUSE_S = 0.02
 """The longest sleep between two tries. With 0.5 ms, 64 that wanted it kept two cores busy trying, and
 its owner from its work (bench/README.md)."""
@@ -149,7 +152,8 @@ def open_in_room(path: str, flags: int) -> int:
 
 
 def _open_file(name: str, above: str | int, flags: int, room: int | None) -> int:
-    while True:  # not for ever: whoever made the file meanwhile would have to remove it each time as well
+    again = MADE_MEANWHILE
+    while True:
         if not flags & os.O_EXCL:
             try:
                 return os.open(name, flags & ~os.O_CREAT | PLAIN, dir_fd=room)
@@ -160,7 +164,8 @@ def _open_file(name: str, above: str | int, flags: int, room: int | None) -> int
         try:
             fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | PLAIN, 0o600, dir_fd=room)
         except FileExistsError:
-            if flags & os.O_EXCL:
+            again -= 1
+            if flags & os.O_EXCL or not again:
                 raise
             continue
         try:
@@ -347,10 +352,10 @@ _kept_from_children: set[int] = set()
 _hook_installed = False
 
 
-def keep_from_children(*fds: int) -> None:
-    """See to it that a child forked while `fds` are open has no copies: they would keep locks alive."""
+def keep_from_children(fd: int) -> None:
+    """See to it that a child forked while `fd` is open has no copy: it would keep a lock alive."""
     global _hook_installed  # noqa: PLW0603 - hooks cannot be removed, so one serves all
-    _kept_from_children.update(fds)
+    _kept_from_children.add(fd)
     if not _hook_installed and hasattr(os, "register_at_fork"):
         _hook_installed = True
         os.register_at_fork(after_in_child=_close_in_child)
@@ -369,6 +374,10 @@ def close_kept(fd: int) -> None:
 
 
 def _close_in_child() -> None:
-    for fd in _kept_from_children:
-        os.close(fd)
+    fds = list(_kept_from_children)
     _kept_from_children.clear()
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # the program has closed everything, as daemons do

@@ -1,8 +1,8 @@
 """The queue: numbered tickets, each locked by its waiter, in the order of arrival.
 
-All functions but `Ticket.leave` and the bells are for processes that have the pool's mutex. They
-stay right without it (a stopped owner loses it, see `disk.lock.Mutex`): a ticket whose file lost
-its name before it was locked is made again, and nobody removes a ticket that is locked.
+To join takes the pool's mutex, all else does not, and even to join stays right without it (a stopped
+owner loses it, see `disk.lock.Mutex`): a ticket whose file lost its name before it was locked is made
+again, and nobody removes a ticket that is locked.
 """
 
 from __future__ import annotations
@@ -169,13 +169,17 @@ class Ticket:
         """The same, and remove the files unless somebody has done so. Idempotent and so on as `give_way`."""
         if self._fd < 0 or self._pid != os.getpid():
             return
+        # While it is locked, or the next would take it for alive once more.
+        removed = self._in_line and _remove(self._directory, self.name)
         self.give_way()
+        self._close_bell()  # if a Ctrl-C came in between
         fd, self._fd = self._fd, -1
         close_kept(fd)
-        try:
-            live(self._directory, self.name)
-        except OSError:
-            pass  # whoever looks next will
+        if not removed:
+            try:
+                live(self._directory, self.name)
+            except OSError:
+                pass  # whoever looks next will
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:  # lost when an exception came at a bad moment
@@ -195,8 +199,10 @@ class Ticket:
         self._fd = fd
         self._in_line = True
         try:
+            keep_from_children(fd)
             self.bell = bells.hang(f"{self._directory}/bells/{self.name}")
-            keep_from_children(fd, *(() if self.bell is None else (self.bell,)))
+            if self.bell is not None:
+                keep_from_children(self.bell)
             records.write(fd, self._record)
         except BaseException:
             self.leave()

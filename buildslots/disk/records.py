@@ -37,7 +37,7 @@ import sys
 import time
 from stat import S_ISREG
 
-from buildslots.disk.lock import PLAIN, open_in_room, remove_in_room
+from buildslots.disk.lock import NO_FILE, PLAIN, open_in_room, remove_in_room
 
 MAGIC = b"buildslots-record 1\n"
 END = b"end\n"
@@ -106,8 +106,7 @@ def keep(path: str) -> int:
     try:
         fd = open_in_room(path, os.O_WRONLY | os.O_CREAT)
     except OSError as error:
-        # A symbolic link; a FIFO that nobody reads, or a socket; a socket on macOS.
-        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP):
+        if error.errno not in NO_FILE:  # or a FIFO that nobody reads
             raise
     else:
         try:

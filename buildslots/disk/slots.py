@@ -1,8 +1,7 @@
 """The pool directory: which slots are held, taking one, letting it go.
 
-Relies on `disk.lock` for the truth and `disk.queue` for the order. Every public method is one
-complete step under the mutex; the caller sees a `Hold`, a `Ticket` or nothing, and after an
-exception nothing is kept.
+Relies on `disk.lock` for the truth and `disk.queue` for the order. The caller sees a `Hold`, a `Ticket`
+or nothing, and after an exception nothing is kept.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ HELD, LOOKED_AT = -1, -2
 """Why a slot could not be locked; one that somebody just looks at is not held, but not to be had."""
 LOOKS = 10
 """How often a slot is tried that is not held but looked at, for a microsecond each."""
-MOST_KEPT = os.sysconf("SC_OPEN_MAX") // 2 if hasattr(os, "sysconf") else 256
+MOST_KEPT = os.sysconf("SC_OPEN_MAX") // 4 if hasattr(os, "sysconf") else 256
 """No descriptor from this number on is kept open for the next try: others need some."""
 REMOVALS = 100
 """How often one step makes the directories again that somebody removes, before it gives up."""
@@ -62,8 +61,8 @@ class Hold:
 
     __slots__ = ("_bells", "_claim", "_locks", "_pid", "_records", "nonce", "numbers", "overflow")
 
-    def __init__(self, locks: dict[int, int], claim: Claim, files: SlotFiles) -> None:
-        """Take over the locked descriptors in `locks`, by slot; emptied as soon as they are this object's."""
+    def __init__(self, directory: str, locks: Locks, claim: Claim) -> None:
+        """Take over `locks`; they are empty as soon as they are this object's."""
         self.numbers = tuple(locks)
         self._claim = claim
         self.overflow = claim.overflow
@@ -75,13 +74,15 @@ class Hold:
         record = claim.record()
         try:
             for number in locks:
-                bell = files.hang(number)
+                bell = bells.hang(f"{directory}/bells/slot-{number}")
                 if bell is not None:
                     self._bells.append(bell)
-                fd = files.record(number)
+                fd = records.keep(f"{directory}/holders/slot-{number}")
                 self._records.append(fd)
                 records.write(fd, record)
         except BaseException:
+            for fd in self._records:
+                _blank(fd)
             for fd in (*self._bells, *self._records):
                 os.close(fd)
             raise
@@ -201,29 +202,34 @@ class Claim:
         )
 
 
+class Locks(dict[int, int]):
+    """Locked descriptors of slot files, by number; let go of with the object, whatever ends its use."""
+
+    def let_go(self) -> None:
+        """Unlock and close what is left. Idempotent."""
+        for number, fd in list(self.items()):
+            unlock(fd)
+            forget(fd)
+            del self[number]
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if self:
+            self.let_go()
+
+
 class SlotFiles:
-    """The files of a pool's slots, kept open by who will ask again: then a ring finds them open.
+    """The slot files of a pool, kept open by who will ask again: then a bell that rings finds them open.
 
-    Every answer is about the files that have the names at that moment.
-
-    Attributes:
-        heard: By number, by which descriptors the caller listens to bells; they stay the caller's.
+    Every answer is about the file that has the name at that moment.
     """
 
-    __slots__ = ("_open", "_path", "heard")
+    __slots__ = ("_open", "_path", "_pid")
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._pid = os.getpid()
         self._open: dict[int, tuple[int, os.stat_result]] = {}
-        self.heard: dict[int, int] = {}
-
-    def hang(self, number: int) -> int | None:
-        """Keep the bell of slot `number` open, as `bells.hang` does."""
-        return bells.hang(f"{self._path}/bells/slot-{number}", self.heard.get(number))
-
-    def record(self, number: int) -> int:
-        """Open the record of slot `number`, as `records.keep` does."""
-        return records.keep(f"{self._path}/holders/slot-{number}")
 
     def lock(self, number: int) -> int:
         """Lock slot `number`: its descriptor, to be taken over with `give`, or HELD, or LOOKED_AT."""
@@ -269,7 +275,9 @@ class SlotFiles:
         return False
 
     def _close(self, number: int) -> None:
-        close_kept(self._open.pop(number)[0])
+        fd, _ = self._open.pop(number)
+        if self._pid == os.getpid():  # in a forked child they are closed
+            close_kept(fd)
 
 
 class PoolDirectory:
@@ -344,22 +352,20 @@ class PoolDirectory:
             finally:
                 files.close()
         for again in (True, True, False):  # not for ever: somebody may be stopped while looking at it
-            locks: dict[int, int] = {}
+            locks = Locks()
             try:
                 held, missed = self._lock_lowest(claim.weight, limit, files, locks)
                 # Never while nothing else of the pool runs: what is in the way then is none of its builds.
                 claim.held_back = claim.gates.closed_by() if claim.gates and 0 < held < limit else None
                 if held < limit and not claim.held_back and not (missed and again):
-                    return Hold(locks, claim, files)
+                    return Hold(self.path, locks, claim)
             finally:
-                _let_go(locks)
+                locks.let_go()
             if held >= limit or claim.held_back:
                 break
         return None
 
-    def _lock_lowest(
-        self, weight: int, limit: int, files: SlotFiles, locks: dict[int, int]
-    ) -> tuple[int, bool]:
+    def _lock_lowest(self, weight: int, limit: int, files: SlotFiles, locks: Locks) -> tuple[int, bool]:
         """Lock the lowest slots into `locks`: how many others are held, and whether one below is not."""
         held = number = 0
         while len(locks) < weight and held < limit:
@@ -390,16 +396,16 @@ class PoolDirectory:
         if hold := self.take_despite(claim):
             return hold
         claim.overflow = True
-        locks: dict[int, int] = {}
+        locks = Locks()
         number = claim.cap
         try:
             while len(locks) < claim.weight:
                 if (fd := lock_file(self._slot(number))) is not None:
                     locks[number] = fd
                 number += 1
-            return Hold(locks, claim, SlotFiles(self.path))
+            return Hold(self.path, locks, claim)
         finally:
-            _let_go(locks)
+            locks.let_go()
 
     def held(self, files: SlotFiles | None = None) -> list[int]:
         """The numbers of the held slots, ascending; exact only under the mutex."""
@@ -472,10 +478,3 @@ class PoolDirectory:
 
     def _slot(self, number: int) -> str:
         return f"{self.path}/slot-{number}"
-
-
-def _let_go(locks: dict[int, int]) -> None:
-    for fd in locks.values():
-        forget(fd)
-        unlock(fd)
-        os.close(fd)

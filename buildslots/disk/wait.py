@@ -65,8 +65,8 @@ def glance_period_s(place: int) -> float:
     """Seconds between two glances of the waiter at `place` (0 is the head).
 
     The further back, the more rarely: the glance of a waiter matters only when everyone before it
-    is asleep. 100 waiters glance 23 times a second together.
-    (Who comes second gets a knock, see `Ticket.leave`, and so always glances twice a second.)
+    is asleep. 100 waiters glance 25 times a second together.
+    (Who comes second is told so, see `Ticket.give_way`, and so always glances twice a second.)
     """
     return GLANCE_S * min(max(1, place - 1), 12)
 
@@ -214,24 +214,16 @@ class Wait:
         if not ears.too_late:
             self._claim.waited_s = time.monotonic() - self._began
             limit = self._sleepers.overtake(self._directory.path, ahead, self._claim.limit, ears.held)
-        return self._directory.take(self._claim, limit) if limit else None
+        return self._directory.step(lambda: self._directory.take(self._claim, limit)) if limit else None
 
     def _sleep(self, ears: Ears, *, late: bool) -> Steps[bool]:
         """Sleep until something may have changed; whether the deadline has passed."""
+        glance_at = time.monotonic() + ears.period_s
         while True:
             now = time.monotonic()
             if self._notice is not None and now >= self._notice.due:
                 self._notice.tell(self._directory, self._ticket, self._claim.held_back)
-            until = min(self._deadline, self._sleepers.look_at, now + ears.period_s)
-            if self._notice is not None:
-                until = min(until, self._notice.due)
-            if self._claim.held_back:
-                until = min(until, now + GATE_S)
-            if late:  # those ahead may leave, which makes our turn come sooner
-                until = min(until, now + PACE_S)
-            if ears.deaf_head:
-                until = min(until, now + self._poll_s)
-                self._poll_s = min(self._poll_s * 2, FOREIGN_POLL_S)
+            until = min(glance_at, self._next_look(ears, now, late=late))
             sound = yield ears, until - now
             now = time.monotonic()
             if sound:
@@ -239,6 +231,10 @@ class Wait:
                 return now >= self._deadline  # however often somebody knocks
             if now >= self._deadline:
                 return True
+            if ears.is_second and now < until:
+                ears.is_second = False
+                glance_at = min(glance_at, now + ears.period_s)
+                continue
             if (
                 self._is_head
                 or self._claim.held_back
@@ -247,6 +243,21 @@ class Wait:
                 or not ears.nothing_new()
             ):
                 return False
+            glance_at = now + ears.period_s
+
+    def _next_look(self, ears: Ears, now: float, *, late: bool) -> float:
+        """`time.monotonic()` at which something other than a glance is due."""
+        until = min(self._deadline, self._sleepers.look_at)
+        if self._notice is not None:
+            until = min(until, self._notice.due)
+        if self._claim.held_back:
+            until = min(until, now + GATE_S)
+        if late:  # those ahead may leave, which makes our turn come sooner
+            until = min(until, now + PACE_S)
+        if ears.deaf_head:
+            until = min(until, now + self._poll_s)
+            self._poll_s = min(self._poll_s * 2, FOREIGN_POLL_S)
+        return until
 
 
 class Ears:
@@ -255,11 +266,11 @@ class Ears:
     Attributes:
         wake: What to sleep with.
         held: How many slots are held.
-        heard: By number, what listens to the bells of slots.
         deaf_head: Whether this is the head, and some held slot has no bell that works.
         period_s: Seconds until the next glance.
         too_late: Whether what it was to listen to has happened meanwhile, so that nothing would wake it.
         knocked: Whether somebody has knocked at our ticket.
+        is_second: Whether it was told to be second in line, and so to glance more often, and no more.
     """
 
     def __init__(
@@ -278,7 +289,7 @@ class Ears:
         if ticket.bell is not None:
             self.wake.register(ticket.bell, bells.POLLIN)
         self.period_s = glance_period_s(len(ahead))
-        self.heard: dict[int, int] = {}
+        self.is_second = False
         self.too_late = False
         self.knocked = False
         self.held = 0
@@ -298,7 +309,7 @@ class Ears:
         for number in held:
             fd, rung = bells.listen(f"{self._directory.path}/bells/slot-{number}")
             if fd is not None:
-                self.heard[number] = fd
+                self._open.append(fd)
             if fd is None or rung:
                 self._silent.append(f"{self._directory.path}/slot-{number}")
                 self.deaf_head = head
@@ -307,7 +318,6 @@ class Ears:
             if head:
                 self.wake.register(fd, bells.POLLIN)
         if head and files is not None:
-            files.heard = self.heard
             # One may have been let go before we listened, and perhaps is held again, with another bell.
             self.too_late = not all(map(files.locked, held))
 
@@ -315,24 +325,21 @@ class Ears:
         """Close what was opened; the object is of no use after that. Idempotent."""
         while self._open:
             os.close(self._open.pop())
-        while self.heard:
-            os.close(self.heard.popitem()[1])
         if hasattr(self.wake, "close"):  # select.poll has nothing to close
             self.wake.close()
 
     def listen(self, seconds: float) -> bool:
         """Sleep until a bell rings, somebody knocks, or `seconds` have passed; whether it was a sound."""
-        until = time.monotonic() + seconds
+        # poll(2) takes whole milliseconds, and Python rounds up: it never wakes too early.
+        sounds = [fd for fd, _ in self.wake.poll(max(0.0, seconds * 1000))]
         bell = self._ticket.bell
-        while True:
-            # poll(2) takes whole milliseconds, and Python rounds up: it never wakes too early.
-            sounds = [fd for fd, _ in self.wake.poll(max(0.0, seconds * 1000))]
-            heard = bells.hear(bell) if bell is not None and bell in sounds else set()
-            if sounds != [bell] or heard != SECOND:
-                self.knocked = not heard <= SECOND
-                return bool(sounds)
+        heard = bells.hear(bell) if bell is not None and bell in sounds else set()
+        self.knocked = not heard <= SECOND
+        if heard == SECOND:
+            sounds = [fd for fd in sounds if fd != bell]
             self.period_s = min(self.period_s, GLANCE_S)
-            seconds = min(until - time.monotonic(), GLANCE_S)
+            self.is_second = True
+        return bool(sounds)
 
     def nothing_new(self) -> bool:
         """Glance: whether all slots that were held still are, and our ticket is still in line."""
