@@ -244,11 +244,13 @@ class Session:
 
     def samples(self, scenario: Scenario, kit: Kit, commands: dict[str, Command]) -> Iterator[Results]:
         """Let all peers go through `scenario`, each in its turn in each repetition."""
-        repetitions = scenario.quick_repetitions if self.options.quick else scenario.repetitions
         for cases in self.cases(scenario, kit, commands):
+            if not cases:
+                continue
             began, failed = time.monotonic(), set()
-            for repetition in range(repetitions):
-                at = repetition % len(cases) if cases else 0
+            times = scenario.times(cases[0].contenders, cases[0].hold_s, quick=self.options.quick)
+            for repetition in range(times):
+                at = repetition % len(cases)
                 for case in cases[at:] + cases[:at]:
                     name = case.peer if isinstance(case.peer, str) else case.peer.name
                     if name in failed:
@@ -261,9 +263,8 @@ class Session:
                         failed.add(name)
                         yield sample | {"failed": str(error)}
                         say(f"{scenario.name}: {name}: {error}")
-            if cases:
-                what = f"{scenario.name}, {cases[0].contenders} contenders, {cases[0].hold_s:g} s"
-                say(f"{what}: {time.monotonic() - began:.1f} s")
+            what = f"{scenario.name}, {cases[0].contenders} contenders, {cases[0].hold_s:g} s"
+            say(f"{what}: {time.monotonic() - began:.1f} s")
 
 
 if __name__ == "__main__":

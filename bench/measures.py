@@ -419,6 +419,12 @@ class Scenario:
         except (OSError, ValueError, TypeError, IndexError, RuntimeError, AssertionError, Missing) as error:
             raise Failed(f"{type(error).__name__}: {error}") from error
 
+    def times(self, contenders: int, hold_s: float, *, quick: bool) -> int:
+        """How often; once where that takes long: of many commands, and of holds that make noise small."""
+        if quick:
+            return self.quick_repetitions
+        return 1 if hold_s >= 0.1 or (self.kind == "command" and contenders >= 64) else self.repetitions
+
     def worth(self, contenders: int, hold_s: float) -> bool:
         """Whether this combination can say anything, and a turn of all contenders takes 10 s at most."""
         return contenders >= self.least and contenders * hold_s / SLOTS <= 10.0
@@ -430,9 +436,9 @@ SCENARIOS = {
     for scenario in (
         Scenario("start", "command", start, repetitions=30, quick_repetitions=5, bare=True),
         Scenario("acquire", "library", acquire, repetitions=10, quick_repetitions=3),
-        Scenario("command-line", "command", command_line, ALL, (16,), bare=True),
+        Scenario("command-line", "command", command_line, ALL, (16,), repetitions=2, bare=True),
         Scenario("library-line", "library", library_line, ALL, (16,)),
-        Scenario("relay", "library", relay, (4, 16, 64, 256), (4, 64), least=2),
+        Scenario("relay", "library", relay, (4, 16, 64, 256), (4, 64), repetitions=3, least=2),
         Scenario(
             "loop", "library", loop, (4, 16, 64, 256), (16,), (0.01, 0.1, 1.0), (0.01, 0.1), slots=SLOTS
         ),
