@@ -150,7 +150,7 @@ def _let_the_woken_run() -> None:
     """Give the processor to the process that was woken just now, if it is to run on this one.
 
     Linux likes to put who is woken through a pipe on the processor of who woke it, even if others
-    are idle: then the slot would lie free until this process sleeps (bench/primitives.py).
+    are idle: then the slot would lie free until this process sleeps (bench/README.md).
     """
     if hasattr(os, "sched_yield"):
         os.sched_yield()

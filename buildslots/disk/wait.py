@@ -2,7 +2,7 @@
 
 The head of the line listens to the bells of the held slots and looks when one rings. Everyone else
 listens to the bell of the ticket before its own, so that a release wakes the head and not the
-line; who leaves the line wakes the next, and knocks at the one after. Besides that, everyone
+line; who leaves the line wakes the next, and tells the one after that it is second. Besides that, everyone
 glances now and then (`glance_period_s`) whether a slot has become free that nobody takes, because
 those before it may be stopped (admission rule 4), and whether the pool directory is still there.
 A glance is one poll(2) of bells that are open already; with the wake-up out of a deep sleep it
