@@ -41,8 +41,9 @@ HELD, LOOKED_AT = -1, -2
 """Why a slot could not be locked; one that somebody just looks at is not held, but not to be had."""
 LOOKS = 10
 """How often a slot is tried that is not held but looked at, for a microsecond each."""
-MOST_KEPT = os.sysconf("SC_OPEN_MAX") // 4 if hasattr(os, "sysconf") else 256
-"""No descriptor from this number on is kept open for the next try: others need some."""
+OPEN_MAX = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 1024
+MOST_KEPT, MOST_HEARD = OPEN_MAX // 4, OPEN_MAX * 3 // 4
+"""No descriptor from these numbers on is kept for the next try, or listened to: all else needs some, too."""
 REMOVALS = 100
 """How often one step makes the directories again that somebody removes, before it gives up."""
 REFUSALS, REFUSED_S = 10, 0.005

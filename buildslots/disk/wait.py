@@ -18,7 +18,7 @@ import time
 
 from buildslots.disk import bells, queue
 from buildslots.disk.lock import locked
-from buildslots.disk.slots import SlotFiles
+from buildslots.disk.slots import MOST_HEARD, SlotFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -308,6 +308,9 @@ class Ears:
         self.held = len(held)
         for number in held:
             fd, rung = bells.listen(f"{self._directory.path}/bells/slot-{number}")
+            if fd is not None and fd >= MOST_HEARD:
+                os.close(fd)
+                fd = None
             if fd is not None:
                 self._open.append(fd)
             if fd is None or rung:
