@@ -80,6 +80,7 @@ turns of all contenders would take more than 6 s, the longest wait was not looke
 def main() -> int:
     options = parse()
     require_linux()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background of a shell
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # with all that it started
     if options.render:
         results.render()
@@ -184,8 +185,12 @@ class Session:
                 commands[name] = COMMANDS[name](kit)
             except Missing as error:
                 missing[name] = str(error)
-        for scenario in scenarios:
-            found["samples"] += self.samples(scenario, kit, commands)
+        try:
+            for scenario in scenarios:
+                for sample in self.samples(scenario, kit, commands):
+                    found["samples"].append(sample)
+        except KeyboardInterrupt:
+            say("interrupted: what was measured until now is kept")
         peers = dict.fromkeys(sample["peer"] for sample in found["samples"])
         found["environment"] |= {"load after": environment.load()}
         found["environment"] |= {f"version of {peer}": self.version(peer, commands) for peer in peers}

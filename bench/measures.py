@@ -436,8 +436,6 @@ SCENARIOS = {
     for scenario in (
         Scenario("start", "command", start, repetitions=30, quick_repetitions=5, bare=True),
         Scenario("acquire", "library", acquire, repetitions=10, quick_repetitions=3),
-        Scenario("command-line", "command", command_line, ALL, (16,), repetitions=2, bare=True),
-        Scenario("library-line", "library", library_line, ALL, (16,)),
         Scenario("relay", "library", relay, (4, 16, 64, 256), (4, 64), repetitions=3, least=2),
         Scenario(
             "loop", "library", loop, (4, 16, 64, 256), (16,), (0.01, 0.1, 1.0), (0.01, 0.1), slots=SLOTS
@@ -447,6 +445,8 @@ SCENARIOS = {
         Scenario("command-burst", "command", command_burst, (BURST,), (BURST,)),
         Scenario("library-burst", "library", library_burst, (BURST,), (BURST,), repetitions=5, slots=SLOTS),
         Scenario("survivor", "command", survivor),
+        Scenario("library-line", "library", library_line, ALL, (16,)),
+        Scenario("command-line", "command", command_line, ALL, (16,), repetitions=2, bare=True),
     )
 }
 
