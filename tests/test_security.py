@@ -339,7 +339,13 @@ IMPATIENT = """
 import sys
 from buildslots import SlotPool
 from buildslots.disk import lock
-lock.MUTEX_PATIENCE_S, lock.MUTEX_OWNERS, lock.MUTEX_PAUSE_S = 0.05, 3, 0.05
+lock.MUTEX_PATIENCE_S, lock.MUTEX_OWNERS = 0.05, 3
+remove = lock.Mutex._remove
+def remove_and_be_too_slow(self):
+    remove(self)
+    while not lock.locked(self._path):
+        pass
+lock.Mutex._remove = remove_and_be_too_slow
 print("ran", SlotPool(slots=1).acquire().number)
 """
 
