@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,11 +15,15 @@ from buildslots.disk import queue
 from buildslots.disk.slots import Claim, PoolDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
     from builds import Pool
+
+    from buildslots import Slot
+    from buildslots.disk.slots import Hold
+    from buildslots.disk.wait import Steps
 
 MOST = 1000
 
@@ -93,37 +98,37 @@ def in_vain(pool: SlotPool, directory: PoolDirectory) -> None:
         hold.release()
 
 
-def in_turn(pool: SlotPool, directory: PoolDirectory) -> None:
-    """The slot is let go of while one waits for it."""
+@contextmanager
+def waiting(pool: SlotPool, directory: PoolDirectory) -> Iterator[tuple[Steps[Slot], Hold]]:
+    """One that waits, step by step, for the slot that is held; nothing of both remains afterwards."""
     hold = directory.try_take(Claim(9, ["make"]))
     admission = pool._admission(None, "run", None)
     steps = admission.steps()
     try:
         next(steps)
-        hold.release()
-        steps.send(True)
-    except StopIteration as end:
-        end.value.release()
+        yield steps, hold
     finally:
         steps.close()
         admission.abandon()
         hold.release()
+
+
+def in_turn(pool: SlotPool, directory: PoolDirectory) -> None:
+    """The slot is let go of while one waits for it."""
+    with waiting(pool, directory) as (steps, hold):
+        hold.release()
+        try:
+            steps.send(True)
+        except StopIteration as end:
+            end.value.release()
 
 
 def after_a_removal(pool: SlotPool, directory: PoolDirectory) -> None:
     """The queue is removed while one waits, and it joins again."""
-    hold = directory.try_take(Claim(9, ["make"]))
-    admission = pool._admission(None, "run", None)
-    steps = admission.steps()
-    try:
-        next(steps)
+    with waiting(pool, directory) as (steps, _):
         for name in queue.waiting(directory.path):
             os.unlink(f"{directory.path}/queue/{name}")
         steps.send(True)
-    finally:
-        steps.close()
-        admission.abandon()
-        hold.release()
 
 
 def two_for_which_there_is_no_room(_: SlotPool, directory: PoolDirectory) -> None:

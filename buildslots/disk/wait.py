@@ -273,13 +273,7 @@ class Ears:
         is_second: Whether it was told to be second in line, and so to glance more often, and no more.
     """
 
-    def __init__(
-        self,
-        directory: PoolDirectory,
-        ticket: queue.Ticket,
-        ahead: list[str],
-        wake: Poll,
-    ) -> None:
+    def __init__(self, directory: PoolDirectory, ticket: queue.Ticket, ahead: list[str], wake: Poll) -> None:
         self._directory = directory
         self._ticket = ticket
         self._open: list[int] = []
