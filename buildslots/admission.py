@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from buildslots.disk.bells import Poll
     from buildslots.disk.queue import Ticket
     from buildslots.disk.slots import Hold
-    from buildslots.disk.wait import Ears, Notice, Steps
+    from buildslots.disk.wait import Ears, Notice, Steps, Wait
     from buildslots.journal import Log
     from buildslots.settings import Settings
 
@@ -58,6 +58,7 @@ class Slot:
     """
 
     __slots__ = (
+        "_admission",
         "_block",
         "_directory",
         "_hold",
@@ -65,7 +66,6 @@ class Slot:
         "_mark",
         "_pid",
         "_released",
-        "_ticket",
         "nested",
         "number",
         "overflow",
@@ -84,10 +84,12 @@ class Slot:
         waited_s: float = 0.0,
     ) -> None:
         """Made by this package only: of a `hold`, of the `mark` of an outer slot, or of neither."""
-        if hold is not None:
-            mark = f"{hold.numbers[0]}:{hold.nonce}"
         self.pool = pool
-        self.number = None if mark is None else int(mark.partition(":")[0])
+        if hold is not None:
+            self.number: int | None = hold.numbers[0]
+            mark = f"{self.number}:{hold.nonce}"
+        else:
+            self.number = None if mark is None else int(mark.partition(":")[0])
         self.weight = 0 if hold is None else len(hold.numbers)
         self.overflow = hold is not None and hold.overflow
         self.nested = hold is None and mark is not None
@@ -95,7 +97,7 @@ class Slot:
         self._directory = directory
         self._hold = hold
         self._log: Log | None = None
-        self._ticket: Ticket | None = None
+        self._admission: Admission | None = None
         self._mark = mark
         self._pid = os.getpid()
         self._released = False
@@ -175,8 +177,9 @@ class Slot:
             log.stopped()  # before the next build may start
         if self._hold is not None:
             self._hold.release()
-        if self._ticket is not None:
-            self._ticket.leave()
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            admission.tidy()
         if log is not None and self._pid == os.getpid():
             log.ended(status)
 
@@ -207,7 +210,7 @@ class Admission:
         command: What others are told that this build is.
     """
 
-    __slots__ = ("_claim", "_directory", "_hold", "_log", "_pid", "_settings", "_ticket")
+    __slots__ = ("_claim", "_directory", "_hold", "_log", "_pid", "_settings", "_ticket", "_wait")
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
@@ -215,6 +218,7 @@ class Admission:
         self._directory = PoolDirectory(settings.dir)
         self._hold: Hold | None = None
         self._ticket: Ticket | None = None
+        self._wait: Wait | None = None
         self._log: Log | None = None
         self._pid = os.getpid()
 
@@ -253,10 +257,16 @@ class Admission:
         finally:
             steps.close()  # whatever ended the wait, and wherever it came: nothing may stay in line
 
-    def abandon(self) -> None:
-        """Let go of the slot and of the place in line, if there are any. Idempotent, raises nothing."""
+    def tidy(self) -> None:
+        """Leave the line, and close what the wait has left open. Idempotent, raises nothing."""
+        if self._wait is not None:
+            self._wait.close()
         if self._ticket is not None:
             self._ticket.leave()
+
+    def abandon(self) -> None:
+        """Let go of the slot and of the place in line, if there are any. Idempotent, raises nothing."""
+        self.tidy()
         if self._hold is not None:
             self._hold.release()
 
@@ -268,9 +278,8 @@ class Admission:
             outer = _outer(self._directory)
             if outer is not None:
                 return Slot(self._settings.pool, self._settings.dir, mark=outer)
-            self._hold = yield from self._take(notice, poll)
-            waited_s = self._claim.waited_s
-            return Slot(self._settings.pool, self._settings.dir, hold=self._hold, waited_s=waited_s)
+            hold = self._hold = yield from self._take(notice, poll)
+            return Slot(self._settings.pool, self._settings.dir, hold=hold, waited_s=self._claim.waited_s)
         except BaseException as error:
             self.abandon()
             self._failed(error)
@@ -280,13 +289,13 @@ class Admission:
         """Leave the line: the build has started under `slot`, as the process `child`. Raises nothing."""
         if self._ticket is not None:
             if child is None:
-                self._ticket.give_way()  # to remove its files has time until the slot is released
-                slot._ticket = self._ticket
+                self._ticket.give_way()
+                slot._admission = self  # to tidy up has time until the slot is released
             else:
-                self._ticket.leave()
+                self.tidy()
         if child is not None and slot._hold is not None:
             slot._hold.runs(child)
-        if slot._hold is not None and (log := self._told()):
+        if slot._hold is not None and (log := self._log or self._told()):
             log.started(slot._hold.numbers, slot.waited_s, overflow=slot.overflow)
             slot._log = log
 
@@ -308,8 +317,8 @@ class Admission:
             deadline = float("inf") if timeout_s is None else began + timeout_s
             paced_s = timeout_s if self._settings.on_timeout == "paced" else None
             told = notice() if notice else None
-            wait = Wait(self._directory, self._ticket, claim, deadline, told, paced_s=paced_s)
-            hold = yield from wait.steps(poll)
+            self._wait = Wait(self._directory, self._ticket, claim, deadline, told, paced_s=paced_s)
+            hold = yield from self._wait.steps(poll)
         claim.waited_s = time.monotonic() - began
         if hold is not None:
             return hold

@@ -41,7 +41,7 @@ import sys
 import time
 
 from buildslots.disk import records
-from buildslots.disk.lock import PLAIN, lock_file, make_parents, unlock
+from buildslots.disk.lock import PLAIN, close_kept, keep_from_children, lock_file, make_parents, unlock
 from buildslots.settings import state_dir
 
 TYPE_CHECKING = False
@@ -60,11 +60,12 @@ COMMAND_CHARACTERS = 4096
 class Log:
     """What the journal is told of one build. No method raises."""
 
-    __slots__ = ("_about", "_began", "_cap", "_ended", "_path", "_slot", "_weight")
+    __slots__ = ("_about", "_began", "_cap", "_ended", "_fd", "_path", "_slot", "_weight")
 
     def __init__(self, settings: Settings, command: list[str], build: str) -> None:
         """Begin to tell of the build `command` with the id `build`; writes nothing yet."""
         self._about = self._path = ""
+        self._fd = -1
         self._slot = -1
         self._began = time.monotonic()
         self._ended = 0.0, self._began
@@ -86,7 +87,13 @@ class Log:
         )
 
     def queued(self) -> None:
-        """It joined the line."""
+        """It joined the line. The file stays open for `started`, which has no time to open it."""
+        if os.name != "nt":  # where open files cannot be renamed
+            try:
+                self._fd = _open(self._path)
+                keep_from_children(self._fd)
+            except OSError:
+                pass
         self._write("queued", f'"cap":{self._cap}{self._weight}{_load()}')
 
     def started(self, slots: tuple[int, ...], waited_s: float, *, overflow: bool) -> None:
@@ -100,6 +107,7 @@ class Log:
 
     def gave_up(self, cause: str) -> None:
         """It will not start."""
+        self._close()
         self._write("gave_up", f'"waited_s":{time.monotonic() - self._began:.6f},"cause":{_quoted(cause)}')
 
     def stopped(self) -> None:
@@ -108,6 +116,7 @@ class Log:
 
     def ended(self, status: int | None) -> None:
         """It had `stopped`, with the exit status or minus the signal `status`; None if nobody knows."""
+        self._close()
         at, until = self._ended
         ran_s = until - self._began
         shown = "null" if status is None else int(status) if isinstance(status, int) else "null"
@@ -120,11 +129,19 @@ class Log:
     def _write(self, event: str, fields: str, at: float | None = None) -> None:
         line = f'{{"v":1,"t":{at or time.time():.6f},"event":"{event}",{self._about},{fields}}}\n'
         try:
+            if self._fd >= 0:
+                os.write(self._fd, line.encode("ascii"))
+                return
             size = _append(self._path, line.encode("ascii"))
             if size >= LIMIT:
                 rotate(self._path)
         except Exception:  # noqa: BLE001, S110 - the journal is worth no build, whatever is wrong with it
             pass
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            close_kept(fd)
 
 
 def rotate(path: str) -> None:
@@ -172,17 +189,22 @@ def _archive(directory: str, number: int) -> str:
 
 def _append(path: str, line: bytes) -> int:
     """Write `line` to the end of the file: its size then. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | PLAIN
-    try:
-        fd = os.open(path, flags, 0o600)
-    except FileNotFoundError:
-        make_parents(path)
-        fd = os.open(path, flags, 0o600)
+    fd = _open(path)
     try:
         os.write(fd, line)
         return os.lseek(fd, 0, os.SEEK_CUR)
     finally:
         os.close(fd)
+
+
+def _open(path: str) -> int:
+    """Open the file for writing to its end: its descriptor. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | PLAIN
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        make_parents(path)
+        return os.open(path, flags, 0o600)
 
 
 def _load() -> str:

@@ -304,7 +304,7 @@ def _is_hidden(pid: int) -> bool:
 
 def is_local(record: dict[str, str]) -> bool:
     """Whether the pid in `record` counts here: same host, same pid namespace."""
-    ours = records.parse(records.record([], cap=1, nonce="")) or {}
+    ours = records.parse(records.record(records.about([], cap=1, nonce=""))) or {}
     return all(record.get(where) == ours.get(where) for where in ("host", "pidns"))
 
 

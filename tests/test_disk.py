@@ -153,13 +153,18 @@ def test_ears_are_closed(directory: slots.PoolDirectory, tickets: list[queue.Tic
     hold = directory.try_take(slots.Claim(1, ["make"]))
     assert hold is not None
     claim = slots.Claim(1, ["make"])
-    tickets += [queue.Ticket(directory.path, 1, b"") for _ in range(2)]
     before = os.listdir("/dev/fd")
+    tickets += [queue.Ticket(directory.path, 1, b"") for _ in range(2)]
     for ticket in tickets:
-        steps = wait.Wait(directory, ticket, claim, 0.0, None).steps()
+        steps = wait.Wait(directory, ticket, claim, wait.NEVER, None).steps()
         next(steps)
-        with pytest.raises(StopIteration):
+        looks = len(os.listdir("/dev/fd"))
+        for _ in range(3):
             steps.send(False)
+        assert len(os.listdir("/dev/fd")) == looks
+        steps.close()
+    for ticket in tickets:
+        ticket.leave()
     assert os.listdir("/dev/fd") == before
     hold.release()
 

@@ -29,7 +29,13 @@ OURS = {
 FAST = OURS | {"__future__", "errno", "fcntl"}
 JOURNAL = {"buildslots.journal"}
 """Loaded when the command runs already."""
-WAITING = {"buildslots.disk.wait", "buildslots.run.notice", "buildslots.words", "select"}
+WAITING = {
+    "buildslots.disk.handover",
+    "buildslots.disk.wait",
+    "buildslots.run.notice",
+    "buildslots.words",
+    "select",
+}
 
 REPORT = """
 import os, sys

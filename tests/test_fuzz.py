@@ -142,7 +142,7 @@ def test_any_bytes_are_a_record_or_none(texts: list[bytes], whole: bool) -> None
 def test_a_record_says_what_was_written(command: list[str], cwd: str) -> None:
     """Whatever is in the command and the directory."""
     assume(sum(map(len, command)) < 500)
-    fields = records.parse(records.record(command, cap=1, nonce="n", cwd=cwd))
+    fields = records.parse(records.record(records.about(command, cap=1, nonce="n", cwd=cwd)))
     assert fields is not None
     assert fields["command"].split("\0")[:-1] == command
     assert fields["cwd"] == cwd
@@ -178,7 +178,8 @@ def make(path: str, kind: str) -> None:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path)
     else:
-        Path(path).write_bytes(records.record(["make"], cap=1, nonce="n") if kind == "record" else HUGE)
+        record = records.record(records.about(["make"], cap=1, nonce="n"))
+        Path(path).write_bytes(record if kind == "record" else HUGE)
 
 
 @tried(60)

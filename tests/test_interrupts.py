@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from buildslots import SlotPool
-from buildslots.disk import queue
+from buildslots.disk import handover, queue
 from buildslots.disk.slots import Claim, PoolDirectory
 
 if TYPE_CHECKING:
@@ -123,12 +123,22 @@ def in_turn(pool: SlotPool, directory: PoolDirectory) -> None:
             end.value.release()
 
 
+def in_turn_with_all_ready(pool: SlotPool, directory: PoolDirectory) -> None:
+    """The same in a pool directory that has not changed for long."""
+    settled_s = handover.SETTLED_S
+    try:
+        handover.SETTLED_S = -1e6
+        in_turn(pool, directory)
+    finally:
+        handover.SETTLED_S = settled_s
+
+
 def after_a_removal(pool: SlotPool, directory: PoolDirectory) -> None:
     """The queue is removed while one waits, and it joins again."""
     with waiting(pool, directory) as (steps, _):
         for name in queue.waiting(directory.path):
             os.unlink(f"{directory.path}/queue/{name}")
-        steps.send(True)
+        steps.send(False)
 
 
 def two_for_which_there_is_no_room(_: SlotPool, directory: PoolDirectory) -> None:
@@ -145,6 +155,7 @@ ACTIONS = (
     behind_a_dead_ticket,
     in_vain,
     in_turn,
+    in_turn_with_all_ready,
     after_a_removal,
     two_for_which_there_is_no_room,
 )

@@ -274,6 +274,23 @@ def test_rotation(pool: Pool, path: Path) -> None:
         assert newest.stat().st_mode & 0o7777 == 0o600
 
 
+def test_who_waits_while_the_journal_is_put_aside_loses_no_line(pool: Pool, path: Path) -> None:
+    """It keeps the file open, for it has no time when it starts: that line is in the older file then."""
+    first = pool.build("-n1")
+    first.started()
+    waiting = pool.queued("-n1")
+    wait_until(lambda: len(named(path, "queued")) == 1, "the line of the one that waits")
+    with open(path, "ab") as more:
+        more.write(FILLER * (journal.LIMIT // len(FILLER)))
+    rotate(str(path))
+    first.finish()
+    waiting.started()
+    waiting.finish()
+    older = Path(archives(str(path.parent))[-1]).read_bytes()
+    assert json.loads(older.splitlines()[-1])["event"] == "started"
+    assert [line["event"] for line in lines(path)] == ["ended", "ended"]
+
+
 def test_one_rotates_at_a_time(path: Path) -> None:
     """While somebody has the lock nobody else does; who comes late finds it done."""
     fill(path)

@@ -36,7 +36,7 @@ def build(number: int, **known: Any) -> Build:
 
 HERE = {
     name: value
-    for name, value in (records.parse(records.record([], cap=1, nonce="")) or {}).items()
+    for name, value in (records.parse(records.record(records.about([], cap=1, nonce=""))) or {}).items()
     if name in ("host", "pidns")
 }
 """What a line says of where its pid counts: here."""

@@ -364,7 +364,7 @@ def test_whoever_takes_the_mutex_again_and_again(pool: Pool) -> None:
 
 def forged(**fields: str) -> bytes:
     """The record of this process, with some fields as a liar would have them."""
-    lines = records.record(["make"], cap=1, nonce="0" * 32, waited_s=0.0).decode().splitlines()
+    lines = records.record(records.about(["make"], cap=1, nonce="0" * 32), waited_s=0.0).decode().splitlines()
     kept = [line for line in lines if line.partition(" ")[0] not in {*fields, "end"}]
     return "\n".join([*kept, *(f"{name} {value}" for name, value in fields.items()), "end", ""]).encode()
 

@@ -278,7 +278,8 @@ def test_a_fifo_in_a_slot_file_s_place_stops_nobody(pool: Pool) -> None:
 def test_records_survive_any_argument() -> None:
     """What is written is what is read, for every byte that an argument can have."""
     command = ["a\nb\\n", "", "end", "\\", os.fsdecode(bytes(range(1, 256)))]
-    record = records.parse(records.record(command, cap=3, nonce="ab", cwd="/x\ny", waited_s=1.5))
+    about = records.about(command, cap=3, nonce="ab", cwd="/x\ny")
+    record = records.parse(records.record(about, waited_s=1.5))
     assert record is not None
     assert record["command"].split("\0")[:-1] == command
     assert (record["cwd"], record["cap"], record["nonce"], record["waited"]) == (
@@ -292,17 +293,17 @@ def test_records_survive_any_argument() -> None:
 
 def test_long_commands_are_cut() -> None:
     """A record keeps its size whatever the command's is, and says so."""
-    text = records.record(["cc", *["x" * 100] * 1000], cap=1, nonce="")
+    text = records.record(records.about(["cc", *["x" * 100] * 1000], cap=1, nonce=""))
     assert len(text) < 8192
     record = records.parse(text)
     assert record is not None
     assert record["command"].endswith("x\0…\0")
-    assert len(records.record(["\N{GRINNING FACE}" * 4000], cap=1, nonce="")) < 8192
+    assert len(records.record(records.about(["\N{GRINNING FACE}" * 4000], cap=1, nonce=""))) < 8192
 
 
 def test_a_record_that_is_only_half_written_is_none() -> None:
     """Every prefix of a record but the whole is no record."""
-    text = records.record(["make"], cap=1, nonce="n")
+    text = records.record(records.about(["make"], cap=1, nonce="n"))
     assert [records.parse(text[:size]) for size in range(len(text) - 1)] == [None] * (len(text) - 1)
 
 

@@ -110,7 +110,7 @@ def test_a_ring_is_heard_though_the_bell_serves_another_holder_already(line: Lin
     """A daemon has it open as well, so the next holder hangs a new one: listeners of the old must hear."""
     first = line.directory.take_overflow(Claim(1, ["make"]))
     ears = line.ears(line.join())
-    daemon = os.dup(first._bells[0])
+    daemon = os.dup(first.descriptors[-1])
     first.release()
     second = line.directory.take_overflow(Claim(1, ["make"]))  # before the head got to look
     assert second.numbers == first.numbers
@@ -171,6 +171,23 @@ def test_who_comes_second_is_told(line: Line) -> None:
     assert not bells.answered(line.bell(third))
 
 
+def test_the_head_tells_beforehand_who_is_second_after_it(line: Line) -> None:
+    """When it leaves it has a slot, and no time; and it may be stopped by then."""
+    first, head, second, third = (line.join() for _ in range(4))
+    steps = wait.Wait(line.directory, head, Claim(1, ["make"]), wait.NEVER, None).steps()
+    ears, _ = next(steps)
+    first.leave()
+    assert ears.listen(0)
+    steps.send(True)
+    assert [bells.answered(line.bell(ticket)) for ticket in (second, third)] == [True, False]
+    assert third.bell is not None
+    assert bells.hear(third.bell) == set(bells.SECOND)
+    steps.send(False)
+    head.leave()
+    assert bells.answered(line.bell(third))  # once
+    steps.close()
+
+
 def test_who_is_told_to_be_second_sleeps_on(line: Line) -> None:
     """It need not look, only glance more often from now on."""
     ears = [line.ears(line.join()) for _ in range(9)][-1]
@@ -196,7 +213,7 @@ def test_a_ticket_that_cannot_have_a_bell_keeps_nothing_open(
 ) -> None:
     """The disk is full: its lock goes, and with it the place in line."""
 
-    def full(_: str) -> None:
+    def full(_: str, **__: bool) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     before = len(os.listdir("/dev/fd"))
@@ -292,10 +309,11 @@ def test_the_head_takes_a_slot_of_a_pool_that_was_made_anew(line: Line) -> None:
 def test_who_joins_again_late_is_first_all_the_same(line: Line) -> None:
     """The second has taken itself for the head meanwhile, and looks no more at the line at a ring."""
     head, second = line.join(), line.join()
+    steps = wait.Wait(line.directory, second, Claim(1, ["make"]), wait.NEVER, None).steps()
+    next(steps)
     for name in (head.name, second.name):
         os.unlink(f"{line.directory.path}/queue/{name}")
-    steps = wait.Wait(line.directory, second, Claim(1, ["make"]), wait.NEVER, None).steps()
-    ears, _ = next(steps)  # joins again, alone
+    ears, _ = steps.send(False)  # joins again, alone
     line.directory.step(head.rejoin)
     line.hold.release()
     assert ears.listen(0)

@@ -59,13 +59,14 @@ a held slot rings. Everybody else listens to the bell of the live ticket before 
 head need not look at the queue, for nobody comes before it any more; those who join again with their
 numbers, when the pool directory was removed, knock at the ticket behind theirs. Nor does it need the
 mutex: but for those who fall through or pass sleepers, nobody else takes while it is in line, and of them
-and the head none can pass the count that the others have passed.
+and the head none can pass the count that the others have passed. When it counts, a slot whose bell it listens
+to and that has not rung is a held one.
 
 **A bell** is a FIFO that its owner opened for reading and writing. Whoever hangs one uses the FIFO
 that is there, after reading it empty, if nobody else has it open to write; otherwise it rings that
 again, if it had rung, for those who still listen to it, removes it and makes a new one. A bell has
 rung when it has no writer any more (the owner let go or died: end of file for a reader, POLLHUP) or,
-at a slot, when bytes lie in it (the owner let go while some other process still has a copy of the
+at a slot, when bytes lie in it (the owner let go while some other process may have a copy of the
 descriptor). A listener that asks by reading takes one byte at most; who rings writes 64, so that all
 others still find some. A bell may be missing, may ring a little before the lock is gone, and may
 ring for nothing. Only the lock tells. While the lock of
@@ -84,15 +85,16 @@ for T * (P + 1) of its own wait. Whoever takes slots or lets go of them writes o
 **Starting.** Who waited leaves the line when its build has started, not when it has the slot: so builds
 start in the order in which they joined.
 
-**Letting go** of a slot: blank the record, unlock, write into the bell, close; of several, blank all, unlock
-all, then ring and close each. Their records have one nonce. Leaving the line: unlock the ticket,
-close its bell, put a `2` into the bell after the next (its owner may be second now, and the second watches
-the head most closely), and remove both files, unless the next has found them dead and done so.
+**Letting go** of a slot: blank the record, unlock, write into the bell if another process may have a copy of
+it, close; of several, blank all, unlock all, then ring and close each. Their records have one nonce. Leaving
+the line: unlock the ticket, close its bell, and remove both files, unless the next has found them dead and
+done so. Before that, when it has to wait as the head, or else then, one puts a `2` into the bell after the
+next: its owner is second when this one leaves, and the second watches the head most closely.
 
 **Nesting.** The environment variable BUILD_SLOTS_HELD lists the slots that a command runs under,
 `N:NONCE` joined by commas. Such an entry is believed while slot N is locked, its record has
 that nonce, and its bell has not rung.
 
 The modules: `lock` (locks, the mutex), `bells`, `records`, `slots` (the directory, taking),
-`queue` (tickets), `wait` (the waiting itself, loaded only when one has to wait).
+`queue` (tickets), `wait` and `handover` (the waiting itself, loaded only when one has to wait).
 """

@@ -42,25 +42,30 @@ NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIN
 """How mkfifo(3) says that this file system or kernel has no FIFOs; a full disk speaks otherwise."""
 
 
-def hang(path: str) -> int | None:
+def hang(path: str, *, new: bool = False) -> int | None:
     """Keep the bell at `path` open: its descriptor, or None where FIFOs do not exist.
 
     A bell that is there serves again if it is silent: then no file system has anything to write.
     One that a daemon of an earlier build still has open is left to it, and made anew. Opened for
     reading and writing, so that neither open(2) nor write(2) ever waits or fails for want of a
     reader. Raises OSError if the directory cannot be written.
+
+    Args:
+        path: Where.
+        new: Whether there is most likely none yet.
     """
     if not FIFOS:
         return None
     with Room(path) as (name, room):
-        if _silenced(name, room):
-            return _open_own(name, room)
         try:
-            os.unlink(name, dir_fd=room)
-        except FileNotFoundError:
-            pass
-        try:
-            os.mkfifo(name, 0o600, dir_fd=room)
+            if not (new and _make(name, room)):
+                if _silenced(name, room):
+                    return _open_own(name, room)
+                try:
+                    os.unlink(name, dir_fd=room)
+                except FileNotFoundError:
+                    pass
+                os.mkfifo(name, 0o600, dir_fd=room)
         except OSError as error:
             if error.errno in NO_FIFO_HERE:
                 return None
@@ -73,6 +78,24 @@ def hang(path: str) -> int | None:
             os.close(fd)
             raise
         return fd
+
+
+def hang_again(path: str, ear: int) -> int | None:
+    """Keep the bell at `path`, to which `ear` listens, open: its descriptor, or None if `hang` is needed.
+
+    In few calls, for who has no time. As there, only if nobody keeps it open any more.
+    """
+    if not _is_over(ear, path, None):
+        return None
+    try:
+        fd = os.open(path, os.O_RDWR | PLAIN)
+    except OSError:
+        return None
+    bell = os.fstat(fd)
+    if bell.st_nlink == 1 and os.path.samestat(bell, os.fstat(ear)):
+        return fd
+    os.close(fd)
+    return None
 
 
 def ring(fd: int) -> None:
@@ -134,23 +157,38 @@ def hear(fd: int) -> set[int]:
     return heard
 
 
+def _make(name: str, room: int | None) -> bool:
+    """Make the FIFO `name`; False if something has that name."""
+    try:
+        os.mkfifo(name, 0o600, dir_fd=room)
+    except FileExistsError:
+        return False
+    return True
+
+
 def _silenced(name: str, room: int | None) -> bool:
     """Whether there is a bell `name` that nobody keeps open; what was rung is read away."""
     fd = _open(name, os.O_RDONLY, room)
     if fd is None:
         return False
-    rung = b""
     try:
         if os.fstat(fd).st_nlink > 1:
             return False  # it may be another program's, and what lies in it not for us
+        return _is_over(fd, name, room)
+    finally:
+        os.close(fd)
+
+
+def _is_over(fd: int, name: str, room: int | None) -> bool:
+    """Whether nobody keeps the bell `name` open, behind `fd`; what was rung is read away."""
+    rung = b""
+    try:
         rung = os.read(fd, CAPACITY)
         return not rung or not os.read(fd, 1)
     except OSError:  # EAGAIN: somebody has it open to write
         if rung:  # its listeners may not have got to hear it yet: they would listen to the daemon's for ever
             _write(name, RING, room)
         return False
-    finally:
-        os.close(fd)
 
 
 def _open_own(name: str, room: int | None) -> int:

@@ -350,15 +350,33 @@ class Mutex:
 
 _kept_from_children: set[int] = set()
 _hook_installed = False
+_forks = 0
 
 
 def keep_from_children(fd: int) -> None:
     """See to it that a child forked while `fd` is open has no copy: it would keep a lock alive."""
-    global _hook_installed  # noqa: PLW0603 - hooks cannot be removed, so one serves all
     _kept_from_children.add(fd)
-    if not _hook_installed and hasattr(os, "register_at_fork"):
-        _hook_installed = True
-        os.register_at_fork(after_in_child=_close_in_child)
+    if not _hook_installed:
+        _install_hook()
+
+
+def forks() -> int:
+    """How often this process has forked since this was called first."""
+    if not _hook_installed:
+        _install_hook()
+    return _forks
+
+
+def _install_hook() -> None:
+    global _hook_installed  # noqa: PLW0603 - hooks cannot be removed, so one serves all
+    _hook_installed = True
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_parent=_count_fork, after_in_child=_close_in_child)
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603
+    _forks += 1
 
 
 def forget(fd: int) -> None:

@@ -30,12 +30,22 @@ LARGEST_CAP = 10**9 - 1
 
 def waiting(directory: str) -> list[str]:
     """The names of all tickets in the pool `directory`, live or not, first come first."""
+    return [name for name in _names(directory) if _is_ticket(name)]
+
+
+def _names(directory: str) -> list[str]:
+    """The same and, because to look at each takes as long as to list them, some that are no tickets."""
     try:
         names = os.listdir(f"{directory}/queue")
     except FileNotFoundError:
         return []
+    names.sort()
+    return names
+
+
+def _is_ticket(name: str) -> bool:
     # Nothing shorter: dead tickets are removed, and somebody may have led us to another directory.
-    return sorted(name for name in names if len(name) > NUMBER_DIGITS and name[:NUMBER_DIGITS].isdecimal())
+    return len(name) > NUMBER_DIGITS and name[:NUMBER_DIGITS].isdecimal()
 
 
 def number_of(name: str) -> int:
@@ -50,8 +60,12 @@ def cap_of(name: str) -> int:
 
 
 def live(directory: str, name: str) -> bool:
-    """Whether somebody waits with the ticket `name`. A dead one is removed with its bell."""
+    """Whether `name` is a ticket with which somebody waits. A dead one is removed with its bell."""
+    if not _is_ticket(name):
+        return False
     path = f"{directory}/queue/{name}"
+    if locked(path):
+        return True
     try:
         # Removed while locked: its owner may be between creating and locking it (if we lost the mutex).
         fd = lock_file(path, 0)
@@ -78,7 +92,11 @@ def live(directory: str, name: str) -> bool:
 
 def line(directory: str) -> list[str]:
     """The names of the tickets up to the last live one, first come first; dead ones behind it are removed."""
-    names = waiting(directory)
+    return _live(directory, _names(directory))
+
+
+def _live(directory: str, names: list[str]) -> list[str]:
+    """`names` without the last ones, of which none is a live ticket's."""
     while names and not live(directory, names[-1]):
         names.pop()
     return names
@@ -100,6 +118,7 @@ class Ticket:
         "_next_but_one",
         "_pid",
         "_record",
+        "_told",
         "bell",
         "name",
     )
@@ -115,6 +134,7 @@ class Ticket:
         self._in_line = False
         self._pid = os.getpid()
         self._next_but_one: str | None = None
+        self._told: str | None = None
         self.bell: int | None = None
         self._ahead: list[str] | None = line(directory) if before is None else before
         number = time.time_ns() // 1000
@@ -139,15 +159,13 @@ class Ticket:
                 break  # it may have joined again before us, and take itself for the head
 
     def ahead(self) -> list[str]:
-        """The tickets before this one, first come first; the last of them, if any, is live."""
+        """The tickets before this one, first come first; the last of them, if any, was live just now."""
         names, self._ahead = self._ahead, None
-        if names is None or (names and not live(self._directory, names[-1])):
-            line = waiting(self._directory)
+        if names is None:
+            line = _names(self._directory)
             place = sum(name < self.name for name in line)
-            names = line[:place]
             self._next_but_one = line[place + 2] if len(line) > place + 2 else None
-            while names and not live(self._directory, names[-1]):
-                names.pop()
+            names = _live(self._directory, line[:place])
         return names
 
     def give_way(self) -> None:
@@ -161,9 +179,17 @@ class Ticket:
         unlock(self._fd)
         self._in_line = False
         self._close_bell()
-        # It may be second now, and glance too rarely (`wait`).
-        if self._next_but_one is not None:
+        if self._next_but_one != self._told:  # not beforehand
+            self.tell_second()
+
+    def tell_second(self) -> None:
+        """Tell the one that is second when this ticket leaves, and may glance too rarely (`wait`); once.
+
+        The head does so beforehand, for when it leaves it has a slot, and no time.
+        """
+        if self._next_but_one != self._told and self._next_but_one is not None:
             bells.knock(f"{self._directory}/bells/{self._next_but_one}", bells.SECOND)
+        self._told = self._next_but_one
 
     def leave(self) -> None:
         """The same, and remove the files unless somebody has done so. Idempotent and so on as `give_way`."""
@@ -200,7 +226,7 @@ class Ticket:
         self._in_line = True
         try:
             keep_from_children(fd)
-            self.bell = bells.hang(f"{self._directory}/bells/{self.name}")
+            self.bell = bells.hang(f"{self._directory}/bells/{self.name}", new=True)
             if self.bell is not None:
                 keep_from_children(self.bell)
             records.write(fd, self._record)

@@ -3,14 +3,14 @@ r"""Records: who holds a slot, who waits in line. Hints for people and for the n
 A record is text, one field a line, name and value parted by one space::
 
     buildslots-record 1
+    since 1790000000.25 Unix time from which the slot is held, or the wait began
+    waited 3.2          seconds that the holder had waited before that; holders only
+    overflow            only if it runs beyond its cap
+    child 4712 881240   the command that it runs under the slot, and when that started; slot-run only
     pid 4711
     start 881234        start of the process, clock ticks after boot (/proc/PID/stat); Linux only
     host builder        nodename
     pidns pid:[4026531836]   namespace in which the pid counts; Linux only
-    child 4712 881240   the command that it runs under the slot, and when that started; slot-run only
-    since 1790000000.25 Unix time from which the slot is held, or the wait began
-    waited 3.2          seconds that the holder had waited before that; holders only
-    overflow            only if it runs beyond its cap
     cap 3               K of this process
     weight 2            only if it needs, or has, more than one slot
     nonce 0f…           128 random bits
@@ -47,43 +47,45 @@ COMMAND_BYTES = 4096
 _process: tuple[int, bytes] = (0, b"")  # the pid and the lines that stay the same for it
 
 
-def record(  # noqa: PLR0913 - one for each line of a record
-    command: list[str],
-    *,
-    cap: int,
-    nonce: str,
-    cwd: str | None = None,
-    waited_s: float | None = None,
-    weight: int = 1,
-    overflow: bool = False,
-    child: int | None = None,
+def record(
+    about: bytes, *, waited_s: float | None = None, overflow: bool = False, child: int | None = None
 ) -> bytes:
-    """A record of this process, of now.
+    """A record of now.
+
+    Args:
+        about: What stays the same, from `about`.
+        waited_s: How long a holder had waited.
+        overflow: Whether a holder runs beyond its cap.
+        child: The process of the command that runs under the slot.
+    """
+    text = MAGIC + b"since %.6f\n" % time.time()
+    if waited_s is not None:
+        text += b"waited %.6f\n" % waited_s
+    if overflow:
+        text += b"overflow\n"
+    if child is not None:
+        text += b"child %d %d\n" % (child, process_start(child))
+    return text + about + END
+
+
+def about(command: list[str], *, cap: int, nonce: str, cwd: str | None = None, weight: int = 1) -> bytes:
+    """The lines of a record of this process that stay the same.
 
     Args:
         command: The arguments of the build, its program first.
         cap: K of this process.
         nonce: What marks this one holding or wait.
         cwd: Directory of the build; None for that of this process.
-        waited_s: How long a holder had waited.
         weight: How many slots it needs or holds together.
-        overflow: Whether a holder runs beyond its cap.
-        child: The process of the command that runs under the slot.
     """
     if cwd is None:
         try:
             cwd = os.getcwd()
         except OSError:
             cwd = "?"  # it was removed
-    lines = [MAGIC, this_process(), b"since %.6f\ncap %d\nnonce %b\n" % (time.time(), cap, nonce.encode())]
-    if waited_s is not None:
-        lines.append(b"waited %.6f\n" % waited_s)
+    lines = [this_process(), b"cap %d\nnonce %b\n" % (cap, nonce.encode())]
     if weight > 1:
         lines.append(b"weight %d\n" % weight)
-    if overflow:
-        lines.append(b"overflow\n")
-    if child is not None:
-        lines.append(b"child %d %d\n" % (child, process_start(child)))
     lines.append(b"cwd %b\n" % _escaped(cwd))
     room = COMMAND_BYTES
     for count, argument in enumerate(command):
@@ -93,7 +95,6 @@ def record(  # noqa: PLR0913 - one for each line of a record
             lines.append(b"more %d\n" % (len(command) - count))
             break
         lines.append(line)
-    lines.append(END)
     return b"".join(lines)
 
 
@@ -136,12 +137,15 @@ def write(fd: int, text: bytes) -> None:
 
 
 def blank(fd: int) -> None:
-    """Make the record in the file `fd`, whose offset is anywhere, no record."""
-    if hasattr(os, "pwrite"):
-        os.pwrite(fd, b"\n", 0)
-        return
-    os.lseek(fd, 0, os.SEEK_SET)
-    os.write(fd, b"\n")
+    """Make the record in the file `fd`, whose offset is anywhere, no record. Raises nothing: it is a hint."""
+    try:
+        if hasattr(os, "pwrite"):
+            os.pwrite(fd, b"\n", 0)
+            return
+        os.lseek(fd, 0, os.SEEK_SET)
+        os.write(fd, b"\n")
+    except OSError:
+        pass
 
 
 def read(path: str) -> dict[str, str] | None:

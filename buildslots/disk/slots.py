@@ -15,6 +15,7 @@ from buildslots.disk.lock import (
     Mutex,
     close_kept,
     forget,
+    forks,
     is_locked,
     is_shared,
     keep_from_children,
@@ -60,30 +61,52 @@ class Hold:
         nonce: What marks this one holding in its records, for the nesting check.
     """
 
-    __slots__ = ("_bells", "_claim", "_locks", "_pid", "_records", "nonce", "numbers", "overflow")
+    __slots__ = (
+        "_bells",
+        "_claim",
+        "_copies",
+        "_forks",
+        "_locks",
+        "_pid",
+        "_records",
+        "nonce",
+        "numbers",
+        "overflow",
+    )
 
-    def __init__(self, directory: str, locks: Locks, claim: Claim) -> None:
-        """Take over `locks`; they are empty as soon as they are this object's."""
+    def __init__(
+        self, directory: str, locks: Locks, claim: Claim, ready: tuple[int, int] | None = None
+    ) -> None:
+        """Take over `locks`; they are empty as soon as they are this object's.
+
+        Args:
+            directory: Of the pool.
+            locks: The slots.
+            claim: Who has them.
+            ready: The bell and the file for the record of the one slot, if they are open already.
+        """
         self.numbers = tuple(locks)
         self._claim = claim
         self.overflow = claim.overflow
         self.nonce = claim.nonce
         self._pid = os.getpid()
+        self._forks = forks()
+        self._copies = False
         self._locks: list[int] = []
         self._bells: list[int] = []
         self._records: list[int] = []
         record = claim.record()
         try:
             for number in locks:
-                bell = bells.hang(f"{directory}/bells/slot-{number}")
+                bell = ready[0] if ready else bells.hang(f"{directory}/bells/slot-{number}")
                 if bell is not None:
                     self._bells.append(bell)
-                fd = records.keep(f"{directory}/holders/slot-{number}")
+                fd = ready[1] if ready else records.keep(f"{directory}/holders/slot-{number}")
                 self._records.append(fd)
                 records.write(fd, record)
         except BaseException:
             for fd in self._records:
-                _blank(fd)
+                records.blank(fd)
             for fd in (*self._bells, *self._records):
                 os.close(fd)
             raise
@@ -103,6 +126,7 @@ class Hold:
     @property
     def descriptors(self) -> list[int]:
         """The locks and bells: what a child inherits to hold the slots. Empty once they were released."""
+        self._copies = True
         return [*self._locks, *self._bells] if self._locks else []
 
     def release(self) -> None:
@@ -110,6 +134,7 @@ class Hold:
 
         Idempotent. In a forked child it only closes the child's copies: the slots are the parent's.
         """
+        copies = self._copies or self._forks != forks()
         locks, self._locks = self._locks, []
         if not locks:
             return
@@ -117,34 +142,29 @@ class Hold:
         try:
             if ours:
                 for record in self._records:
-                    _blank(record)
-                self._free(locks)
+                    records.blank(record)
+                self._free(locks, copies=copies)
         except BaseException:
             if ours:
-                self._free(locks)  # interrupted: closing alone would leave a child that has copies its locks
+                # Interrupted: closing alone would leave a child that has copies its locks.
+                self._free(locks, copies=copies)
             raise
         finally:
             for fd in (*locks, *self._bells, *self._records):
                 os.close(fd)
 
-    def _free(self, locks: list[int]) -> None:
+    def _free(self, locks: list[int], *, copies: bool) -> None:
         for lock in locks:
             unlock(lock)
         while self._bells:
-            bells.ring(self._bells[-1])
+            if copies:  # then closing it may ring nothing
+                bells.ring(self._bells[-1])
             os.close(self._bells.pop())
         _let_the_woken_run()
 
     def __del__(self) -> None:
         if getattr(self, "_locks", None):  # lost like a file that nobody closed
             self.release()
-
-
-def _blank(record: int) -> None:
-    try:
-        records.blank(record)
-    except OSError:
-        pass  # a hint only
 
 
 def _let_the_woken_run() -> None:
@@ -172,7 +192,18 @@ class Claim:
         despite: What of that it did not wait for any longer, at the timeout; None if nothing.
     """
 
-    __slots__ = ("cap", "command", "despite", "gates", "held_back", "nonce", "overflow", "waited_s", "weight")
+    __slots__ = (
+        "_about",
+        "cap",
+        "command",
+        "despite",
+        "gates",
+        "held_back",
+        "nonce",
+        "overflow",
+        "waited_s",
+        "weight",
+    )
 
     def __init__(self, cap: int, command: list[str], weight: int = 1, gates: Gates | None = None) -> None:
         self.cap = cap
@@ -184,6 +215,7 @@ class Claim:
         self.gates = gates
         self.held_back: str | None = None
         self.despite: str | None = None
+        self._about = b""
 
     @property
     def limit(self) -> int:
@@ -192,15 +224,10 @@ class Claim:
 
     def record(self, *, waits: bool = False, child: int | None = None) -> bytes:
         """The record of a waiter, or of a holder, whose command is the process `child`."""
-        return records.record(
-            self.command,
-            cap=self.cap,
-            weight=self.weight,
-            nonce=self.nonce,
-            waited_s=None if waits else self.waited_s,
-            overflow=self.overflow,
-            child=child,
-        )
+        if not self._about:
+            self._about = records.about(self.command, cap=self.cap, weight=self.weight, nonce=self.nonce)
+        waited_s = None if waits else self.waited_s
+        return records.record(self._about, waited_s=waited_s, overflow=self.overflow, child=child)
 
 
 class Locks(dict[int, int]):
@@ -235,11 +262,7 @@ class SlotFiles:
     def lock(self, number: int) -> int:
         """Lock slot `number`: its descriptor, to be taken over with `give`, or HELD, or LOOKED_AT."""
         for _ in range(LOOKS):
-            if number not in self._open:
-                fd = open_lock(f"{self._path}/slot-{number}")
-                self._open[number] = fd, os.fstat(fd)
-                keep_from_children(fd)
-            fd, _ = self._open[number]
+            fd = self._fd(number)
             if try_lock(fd):
                 if self._has_name(number):
                     return fd
@@ -260,10 +283,31 @@ class SlotFiles:
             return is_locked(self._open[number][0])
         return locked(f"{self._path}/slot-{number}")
 
+    def open(self, number: int) -> int | None:
+        """The descriptor of the file that has the name of slot `number`; None if too many are open."""
+        if number in self._open:
+            self._has_name(number)
+        fd = self._fd(number)
+        if fd < MOST_KEPT:
+            return fd
+        self._close(number)
+        return None
+
+    def _fd(self, number: int) -> int:
+        if number not in self._open:
+            fd = open_lock(f"{self._path}/slot-{number}")
+            self._open[number] = fd, os.fstat(fd)
+            keep_from_children(fd)
+        return self._open[number][0]
+
     def close(self) -> None:
         """Close them all. Idempotent; the object can be used again."""
         for number in list(self._open):
             self._close(number)
+
+    def __del__(self) -> None:
+        if getattr(self, "_open", None):
+            self.close()
 
     def _has_name(self, number: int) -> bool:
         """Whether the open file of slot `number` still has its name; if not it is closed."""
@@ -279,6 +323,17 @@ class SlotFiles:
         fd, _ = self._open.pop(number)
         if self._pid == os.getpid():  # in a forked child they are closed
             close_kept(fd)
+
+
+def slot_numbers(path: str) -> list[int]:
+    """The numbers of all slot files in the pool directory `path`, ascending."""
+    numbers = []
+    for name in os.listdir(path):
+        digits = name[5:]
+        if name.startswith("slot-") and digits.isdecimal() and digits == str(int(digits)):
+            numbers.append(int(digits))
+    numbers.sort()
+    return numbers
 
 
 class PoolDirectory:
@@ -361,7 +416,8 @@ class PoolDirectory:
                 if held < limit and not claim.held_back and not (missed and again):
                     return Hold(self.path, locks, claim)
             finally:
-                locks.let_go()
+                if locks:
+                    locks.let_go()
             if held >= limit or claim.held_back:
                 break
         return None
@@ -378,7 +434,7 @@ class PoolDirectory:
             number += 1
         if held >= limit:
             return held, False
-        others = [n for n in self.numbers() if n not in locks]
+        others = [n for n in slot_numbers(self.path) if n not in locks]
         busy = [n for n in others if files.locked(n)]
         return len(busy), any(n < number and n not in busy for n in others)
 
@@ -411,7 +467,7 @@ class PoolDirectory:
     def held(self, files: SlotFiles | None = None) -> list[int]:
         """The numbers of the held slots, ascending; exact only under the mutex."""
         is_held = files.locked if files is not None else lambda n: locked(self._slot(n))
-        return [n for n in self.numbers() if is_held(n)]
+        return [n for n in slot_numbers(self.path) if is_held(n)]
 
     def last_change(self) -> float:
         """Unix time at which one of ours last took a slot or let go of one; 0 if none ever did.
@@ -420,16 +476,6 @@ class PoolDirectory:
         """
         names = os.listdir(f"{self.path}/holders")
         return max((os.stat(f"{self.path}/holders/{name}").st_mtime for name in names), default=0.0)
-
-    def numbers(self) -> list[int]:
-        """The numbers of all slot files, ascending."""
-        numbers = []
-        for name in os.listdir(self.path):
-            digits = name[5:]
-            if name.startswith("slot-") and digits.isdecimal() and digits == str(int(digits)):
-                numbers.append(int(digits))
-        numbers.sort()
-        return numbers
 
     def is_ours(self, number: int, nonce: str) -> bool:
         """Whether slot `number` is still held by the very holding that `nonce` marks.

@@ -2,7 +2,7 @@
 
 The head of the line listens to the bells of the held slots and looks when one rings. Everyone else
 listens to the bell of the ticket before its own, so that a release wakes the head and not the
-line; who leaves the line wakes the next, and tells the one after that it is second. Besides that, everyone
+line; who leaves the line wakes the next, and the one after that is told to be second. Besides that, everyone
 glances now and then (`glance_period_s`) whether a slot has become free that nobody takes, because
 those before it may be stopped (admission rule 4), and whether the pool directory is still there.
 A glance is one poll(2) of bells that are open already; with the wake-up out of a deep sleep it
@@ -17,6 +17,7 @@ import os
 import time
 
 from buildslots.disk import bells, queue
+from buildslots.disk.handover import Handover
 from buildslots.disk.lock import locked
 from buildslots.disk.slots import MOST_HEARD, SlotFiles
 
@@ -106,7 +107,10 @@ class Wait:
         self._poll_s = FIRST_POLL_S
         self._has_looked = False
         self._is_head = False  # when we looked last: nobody can have come before us since
+        self._is_sure = True  # of the place that we looked up last, or of the one at which we joined
         self._files: SlotFiles | None = None  # of the head
+        self._ears: Ears | None = None
+        self._handover: Handover | None = None
 
     def steps(self, poll: Callable[[], Poll] | None = None) -> Steps[Hold | None]:
         """Wait until a slot is taken, or the deadline has passed: the held slot, or None.
@@ -120,31 +124,28 @@ class Wait:
             poll: Makes what is slept with; None for `bells.poll`.
         """
         self._new_poll = poll or bells.poll
-        try:
-            return (yield from self._steps())
-        finally:
-            if self._files is not None:
-                self._files.close()
-
-    def _steps(self) -> Steps[Hold | None]:
         late = False  # whether the timeout is over
-        while True:
-            seen = self._directory.complete(self._look)
-            if not isinstance(seen, Ears):
-                return seen
-            try:
+        try:
+            while True:
+                seen = self._directory.complete(self._look)
+                if not isinstance(seen, Ears):
+                    return seen
                 # One look after the deadline: whoever was stopped for long may find a free slot.
                 if late and self._paced_s is None:
                     return None
                 if late and (hold := self._directory.step(self._fall_through)):
                     return hold
                 late = (yield from self._sleep(seen, late=late)) or late
-                self._is_head = self._is_head and not seen.knocked
-                # At once: this is what a slot lies free for.
-                if self._is_head and (hold := self._directory.complete(self._take)):
-                    return hold
-            finally:
-                seen.close()
+                self._is_sure = self._is_sure and not seen.knocked
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close what was opened. Idempotent; up to the caller after a wait that has ended well."""
+        self._close_ears()
+        if self._files is not None:
+            self._files.close()
 
     def _fall_through(self) -> Hold | None:
         """Start beyond the cap if it is our turn; otherwise set the next deadline. Under the mutex.
@@ -176,29 +177,38 @@ class Wait:
 
     def _look(self) -> Hold | Ears:
         """Take a slot if it is our turn, or begin to listen."""
-        if not self._ticket.in_line():
+        if not self._is_sure and not self._ticket.in_line():
             self._directory.step(self._ticket.rejoin)
         while True:
-            ahead = self._ticket.ahead()
+            # At once, if a bell of a slot rings for the head: this is what a slot lies free for.
+            rung = self._ears if self._is_sure and self._is_head else None
+            ahead = [] if rung else self._ticket.ahead()
+            self._is_sure = False
             self._is_head = not ahead
             self._claim.held_back = None
-            if self._is_head and (hold := self._take()):
+            if self._is_head and (hold := self._take(rung)):
                 return hold
-            ears = Ears(self._directory, self._ticket, ahead, self._new_poll())
-            try:
-                hold = self._listen(ears, ahead)
-            except BaseException:
-                ears.close()
-                raise
-            if hold is None and not ears.too_late:
+            self._close_ears()
+            ears = self._ears = Ears(self._directory, self._ticket, ahead, self._new_poll())
+            if hold := self._listen(ears, ahead):
+                return hold
+            if not ears.too_late:
+                if self._files is not None:  # and so are the head
+                    self._handover = Handover(self._directory.path, self._files, ears.slots)
+                    self._ticket.tell_second()
                 return ears
-            ears.close()
-            if hold is not None:
-                return hold
 
-    def _take(self) -> Hold | None:
-        """Take a slot as the head, whose slot files stay open."""
+    def _close_ears(self) -> None:
+        if self._handover is not None:
+            self._handover.close()
+        if self._ears is not None:
+            self._ears.close()
+
+    def _take(self, rung: Ears | None) -> Hold | None:
+        """Take a slot as the head, whose slot files stay open; `rung` is what has woken it, if a bell has."""
         self._claim.waited_s = time.monotonic() - self._began
+        if rung and self._handover and (hold := self._handover.take(self._claim, rung.silent)):
+            return hold
         self._files = self._files or SlotFiles(self._directory.path)
         return self._directory.take(self._claim, self._claim.limit, self._files)
 
@@ -227,6 +237,7 @@ class Wait:
             sound = yield ears, until - now
             now = time.monotonic()
             if sound:
+                self._is_sure = self._is_head
                 self._poll_s = FIRST_POLL_S
                 return now >= self._deadline  # however often somebody knocks
             if now >= self._deadline:
@@ -271,6 +282,8 @@ class Ears:
         too_late: Whether what it was to listen to has happened meanwhile, so that nothing would wake it.
         knocked: Whether somebody has knocked at our ticket.
         is_second: Whether it was told to be second in line, and so to glance more often, and no more.
+        slots: Of the head: the bells of held slots that wake it, descriptors by the slots' numbers.
+        silent: The numbers of those slots whose bells had not rung when it woke: they are held.
     """
 
     def __init__(self, directory: PoolDirectory, ticket: queue.Ticket, ahead: list[str], wake: Poll) -> None:
@@ -288,6 +301,8 @@ class Ears:
         self.knocked = False
         self.held = 0
         self.deaf_head = False
+        self.slots: dict[int, int] = {}
+        self.silent: set[int] = set()
         try:
             if ahead:
                 self._listen_to_ticket(ahead[-1], len(ahead))
@@ -314,6 +329,7 @@ class Ears:
             slots.register(fd, bells.POLLIN)
             if head:
                 self.wake.register(fd, bells.POLLIN)
+                self.slots[number] = fd
         if head and files is not None:
             # One may have been let go before we listened, and perhaps is held again, with another bell.
             self.too_late = not all(map(files.locked, held))
@@ -329,6 +345,7 @@ class Ears:
         """Sleep until a bell rings, somebody knocks, or `seconds` have passed; whether it was a sound."""
         # poll(2) takes whole milliseconds, and Python rounds up: it never wakes too early.
         sounds = [fd for fd, _ in self.wake.poll(max(0.0, seconds * 1000))]
+        self.silent = {number for number, fd in self.slots.items() if fd not in sounds}
         bell = self._ticket.bell
         heard = bells.hear(bell) if bell is not None and bell in sounds else set()
         self.knocked = not heard <= SECOND

@@ -1,0 +1,115 @@
+"""The hand-over: what the head of the line has ready, so that a slot that is let go of is taken at once.
+
+What a process does first after a sleep takes it four times as long as what it does again, and meanwhile the
+slot lies free (bench/README.md). So the head opens beforehand all that it needs and, when a bell rings,
+makes as few calls as it can. What is not as nearly always is left to `PoolDirectory.take`, which needs
+nothing ready.
+
+Names are not looked up again. They mean what they meant as long as the pool directory has the same time of
+change, if that was no new one when it was read: Git trusts its index by the same rule (racy-git in its
+documentation). On a file system that does not keep that time for directories (`git update-index
+--test-untracked-cache` knows such) a new slot file may be overlooked, until the head glances.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from buildslots.disk import bells, records
+from buildslots.disk.lock import is_locked, try_lock
+from buildslots.disk.slots import Hold, Locks, slot_numbers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from buildslots.disk.slots import Claim, SlotFiles
+
+SETTLED_S = 2.5
+"""How old a directory's last change has to be for the next one to show in its time; FAT counts in 2 s."""
+
+
+class Handover:
+    """Ready to take over a slot at the ring of its bell; open descriptors, to be given back by `close`.
+
+    Args:
+        directory: Of the pool.
+        files: Its slot files that stay open.
+        ears: The bells of held slots that one listens to: descriptors by the slots' numbers.
+    """
+
+    __slots__ = ("_directory", "_ears", "_files", "_records", "_seen", "_slots")
+
+    def __init__(self, directory: str, files: SlotFiles, ears: dict[int, int]) -> None:
+        self._directory = directory
+        self._files = files
+        self._ears = ears
+        self._slots: dict[int, int] = {}  # all of the pool
+        self._records: dict[int, int] = {}  # of those that may ring
+        self._seen: os.stat_result | None = None
+        try:
+            self._prepare()
+        except OSError:
+            pass  # what is in the way is for `PoolDirectory.take` to say
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        about = os.stat(self._directory)
+        if os.name == "nt" or time.time() - about.st_ctime < SETTLED_S:  # there it is the time of creation
+            return
+        for number in slot_numbers(self._directory):
+            fd = self._files.open(number)
+            if fd is None:
+                return
+            self._slots[number] = fd
+        for number in self._ears:
+            self._records[number] = records.keep(f"{self._directory}/holders/slot-{number}")
+        self._seen = about
+
+    def take(self, claim: Claim, silent: set[int]) -> Hold | None:
+        """Take the slot whose bell has rung; None if it is not as simple as that.
+
+        Args:
+            claim: Who wants it.
+            silent: The slots whose bells have not rung: they are held.
+        """
+        rung = [number for number in self._records if number not in silent]
+        if self._seen is None or not rung or claim.weight > 1 or claim.gates:
+            return None
+        mine = rung[0]
+        if not try_lock(self._slots[mine]):
+            return None
+        locks = Locks()
+        try:
+            locks[mine] = self._slots[mine]
+            self._files.give(mine)
+            if self._may_start(mine, silent, claim.limit):
+                bell = bells.hang_again(f"{self._directory}/bells/slot-{mine}", self._ears[mine])
+                if bell is not None:
+                    return Hold(self._directory, locks, claim, (bell, self._records.pop(mine)))
+            return None
+        finally:
+            if locks:
+                locks.let_go()
+
+    def _may_start(self, mine: int, silent: set[int], limit: int) -> bool:
+        """Whether slot `mine`, locked now, was the lowest free one and fewer than `limit` are held."""
+        held = 0
+        for number, fd in self._slots.items():
+            if number in silent or (number != mine and is_locked(fd)):
+                held += 1
+            elif number < mine:
+                return False
+        now, seen = os.stat(self._directory), self._seen
+        return (
+            held < limit
+            and seen is not None
+            and (now.st_ctime_ns, now.st_ino, now.st_dev) == (seen.st_ctime_ns, seen.st_ino, seen.st_dev)
+            and os.fstat(self._records[mine]).st_nlink == 1
+        )
+
+    def close(self) -> None:
+        """Close what was opened. Idempotent."""
+        while self._records:
+            os.close(self._records.popitem()[1])

@@ -1,0 +1,234 @@
+"""The hand-over of a slot to the head, which has everything ready, and finds what has changed meanwhile."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from buildslots.disk import bells, handover, lock, queue, records, wait
+from buildslots.disk.slots import Claim, Hold, PoolDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builds import Pool
+
+K = 2
+
+
+class Head:
+    """K slots are held, and the head of the line waits for one, with everything ready."""
+
+    def __init__(self, path: str) -> None:
+        self.directory = PoolDirectory(path)
+        self.holds = [self.take() for _ in range(K)]
+        self._ticket = self.directory.step(lambda: queue.Ticket(path, K, b""))
+        self._wait = wait.Wait(self.directory, self._ticket, Claim(K, ["make"]), wait.NEVER, None)
+        self._steps = self._wait.steps()
+        self._ears, _ = next(self._steps)
+        self.hold: Hold | None = None
+        self.heard = False
+        self.left_to_take = 0
+
+    def take(self) -> Hold:
+        hold = self.directory.complete(lambda: self.directory.take(Claim(9, ["make"]), 9))
+        assert hold is not None
+        return hold
+
+    def free(self, number: int) -> None:
+        """Let go of slot `number`, and let the head hear it."""
+        self.holds[number].release()
+        self.hear()
+
+    def hear(self) -> None:
+        self.heard = self._ears.listen(0)
+        try:
+            self._ears, _ = self._steps.send(self.heard)
+        except StopIteration as end:
+            self.hold = end.value
+
+    @property
+    def numbers(self) -> tuple[int, ...] | None:
+        """What the head has got."""
+        return self.hold.numbers if self.hold else None
+
+    def close(self) -> None:
+        self._steps.close()
+        self._wait.close()
+        self._ticket.leave()
+        for hold in (*self.holds, *filter(None, [self.hold])):
+            hold.release()
+
+
+@pytest.fixture
+def head(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
+    monkeypatch.setattr(handover, "SETTLED_S", -1e6)  # its last change was long ago
+    head = Head(str(pool.dir))
+    take = PoolDirectory.take
+
+    def counted(self: PoolDirectory, *args: object) -> Hold | None:
+        head.left_to_take += 1
+        return take(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PoolDirectory, "take", counted)
+    yield head
+    head.close()
+
+
+@pytest.mark.parametrize("number", range(K))
+def test_the_slot_that_is_let_go_of_is_taken_with_what_is_ready(head: Head, number: int) -> None:
+    """It has a bell that rings and a record as any other."""
+    head.free(number)
+    assert (head.numbers, head.left_to_take) == ((number,), 0)
+    path = head.directory.path
+    assert head.hold is not None
+    assert (records.read(f"{path}/holders/slot-{number}") or {})["nonce"] == head.hold.nonce
+    ear, rung = bells.listen(f"{path}/bells/slot-{number}")
+    assert (ear is not None, rung, lock.locked(f"{path}/slot-{number}")) == (True, False, True)
+    head.hold.release()
+    assert os.read(ear, 1) == b""
+    os.close(ear)
+
+
+def test_an_overflow_that_came_meanwhile_counts(head: Head) -> None:
+    """It holds a slot file that was not there when everything was made ready."""
+    overflow = head.directory.take_overflow(Claim(K, ["make"]))
+    head.free(0)
+    assert (head.numbers, overflow.numbers, head.left_to_take) == (None, (K,), 1)
+    overflow.release()
+    head.hear()
+    assert head.numbers == (0,)
+
+
+def test_a_foreign_lock_that_came_meanwhile_counts(head: Head) -> None:
+    """On a slot file that was there, and free: nothing in the directory has changed."""
+    head.close()
+    path = head.directory.path
+    head.directory.take_overflow(Claim(K, ["make"])).release()
+    again = Head(path)
+    with open(f"{path}/slot-{K}") as foreign:
+        fcntl.flock(foreign, fcntl.LOCK_EX)
+        again.free(1)
+        assert again.numbers is None
+    again.hear()
+    assert again.numbers == (1,)
+    again.close()
+
+
+def test_the_lowest_of_the_slots_that_are_let_go_of(head: Head) -> None:
+    """Both have rung when the head comes to look."""
+    head.holds[1].release()
+    head.free(0)
+    assert (head.numbers, head.left_to_take) == ((0,), 0)
+
+
+def test_a_slot_whose_bell_has_rung_may_be_held_again(head: Head) -> None:
+    """By one that has passed sleepers, say."""
+    head.holds[0].release()
+    head.holds[0] = head.take()
+    head.left_to_take = 0
+    head.free(1)
+    assert head.numbers == (1,)
+
+
+def test_a_slot_file_that_was_removed_meanwhile_is_not_taken(head: Head) -> None:
+    """Its lock excludes nobody."""
+    path = f"{head.directory.path}/slot-0"
+    os.unlink(path)
+    head.free(0)
+    assert (head.numbers, lock.locked(path)) == ((0,), True)
+
+
+def test_a_record_that_was_removed_meanwhile_is_made_again(head: Head) -> None:
+    """Nested builds look for it under its name."""
+    path = f"{head.directory.path}/holders/slot-0"
+    os.unlink(path)
+    head.free(0)
+    assert head.hold is not None
+    assert (records.read(path) or {})["nonce"] == head.hold.nonce
+
+
+@pytest.mark.parametrize("other", ["nothing", "file", "bell"])
+def test_a_bell_that_was_replaced_meanwhile_is_not_hung(head: Head, other: str) -> None:
+    """The next in line listens to the one that has the name, and to nobody else's."""
+    path, daemon = f"{head.directory.path}/bells/slot-0", -1
+    os.unlink(path)
+    if other == "bell":
+        os.mkfifo(path)
+        daemon = os.open(path, os.O_RDWR)
+    elif other == "file":
+        os.close(os.open(path, os.O_CREAT))
+    head.free(0)
+    ear, rung = bells.listen(path)
+    assert (head.numbers, ear is not None, rung) == ((0,), True, False)
+    assert head.hold is not None
+    head.hold.release()
+    assert os.read(ear, 1) == b""
+    for fd in {ear, daemon} - {-1}:
+        os.close(fd)
+
+
+def test_a_daemon_that_keeps_the_bell_is_left_with_it(head: Head) -> None:
+    """And the next holder hangs a new one, which rings for it."""
+    daemon = os.dup(head.holds[0].descriptors[-1])
+    head.free(0)
+    ear, rung = bells.listen(f"{head.directory.path}/bells/slot-0")
+    assert (head.numbers, ear is not None, rung) == ((0,), True, False)
+    assert head.hold is not None
+    head.hold.release()
+    assert os.read(ear, 1) == b""
+    for fd in (daemon, ear):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
+def test_what_is_no_slot_file_leaves_it_to_the_usual_way(head: Head, kind: str) -> None:
+    """Nobody's build runs without a slot because of it."""
+    path = f"{head.directory.path}/slot-7"
+    {"directory": os.mkdir, "link": lambda p: os.symlink("nowhere", p), "fifo": os.mkfifo}[kind](path)
+    head.hear()  # looks again
+    head.free(0)
+    assert head.numbers == (0,)
+
+
+def test_nothing_is_ready_where_the_directory_has_just_changed(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next change might have the same time."""
+    monkeypatch.setattr(handover, "SETTLED_S", handover.SETTLED_S * -1)
+    head.hear()  # looks again
+    head.left_to_take = 0
+    head.free(0)
+    assert (head.numbers, head.left_to_take) == ((0,), 1)
+
+
+def test_a_forked_child_that_keeps_the_bell_does_not_silence_it(head: Head) -> None:
+    """Its end alone would be heard only when the child ends."""
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(ready[1], b".")
+        os.read(done[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    head.free(0)
+    assert (head.heard, head.numbers) == (True, (0,))
+    os.write(done[1], b".")
+    os.waitpid(child, 0)
+    for fd in (*ready, *done):
+        os.close(fd)
+
+
+def test_descriptors_are_given_back(head: Head) -> None:
+    """Of what was ready, and of what was not used."""
+    head.close()
+    path = head.directory.path
+    before = len(os.listdir("/dev/fd"))
+    for number in range(K):
+        again = Head(path)
+        again.free(number)
+        again.close()
+        assert len(os.listdir("/dev/fd")) == before
