@@ -1,8 +1,8 @@
 """What a process does first after a sleep, against the same once more: what a waiter pays when it is woken.
 
 `python -m bench.cold [--rounds N]`: after sleeps of several lengths, two times 20 system calls and strings,
-and a byte written into a file. Medians. Caches and address translations have gone meanwhile, not only our own: on
-a virtual machine the host may have run something else.
+and a byte written into a file. Medians. Caches and address translations have gone meanwhile; on a virtual
+machine the host may have run something else.
 """
 
 from __future__ import annotations
@@ -45,10 +45,8 @@ def main() -> None:
         for sleep_s in SLEEPS_S:
             rows = zip(*(after(sleep_s, file.fileno()) for _ in range(options.rounds)), strict=True)
             work_us, again_us, write_us, rewrite_us = map(median, rows)
-            ratio = work_us / again_us
-            print(
-                f"{sleep_s * 1e3:9.1f} {work_us:9.1f} {again_us:6.1f} {ratio:6.1f} {write_us:10.1f} {rewrite_us:6.1f}"
-            )
+            columns = (sleep_s * 1e3, work_us, again_us, work_us / again_us, write_us, rewrite_us)
+            print("{:9.1f} {:9.1f} {:6.1f} {:6.1f} {:10.1f} {:6.1f}".format(*columns))
 
 
 if __name__ == "__main__":
