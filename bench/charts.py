@@ -32,6 +32,7 @@ DRAWN = (
     ("library-line", "gap_p50", 0.0),
     ("command-line", "waiting", 0.0),
     ("command-line", "cost", 0.0),
+    ("library-line", "cost", 0.0),
     ("relay", "cost", 0.0),
     ("loop", "utilisation", 0.01),
     ("loop", "utilisation", 0.1),

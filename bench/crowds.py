@@ -207,6 +207,9 @@ class Workers:
                     self._contend(who)
                 except BaseException as error:  # noqa: BLE001 - it must not go on as the benchmark
                     os.write(self._errors[1], f"{type(error).__name__}: {error}\n".encode())
+                    os.write(self._ready[1], b"..")  # so that nobody waits for it
+                try:
+                    signal.pause()  # until it is killed: what its end costs is no part of anything
                 finally:
                     os._exit(0)
             self._pids[pid] = who
@@ -239,6 +242,7 @@ class Workers:
             time.sleep(self._hold_s)
             ledger[at + 2] = time.monotonic_ns()
             release()
+        os.write(self._ready[1], b".")
 
     def begin(self, every_s: float = 0.0) -> None:
         """Let them arrive, one every `every_s`."""
@@ -254,10 +258,10 @@ class Workers:
         Raises:
             Failed: One failed.
         """
-        while self._pids:
-            pid, _ = os.waitpid(next(iter(self._pids)), 0)
-            del self._pids[pid]
-        self.check()
+        awaited = self.count
+        while awaited > 0:
+            awaited -= len(os.read(self._ready[0], awaited))
+            self.check()
 
     def check(self) -> None:
         """Ask whether all is well.
@@ -269,7 +273,7 @@ class Workers:
             raise Failed(os.read(self._errors[0], 4096).decode().partition("\n")[0])
 
     def cpu_s(self) -> float:
-        """CPU seconds of all that have not been waited for."""
+        """CPU seconds of all."""
         return sum(cpu_s(pid) for pid in self._pids)
 
     def holds(self) -> list[Hold]:

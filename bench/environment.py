@@ -28,6 +28,12 @@ def load() -> str:
     return ", ".join(f"{average:.2f}" for average in os.getloadavg())
 
 
+def stolen() -> tuple[int, int]:
+    """Ticks of CPU that the host of this virtual machine has kept from it, and all ticks (proc_stat(5))."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
 def cpu_model() -> str:
     """The name that the kernel gives it."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():

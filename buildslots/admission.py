@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 HELD = "BUILD_SLOTS_HELD"
 """Environment variable with the slots that a command runs under: `N:NONCE` joined by commas."""
+FEW = 8
+"""With so many slots at most, what a wait has opened, three descriptors a slot, stays open until the release."""
 CANCEL_S = 0.1
 """How often a wait that can be cancelled looks whether it was."""
 NUMBER = "BUILD_SLOT"
@@ -267,6 +269,8 @@ class Admission:
     def abandon(self) -> None:
         """Let go of the slot and of the place in line, if there are any. Idempotent, raises nothing."""
         self.tidy()
+        if self._log is not None:
+            self._log.close()
         if self._hold is not None:
             self._hold.release()
 
@@ -290,6 +294,8 @@ class Admission:
         if self._ticket is not None:
             if child is None:
                 self._ticket.give_way()
+                if self._wait is not None and self._claim.cap > FEW:
+                    self._wait.close()
                 slot._admission = self  # to tidy up has time until the slot is released
             else:
                 self.tidy()

@@ -104,10 +104,11 @@ class Log:
         several = f',"slots":[{",".join(map(str, slots))}]' if len(slots) > 1 else ""
         where = f'"slot":{slots[0]}{several}{self._weight}'
         self._write(event, f'{where},"waited_s":{waited_s:.6f},"cap":{self._cap}{_load()}')
+        self.close()
 
     def gave_up(self, cause: str) -> None:
         """It will not start."""
-        self._close()
+        self.close()
         self._write("gave_up", f'"waited_s":{time.monotonic() - self._began:.6f},"cause":{_quoted(cause)}')
 
     def stopped(self) -> None:
@@ -116,7 +117,6 @@ class Log:
 
     def ended(self, status: int | None) -> None:
         """It had `stopped`, with the exit status or minus the signal `status`; None if nobody knows."""
-        self._close()
         at, until = self._ended
         ran_s = until - self._began
         shown = "null" if status is None else int(status) if isinstance(status, int) else "null"
@@ -124,6 +124,7 @@ class Log:
 
     def degraded(self, cause: str) -> None:
         """It runs without any slot."""
+        self.close()
         self._write("degraded", f'"cause":{_quoted(cause)}')
 
     def _write(self, event: str, fields: str, at: float | None = None) -> None:
@@ -138,7 +139,8 @@ class Log:
         except Exception:  # noqa: BLE001, S110 - the journal is worth no build, whatever is wrong with it
             pass
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the file, if it is open; not the end. Idempotent."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             close_kept(fd)

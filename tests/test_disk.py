@@ -139,6 +139,19 @@ def test_overflow_does_not_take_a_number_below_the_cap(
     hold.release()
 
 
+def test_a_stray_file_in_the_line_is_nobody(
+    directory: slots.PoolDirectory, tickets: list[queue.Ticket]
+) -> None:
+    """Such as desktops and file servers leave behind."""
+    tickets += [queue.Ticket(directory.path, 1, b"") for _ in range(2)]
+    for name in (".DS_Store", ".nfs0001", "note"):
+        with open(f"{directory.path}/queue/{name}", "w"):
+            pass
+    for _ in range(2):
+        assert tickets[1].ahead() == [tickets[0].name]
+    assert queue.line(directory.path) == [ticket.name for ticket in tickets]
+
+
 def test_a_released_slot_has_no_record(directory: slots.PoolDirectory) -> None:
     """Who held it last is not what a foreign program in its place is taken for."""
     hold = directory.try_take(slots.Claim(1, ["make"]))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import glob
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from buildslots import Gates, SlotPool
+from buildslots.admission import FEW
 from buildslots.disk import bells, handover, lock, queue, records, wait
 from buildslots.disk.slots import Claim, Hold, PoolDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from builds import Pool
 
@@ -22,11 +27,12 @@ K = 2
 class Head:
     """K slots are held, and the head of the line waits for one, with everything ready."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, claim: Claim | None = None) -> None:
         self.directory = PoolDirectory(path)
         self.holds = [self.take() for _ in range(K)]
-        self._ticket = self.directory.step(lambda: queue.Ticket(path, K, b""))
-        self._wait = wait.Wait(self.directory, self._ticket, Claim(K, ["make"]), wait.NEVER, None)
+        claim = claim or Claim(K, ["make"])
+        self._ticket = self.directory.step(lambda: queue.Ticket(path, claim.limit, b""))
+        self._wait = wait.Wait(self.directory, self._ticket, claim, wait.NEVER, None)
         self._steps = self._wait.steps()
         self._ears, _ = next(self._steps)
         self.hold: Hold | None = None
@@ -205,21 +211,132 @@ def test_nothing_is_ready_where_the_directory_has_just_changed(
     assert (head.numbers, head.left_to_take) == ((0,), 1)
 
 
-def test_a_forked_child_that_keeps_the_bell_does_not_silence_it(head: Head) -> None:
+@pytest.fixture
+def children() -> Iterator[Callable[[], None]]:
+    """Forks children that do nothing until the test is over."""
+    pids = []
+
+    def fork() -> None:
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+            os._exit(0)
+        pids.append(pid)
+
+    yield fork
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_forked_child_that_keeps_the_bell_does_not_silence_it(
+    head: Head, children: Callable[[], None]
+) -> None:
     """Its end alone would be heard only when the child ends."""
-    ready, done = os.pipe(), os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(ready[1], b".")
-        os.read(done[0], 1)
-        os._exit(0)
-    os.read(ready[0], 1)
+    children()
     head.free(0)
     assert (head.heard, head.numbers) == (True, (0,))
-    os.write(done[1], b".")
-    os.waitpid(child, 0)
-    for fd in (*ready, *done):
-        os.close(fd)
+
+
+def test_a_child_that_is_forked_while_the_bell_is_hung_does_not_silence_it(
+    head: Head, children: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another thread."""
+    hang_again = bells.hang_again
+
+    def hang_and_fork(path: str, ear: int) -> int | None:
+        bell = hang_again(path, ear)
+        children()
+        return bell
+
+    monkeypatch.setattr(bells, "hang_again", hang_and_fork)
+    head.free(0)
+    ear, _ = bells.listen(f"{head.directory.path}/bells/slot-0")
+    assert head.hold is not None
+    head.hold.release()
+    assert (head.left_to_take, os.read(ear, 1)) == (0, bells.RING[:1])
+    os.close(ear)
+
+
+def test_the_record_of_who_still_holds_the_slot_is_left_alone(head: Head) -> None:
+    """A backup that makes hard links gives it a second name; nested builds look for the record."""
+    path = f"{head.directory.path}/holders/slot-0"
+    os.link(path, f"{path}-backup")
+    head.hear()  # looks again
+    assert head.directory.is_ours(0, head.holds[0].nonce)
+    head.free(0)
+    assert head.hold is not None
+    assert ((records.read(path) or {})["nonce"], os.stat(path).st_nlink) == (head.hold.nonce, 1)
+
+
+def test_a_bell_with_another_name_is_not_hung(head: Head) -> None:
+    """It may be another program's."""
+    path = f"{head.directory.path}/bells/slot-0"
+    os.link(path, f"{path}-other")
+    head.free(0)
+    assert (head.numbers, os.stat(path).st_nlink) == ((0,), 1)
+
+
+def test_a_slot_file_that_is_removed_while_all_is_made_ready_is_made_again(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen by who listens, and gone when the files are opened."""
+    monkeypatch.setattr(handover, "slot_numbers", lambda _: [1])
+    head.hear()  # looks again
+    head.free(0)
+    assert head.numbers == (0,)
+
+
+@pytest.mark.parametrize("gates", [None, Gates(max_load=1e9)])
+def test_who_wants_more_than_a_slot_has_nothing_ready(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, gates: Gates | None
+) -> None:
+    """Two slots, or a machine that is idle enough: that takes its time."""
+    monkeypatch.setattr(handover, "SETTLED_S", -1e6)
+    closed = iter(["busy"])
+    if gates is not None:
+        monkeypatch.setattr(Gates, "closed_by", lambda _: next(closed, None))
+    head = Head(str(pool.dir), Claim(K, ["make"], 1 if gates else 2, gates))
+    head.free(0)
+    assert head.numbers is None
+    head.free(1)
+    assert head.numbers == ((0,) if gates else (0, 1))
+    head.close()
+
+
+def test_a_disk_that_is_full_when_the_record_is_written_leaves_nothing_open(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor locked."""
+
+    def full(_fd: int, _text: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(records, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        head.free(0)
+    head.close()
+    left = [os.path.realpath(path) for path in glob.glob("/proc/self/fd/*")]
+    assert [path for path in left if path.startswith(head.directory.path)] == []
+
+
+def test_with_many_slots_nothing_stays_open_while_one_is_held(pool: Pool) -> None:
+    """But what holds it, and the ticket."""
+    slots, directory = SlotPool(slots=FEW + 1), PoolDirectory(str(pool.dir))
+    holds = [directory.complete(lambda: directory.take(Claim(99, ["make"]), 99)) for _ in range(FEW + 1)]
+    before = len(os.listdir("/dev/fd"))
+    admission = slots._admission(None, "run", None)
+    steps = admission.steps()
+    next(steps)
+    assert holds[0] is not None
+    holds[0].release()
+    with pytest.raises(StopIteration) as end:
+        steps.send(True)
+    admission.started(end.value.value)
+    assert len(os.listdir("/dev/fd")) == before - 3 + 3 + 1
+    end.value.value.release()
+    for hold in filter(None, holds):
+        hold.release()
 
 
 def test_descriptors_are_given_back(head: Head) -> None:

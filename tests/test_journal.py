@@ -17,7 +17,7 @@ from builds import Mounts, Pool, wait_until
 
 from buildslots import SlotPool, UnthrottledWarning, build_slot, journal
 from buildslots.journal import archives, rotate
-from buildslots.settings import config_path, state_dir
+from buildslots.settings import config_path, resolve, state_dir
 from buildslots.view import past
 
 if TYPE_CHECKING:
@@ -289,6 +289,24 @@ def test_who_waits_while_the_journal_is_put_aside_loses_no_line(pool: Pool, path
     older = Path(archives(str(path.parent))[-1]).read_bytes()
     assert json.loads(older.splitlines()[-1])["event"] == "started"
     assert [line["event"] for line in lines(path)] == ["ended", "ended"]
+
+
+@pytest.mark.parametrize("end", ["started", "gave_up", "degraded", "close"])
+def test_the_file_is_not_kept_open(pool: Pool, path: Path, end: str) -> None:
+    """Longer than from the wait to what ends it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(path.parent.parent))
+        before = os.listdir("/dev/fd")
+        log = journal.Log(resolve(warn=print), ["make"], "id")
+        log.queued()
+        assert len(os.listdir("/dev/fd")) == len(before) + 1
+        {
+            "started": lambda: log.started((0,), 0.0, overflow=False),
+            "gave_up": lambda: log.gave_up("timeout"),
+            "degraded": lambda: log.degraded("why"),
+            "close": log.close,
+        }[end]()
+        assert os.listdir("/dev/fd") == before
 
 
 def test_one_rotates_at_a_time(path: Path) -> None:

@@ -83,9 +83,13 @@ def hang(path: str, *, new: bool = False) -> int | None:
 def hang_again(path: str, ear: int) -> int | None:
     """Keep the bell at `path`, to which `ear` listens, open: its descriptor, or None if `hang` is needed.
 
-    In few calls, for who has no time. As there, only if nobody keeps it open any more.
+    In few calls, for who has no time. As there, only if nobody keeps it open any more. Raises OSError.
     """
-    if not _is_over(ear, path, None):
+    over, rung = _drain(ear)
+    if not over:
+        if rung:
+            with Room(path) as (name, room):
+                _write(name, RING, room)
         return None
     try:
         fd = os.open(path, os.O_RDWR | PLAIN)
@@ -174,21 +178,26 @@ def _silenced(name: str, room: int | None) -> bool:
     try:
         if os.fstat(fd).st_nlink > 1:
             return False  # it may be another program's, and what lies in it not for us
-        return _is_over(fd, name, room)
+        over, rung = _drain(fd)
+        if rung and not over:
+            _write(name, RING, room)
+        return over
     finally:
         os.close(fd)
 
 
-def _is_over(fd: int, name: str, room: int | None) -> bool:
-    """Whether nobody keeps the bell `name` open, behind `fd`; what was rung is read away."""
+def _drain(fd: int) -> tuple[bool, bool]:
+    """Read away what was rung in the bell `fd`: whether nobody keeps it open, and whether it had rung.
+
+    If somebody does and it had, ring it once more: its listeners may not have got to hear it yet, and would
+    listen to a daemon's for ever.
+    """
     rung = b""
     try:
         rung = os.read(fd, CAPACITY)
-        return not rung or not os.read(fd, 1)
+        return not rung or not os.read(fd, 1), bool(rung)
     except OSError:  # EAGAIN: somebody has it open to write
-        if rung:  # its listeners may not have got to hear it yet: they would listen to the daemon's for ever
-            _write(name, RING, room)
-        return False
+        return False, bool(rung)
 
 
 def _open_own(name: str, room: int | None) -> int:

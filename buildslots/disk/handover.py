@@ -8,7 +8,8 @@ nothing ready.
 Names are not looked up again. They mean what they meant as long as the pool directory has the same time of
 change, if that was no new one when it was read: Git trusts its index by the same rule (racy-git in its
 documentation). On a file system that does not keep that time for directories (`git update-index
---test-untracked-cache` knows such) a new slot file may be overlooked, until the head glances.
+--test-untracked-cache` knows such), or where it may be an old one (NFS), a new slot file may be overlooked,
+until the head glances.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import os
 import time
 
 from buildslots.disk import bells, records
-from buildslots.disk.lock import is_locked, try_lock
+from buildslots.disk.lock import forks, is_locked, try_lock
 from buildslots.disk.slots import Hold, Locks, slot_numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from buildslots.disk.slots import Claim, SlotFiles
 
-SETTLED_S = 2.5
-"""How old a directory's last change has to be for the next one to show in its time; FAT counts in 2 s."""
+SETTLED_S = 1.1
+"""How old a directory's last change has to be for the next one to show in its time. HFS+ and ext3 count in
+seconds (FAT in two, but it has no FIFOs, so that no bell rings there)."""
 
 
 class Handover:
@@ -49,7 +51,7 @@ class Handover:
         try:
             self._prepare()
         except OSError:
-            pass  # what is in the way is for `PoolDirectory.take` to say
+            self.close()  # what is in the way is for `PoolDirectory.take` to say
         except BaseException:
             self.close()
             raise
@@ -64,18 +66,21 @@ class Handover:
                 return
             self._slots[number] = fd
         for number in self._ears:
-            self._records[number] = records.keep(f"{self._directory}/holders/slot-{number}")
+            fd = records.reopen(f"{self._directory}/holders/slot-{number}") if number in self._slots else None
+            if fd is not None:
+                self._records[number] = fd
         self._seen = about
 
     def take(self, claim: Claim, silent: set[int]) -> Hold | None:
         """Take the slot whose bell has rung; None if it is not as simple as that.
 
         Args:
-            claim: Who wants it.
+            claim: Who wants it, one and nothing else.
             silent: The slots whose bells have not rung: they are held.
         """
+        before = forks()
         rung = [number for number in self._records if number not in silent]
-        if self._seen is None or not rung or claim.weight > 1 or claim.gates:
+        if self._seen is None or not rung:
             return None
         mine = rung[0]
         if not try_lock(self._slots[mine]):
@@ -87,7 +92,7 @@ class Handover:
             if self._may_start(mine, silent, claim.limit):
                 bell = bells.hang_again(f"{self._directory}/bells/slot-{mine}", self._ears[mine])
                 if bell is not None:
-                    return Hold(self._directory, locks, claim, (bell, self._records.pop(mine)))
+                    return Hold(self._directory, locks, claim, (bell, self._records.pop(mine), before))
             return None
         finally:
             if locks:

@@ -30,16 +30,14 @@ LARGEST_CAP = 10**9 - 1
 
 def waiting(directory: str) -> list[str]:
     """The names of all tickets in the pool `directory`, live or not, first come first."""
-    return [name for name in _names(directory) if _is_ticket(name)]
-
-
-def _names(directory: str) -> list[str]:
-    """The same and, because to look at each takes as long as to list them, some that are no tickets."""
     try:
         names = os.listdir(f"{directory}/queue")
     except FileNotFoundError:
         return []
     names.sort()
+    # To look at each takes as long as to list them, and what is no ticket sorts before them or behind.
+    if names and not (_is_ticket(names[0]) and _is_ticket(names[-1])):
+        return list(filter(_is_ticket, names))
     return names
 
 
@@ -60,7 +58,7 @@ def cap_of(name: str) -> int:
 
 
 def live(directory: str, name: str) -> bool:
-    """Whether `name` is a ticket with which somebody waits. A dead one is removed with its bell."""
+    """Whether somebody waits with the ticket `name`. A dead one is removed with its bell."""
     if not _is_ticket(name):
         return False
     path = f"{directory}/queue/{name}"
@@ -92,7 +90,7 @@ def live(directory: str, name: str) -> bool:
 
 def line(directory: str) -> list[str]:
     """The names of the tickets up to the last live one, first come first; dead ones behind it are removed."""
-    return _live(directory, _names(directory))
+    return _live(directory, waiting(directory))
 
 
 def _live(directory: str, names: list[str]) -> list[str]:
@@ -162,7 +160,7 @@ class Ticket:
         """The tickets before this one, first come first; the last of them, if any, was live just now."""
         names, self._ahead = self._ahead, None
         if names is None:
-            line = _names(self._directory)
+            line = waiting(self._directory)
             place = sum(name < self.name for name in line)
             self._next_but_one = line[place + 2] if len(line) > place + 2 else None
             names = _live(self._directory, line[:place])

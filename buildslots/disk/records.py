@@ -121,6 +121,22 @@ def keep(path: str) -> int:
     return open_in_room(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
 
+def reopen(path: str) -> int | None:
+    """Open the file at `path` in `holders` as `keep` does, but leave all as it is: None if `keep` is needed.
+
+    For who may have to write there soon, while it has the record of another. Raises OSError.
+    """
+    fd = open_in_room(path, os.O_WRONLY)
+    try:
+        if _is_only_this(fd, path):
+            return fd
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
 def _is_only_this(fd: int, path: str) -> bool:
     """Whether the regular file behind `fd` has the name `path` and no other.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 
 from buildslots.disk import bells, queue, records
@@ -75,7 +76,7 @@ class Hold:
     )
 
     def __init__(
-        self, directory: str, locks: Locks, claim: Claim, ready: tuple[int, int] | None = None
+        self, directory: str, locks: Locks, claim: Claim, ready: tuple[int, int, int] | None = None
     ) -> None:
         """Take over `locks`; they are empty as soon as they are this object's.
 
@@ -83,14 +84,15 @@ class Hold:
             directory: Of the pool.
             locks: The slots.
             claim: Who has them.
-            ready: The bell and the file for the record of the one slot, if they are open already.
+            ready: The bell and the file for the record of the one slot, if they are open already, and what
+                `forks()` said before.
         """
         self.numbers = tuple(locks)
         self._claim = claim
         self.overflow = claim.overflow
         self.nonce = claim.nonce
         self._pid = os.getpid()
-        self._forks = forks()
+        self._forks = ready[2] if ready else forks()
         self._copies = False
         self._locks: list[int] = []
         self._bells: list[int] = []
@@ -134,7 +136,6 @@ class Hold:
 
         Idempotent. In a forked child it only closes the child's copies: the slots are the parent's.
         """
-        copies = self._copies or self._forks != forks()
         locks, self._locks = self._locks, []
         if not locks:
             return
@@ -143,21 +144,22 @@ class Hold:
             if ours:
                 for record in self._records:
                     records.blank(record)
-                self._free(locks, copies=copies)
+                self._free(locks)
         except BaseException:
             if ours:
-                # Interrupted: closing alone would leave a child that has copies its locks.
-                self._free(locks, copies=copies)
+                self._free(locks)  # interrupted: closing alone would leave a child that has copies its locks
             raise
         finally:
             for fd in (*locks, *self._bells, *self._records):
                 os.close(fd)
 
-    def _free(self, locks: list[int], *, copies: bool) -> None:
+    def _free(self, locks: list[int]) -> None:
         for lock in locks:
             unlock(lock)
         while self._bells:
-            if copies:  # then closing it may ring nothing
+            # To close it rings, if nobody has a copy; on Linux, where that was measured. (A child that C code has
+            # forked is not counted: then the head hears nothing, and finds the slot at its glance.)
+            if self._copies or self._forks != forks() or sys.platform != "linux":
                 bells.ring(self._bells[-1])
             os.close(self._bells.pop())
         _let_the_woken_run()

@@ -193,9 +193,10 @@ class Wait:
             if hold := self._listen(ears, ahead):
                 return hold
             if not ears.too_late:
-                if self._files is not None:  # and so are the head
-                    self._handover = Handover(self._directory.path, self._files, ears.slots)
+                if self._is_head and self._files is not None:
                     self._ticket.tell_second()
+                    if self._claim.weight == 1 and not self._claim.gates and not ears.deaf_head:
+                        self._handover = Handover(self._directory.path, self._files, ears.slots)
                 return ears
 
     def _close_ears(self) -> None:
