@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 HELD = "BUILD_SLOTS_HELD"
 """Environment variable with the slots that a command runs under: `N:NONCE` joined by commas."""
 FEW = 8
-"""With so many slots at most, what a wait has opened, three descriptors a slot, stays open until the release."""
+"""With so many slots at most, what a wait has opened, three descriptors a slot, stays so until release."""
 CANCEL_S = 0.1
 """How often a wait that can be cancelled looks whether it was."""
 NUMBER = "BUILD_SLOT"

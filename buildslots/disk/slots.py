@@ -157,8 +157,8 @@ class Hold:
         for lock in locks:
             unlock(lock)
         while self._bells:
-            # To close it rings, if nobody has a copy; on Linux, where that was measured. (A child that C code has
-            # forked is not counted: then the head hears nothing, and finds the slot at its glance.)
+            # To close it rings, if nobody has a copy; on Linux, where that was measured. (A child that C code
+            # has forked is not counted: then the head hears nothing, and finds the slot at its glance.)
             if self._copies or self._forks != forks() or sys.platform != "linux":
                 bells.ring(self._bells[-1])
             os.close(self._bells.pop())
