@@ -10,6 +10,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from builds import wait_until
 
 from buildslots import Gates, SlotPool
 from buildslots.admission import FEW
@@ -33,11 +34,18 @@ class Head:
         claim = claim or Claim(K, ["make"])
         self._ticket = self.directory.step(lambda: queue.Ticket(path, claim.limit, b""))
         self._wait = wait.Wait(self.directory, self._ticket, claim, wait.NEVER, None)
+        wait_until(self.has_settled, "a later tick of the file system's clock")
         self._steps = self._wait.steps()
         self._ears, _ = next(self._steps)
         self.hold: Hold | None = None
         self.heard = False
         self.left_to_take = 0
+
+    def has_settled(self) -> bool:
+        """Whether the next change of the directory will have another time than the last."""
+        bell = f"{self.directory.path}/bells/{self._ticket.name}"
+        os.utime(bell)
+        return os.stat(bell).st_ctime_ns > os.stat(self.directory.path).st_ctime_ns
 
     def take(self) -> Hold:
         hold = self.directory.complete(lambda: self.directory.take(Claim(9, ["make"]), 9))

@@ -186,32 +186,33 @@ class Wait:
             self._is_sure = False
             self._is_head = not ahead
             self._claim.held_back = None
-            if self._is_head and (hold := self._take(rung)):
-                return hold
+            if self._is_head:
+                self._claim.waited_s = time.monotonic() - self._began
+                if rung and self._handover and (hold := self._handover.take(self._claim, rung.silent)):
+                    return hold
+                self._files = self._files or SlotFiles(self._directory.path)
+                if hold := self._directory.take(self._claim, self._claim.limit, self._files):
+                    return hold
             self._close_ears()
             ears = self._ears = Ears(self._directory, self._ticket, ahead, self._new_poll())
             if hold := self._listen(ears, ahead):
                 return hold
             if not ears.too_late:
-                if self._is_head and self._files is not None:
-                    self._ticket.tell_second()
-                    if self._claim.weight == 1 and not self._claim.gates and not ears.deaf_head:
-                        self._handover = Handover(self._directory.path, self._files, ears.slots)
+                if self._is_head:
+                    self._make_ready(ears)
                 return ears
+
+    def _make_ready(self, ears: Ears) -> None:
+        """As the head: do beforehand what there is no time for when a bell rings."""
+        self._ticket.tell_second()
+        if self._files and self._claim.weight == 1 and not self._claim.gates and not ears.deaf_head:
+            self._handover = Handover(self._directory.path, self._files, ears.slots)
 
     def _close_ears(self) -> None:
         if self._handover is not None:
             self._handover.close()
         if self._ears is not None:
             self._ears.close()
-
-    def _take(self, rung: Ears | None) -> Hold | None:
-        """Take a slot as the head, whose slot files stay open; `rung` is what has woken it, if a bell has."""
-        self._claim.waited_s = time.monotonic() - self._began
-        if rung and self._handover and (hold := self._handover.take(self._claim, rung.silent)):
-            return hold
-        self._files = self._files or SlotFiles(self._directory.path)
-        return self._directory.take(self._claim, self._claim.limit, self._files)
 
     def _listen(self, ears: Ears, ahead: list[str]) -> Hold | None:
         """Begin to listen to slots; the one that those `ahead` have left lying in their sleep, if any."""
