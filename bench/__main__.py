@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from bench.results import Results
 
 AGENTS_S = 900.0
-STOLEN, TRIES, REPEATED_S = 3.0, 3, 15.0
+STOLEN, TRIES, REPEATED_S = 3.0, 2, 5.0
 """A sample during which the host of a virtual machine kept more than so many per cent of the CPU time from it
 is taken again, so often at most in all, unless it takes longer than so many seconds."""
 VARIES = "for the measures where it varies"
@@ -71,7 +71,7 @@ With 256 contenders sem, filelock-wrapper, portalocker-wrapper (20 to 30 s of CP
 pnpm (6 GiB of memory) are left out. flock has one slot, and runs with that where others have three.
 
 On a virtual machine whose host kept more than 3 % of the CPU time from it during a sample, that is taken
-again, up to two times if it is short, and the least disturbed one counts, whoever the peer is.
+again, once, if it is short, and the less disturbed one counts, whoever the peer is.
 
 SlotPool's pool is not a new one, as a user's is not: its last slot file is more than a second old. All others
 have nothing that could get older.
