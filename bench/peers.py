@@ -80,7 +80,9 @@ class Kit:
         # Otherwise each start compiles the package anew.
         env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         peers = [f"{name}=={importlib.metadata.version(name)}" for name in ("filelock", "portalocker")]
-        run([sys.executable, "-m", "venv", str(venv)], env=env)
+        run(
+            [sys.executable, "-m", "venv", "--upgrade-deps", str(venv)], env=env
+        )  # pip 24 writes slower scripts
         run([str(venv / "bin/pip"), "install", "--quiet", str(CHECKOUT), *peers], env=env)
         return venv / "bin"
 
