@@ -105,28 +105,23 @@ def keep(path: str) -> int:
     the pool may have put a link to a file of ours there, or a FIFO at which they listen. Raises OSError.
     """
     try:
-        fd = open_in_room(path, os.O_WRONLY | os.O_CREAT)
+        fd = reopen(path, os.O_CREAT)
     except OSError as error:
         if error.errno not in NO_FILE:  # or a FIFO that nobody reads
             raise
-    else:
-        try:
-            if _is_only_this(fd, path):
-                return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
+        fd = None
+    if fd is not None:
+        return fd
     remove_in_room(path)
     return open_in_room(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
 
-def reopen(path: str) -> int | None:
-    """Open the file at `path` in `holders` as `keep` does, but leave all as it is: None if `keep` is needed.
+def reopen(path: str, flags: int = 0) -> int | None:
+    """Open the file at `path` as `keep` does, but remove nothing: None if it is none for records.
 
     For who may have to write there soon, while it has the record of another. Raises OSError.
     """
-    fd = open_in_room(path, os.O_WRONLY)
+    fd = open_in_room(path, os.O_WRONLY | flags)
     try:
         if _is_only_this(fd, path):
             return fd
