@@ -80,9 +80,8 @@ class Kit:
         # Otherwise each start compiles the package anew.
         env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         peers = [f"{name}=={importlib.metadata.version(name)}" for name in ("filelock", "portalocker")]
-        run(
-            [sys.executable, "-m", "venv", "--upgrade-deps", str(venv)], env=env
-        )  # pip 24 writes slower scripts
+        # With a new pip: the console scripts that pip 24 writes import `re`, 11 ms of each start.
+        run([sys.executable, "-m", "venv", "--upgrade-deps", str(venv)], env=env)
         run([str(venv / "bin/pip"), "install", "--quiet", str(CHECKOUT), *peers], env=env)
         return venv / "bin"
 

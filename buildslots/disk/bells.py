@@ -189,8 +189,8 @@ def _silenced(name: str, room: int | None) -> bool:
 def _drain(fd: int) -> tuple[bool, bool]:
     """Read away what was rung in the bell `fd`: whether nobody keeps it open, and whether it had rung.
 
-    If somebody does and it had, ring it once more: its listeners may not have got to hear it yet, and would
-    listen to a daemon's for ever.
+    If somebody does and it had, the caller has to ring it again: its listeners may not have got to hear it
+    yet, and would listen to a daemon's for ever.
     """
     rung = b""
     try:
