@@ -28,8 +28,8 @@ FOR_EVER_S = 1e6
 
 def slot_pool(directory: str, slots: int) -> Acquire:
     """Ours."""
-    from buildslots import SlotPool  # noqa: PLC0415 - see above
-    from buildslots.disk import handover, wait  # noqa: F401, PLC0415 - which the first wait would load
+    from buildslots import SlotPool, journal  # noqa: F401, PLC0415 - see above; also what the first wait loads
+    from buildslots.disk import handover, wait  # noqa: F401, PLC0415
 
     # A pool as a user has it: not just made. (One more file: many that come at once may look for it.)
     SlotPool(dir=directory, slots=slots + 1).acquire(weight=slots + 1).release()

@@ -174,16 +174,15 @@ class Slot:
     def _let_go(self, status: int | None) -> None:
         """Let go of what is held, if it still is; in a forked child, of its copies only."""
         self._released = True
-        log, self._log = self._log, None
-        if log is not None:
-            log.stopped()  # before the next build may start
+        at, until = time.time(), time.monotonic()  # before the next build may start
         if self._hold is not None:
             self._hold.release()
         admission, self._admission = self._admission, None
         if admission is not None:
             admission.tidy()
+        log, self._log = self._log, None
         if log is not None and self._pid == os.getpid():
-            log.ended(status)
+            log.ended(status, at, until)
 
     def __del__(self) -> None:
         if getattr(self, "_hold", None) is not None and not self._released:  # lost like a file
@@ -261,16 +260,19 @@ class Admission:
 
     def tidy(self) -> None:
         """Leave the line, and close what the wait has left open. Idempotent, raises nothing."""
-        if self._wait is not None:
-            self._wait.close()
         if self._ticket is not None:
             self._ticket.leave()
+        self._close()
+
+    def _close(self) -> None:
+        if self._wait is not None:
+            self._wait.close()
+        if self._log is not None:
+            self._log.close()
 
     def abandon(self) -> None:
         """Let go of the slot and of the place in line, if there are any. Idempotent, raises nothing."""
         self.tidy()
-        if self._log is not None:
-            self._log.close()
         if self._hold is not None:
             self._hold.release()
 
@@ -290,20 +292,28 @@ class Admission:
             raise
 
     def started(self, slot: Slot, child: int | None = None) -> None:
-        """Leave the line: the build has started under `slot`, as the process `child`. Raises nothing."""
-        if self._ticket is not None:
-            if child is None:
+        """Leave the line: the build has started under `slot`, as the process `child`.
+
+        Raises nothing but a Ctrl-C, and then, without a `child`, nothing is kept.
+        """
+        try:
+            if self._ticket is not None:
                 self._ticket.give_way()
-                if self._wait is not None and self._claim.cap > FEW:
-                    self._wait.close()
-                slot._admission = self  # to tidy up has time until the slot is released
-            else:
+            if child is not None and slot._hold is not None:
+                slot._hold.runs(child)
+            if slot._hold is not None and (log := self._log or self._told()):
+                log.started(slot._hold.numbers, slot.waited_s, overflow=slot.overflow)
+                slot._log = log
+            if child is not None:
                 self.tidy()
-        if child is not None and slot._hold is not None:
-            slot._hold.runs(child)
-        if slot._hold is not None and (log := self._log or self._told()):
-            log.started(slot._hold.numbers, slot.waited_s, overflow=slot.overflow)
-            slot._log = log
+            elif self._ticket is not None:
+                slot._admission = self  # to tidy up has time until the slot is released
+                if self._claim.cap > FEW:
+                    self._close()
+        except BaseException:
+            if child is None:
+                self.abandon()
+            raise
 
     def _take(
         self, notice: Callable[[], Notice | None] | None, poll: Callable[[], Poll] | None
@@ -318,12 +328,15 @@ class Admission:
         if self._ticket is not None:
             if log := self._told():
                 log.queued()
+            prepare = log.prepare if log else None
             from buildslots.disk.wait import Wait  # noqa: PLC0415 - only who has to wait needs it
 
             deadline = float("inf") if timeout_s is None else began + timeout_s
             paced_s = timeout_s if self._settings.on_timeout == "paced" else None
             told = notice() if notice else None
-            self._wait = Wait(self._directory, self._ticket, claim, deadline, told, paced_s=paced_s)
+            self._wait = Wait(
+                self._directory, self._ticket, claim, deadline, told, paced_s=paced_s, prepare=prepare
+            )
             hold = yield from self._wait.steps(poll)
         claim.waited_s = time.monotonic() - began
         if hold is not None:

@@ -60,15 +60,15 @@ COMMAND_CHARACTERS = 4096
 class Log:
     """What the journal is told of one build. No method raises."""
 
-    __slots__ = ("_about", "_began", "_cap", "_ended", "_fd", "_path", "_slot", "_weight")
+    __slots__ = ("_about", "_began", "_cap", "_fd", "_load", "_path", "_slot", "_weight")
 
     def __init__(self, settings: Settings, command: list[str], build: str) -> None:
         """Begin to tell of the build `command` with the id `build`; writes nothing yet."""
         self._about = self._path = ""
+        self._load = ""
         self._fd = -1
         self._slot = -1
         self._began = time.monotonic()
-        self._ended = 0.0, self._began
         self._cap = settings.slots
         self._weight = f',"weight":{settings.weight}' if settings.weight > 1 else ""
         try:
@@ -87,14 +87,18 @@ class Log:
         )
 
     def queued(self) -> None:
-        """It joined the line. The file stays open for `started`, which has no time to open it."""
-        if os.name != "nt":  # where open files cannot be renamed
+        """It joined the line."""
+        self._write("queued", f'"cap":{self._cap}{self._weight}{_load()}')
+
+    def prepare(self) -> None:
+        """It is the next to start: have ready what `started` needs, which has no time. Again now and then."""
+        self._load = _load()  # which Linux reckons every 5 s
+        if self._fd < 0 and os.name != "nt":  # where open files cannot be renamed
             try:
                 self._fd = _open(self._path)
                 keep_from_children(self._fd)
             except OSError:
                 pass
-        self._write("queued", f'"cap":{self._cap}{self._weight}{_load()}')
 
     def started(self, slots: tuple[int, ...], waited_s: float, *, overflow: bool) -> None:
         """It runs now, in `slots`."""
@@ -103,21 +107,22 @@ class Log:
         event = "fell_through" if overflow else "started"
         several = f',"slots":[{",".join(map(str, slots))}]' if len(slots) > 1 else ""
         where = f'"slot":{slots[0]}{several}{self._weight}'
-        self._write(event, f'{where},"waited_s":{waited_s:.6f},"cap":{self._cap}{_load()}')
-        self.close()
+        load = self._load or _load()
+        self._write(event, f'{where},"waited_s":{waited_s:.6f},"cap":{self._cap}{load}')
 
     def gave_up(self, cause: str) -> None:
         """It will not start."""
         self.close()
         self._write("gave_up", f'"waited_s":{time.monotonic() - self._began:.6f},"cause":{_quoted(cause)}')
 
-    def stopped(self) -> None:
-        """It has ended just now, and will let go of its slot; writes nothing yet."""
-        self._ended = time.time(), time.monotonic()
+    def ended(self, status: int | None, at: float, until: float) -> None:
+        """It has ended.
 
-    def ended(self, status: int | None) -> None:
-        """It had `stopped`, with the exit status or minus the signal `status`; None if nobody knows."""
-        at, until = self._ended
+        Args:
+            status: Its exit status, or minus the signal that killed it; None if nobody knows.
+            at: When, by the wall clock.
+            until: The same by `time.monotonic()`.
+        """
         ran_s = until - self._began
         shown = "null" if status is None else int(status) if isinstance(status, int) else "null"
         self._write("ended", f'"slot":{self._slot},"ran_s":{ran_s:.6f},"status":{shown}{_load()}', at)

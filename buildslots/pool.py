@@ -119,7 +119,8 @@ class SlotPool:
             raise
         except OSError as error:
             return self._unthrottled(error)
-        return _started(admission, slot)
+        admission.started(slot)
+        return slot
 
     async def acquire_async(
         self,
@@ -141,7 +142,8 @@ class SlotPool:
             raise
         except OSError as error:
             return self._unthrottled(error)
-        return _started(admission, slot)
+        admission.started(slot)
+        return slot
 
     def try_acquire(self, *, weight: int | None = None) -> Slot | None:
         """Take a slot if one is free and nobody is in line; None otherwise. Otherwise like `acquire`."""
@@ -294,16 +296,6 @@ class build_slot:  # noqa: N801 - used like a function
                 return function(*args, **kwargs)
 
         return run
-
-
-def _started(admission: Admission, slot: Slot) -> Slot:
-    """`slot`, whose build starts now; nothing is kept of it if a Ctrl-C comes in between."""
-    try:
-        admission.started(slot)
-    except BaseException:
-        admission.abandon()
-        raise
-    return slot
 
 
 def _warn(text: str) -> None:

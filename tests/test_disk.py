@@ -161,6 +161,22 @@ def test_a_released_slot_has_no_record(directory: slots.PoolDirectory) -> None:
     assert records.read(f"{directory.path}/holders/slot-0") is None
 
 
+def test_who_ends_late_spoils_nobody_else_s_record(tmp_path: Path) -> None:
+    """By then the next holder may have written its own."""
+    path = str(tmp_path / "slot-0")
+    old, new = os.open(path, os.O_RDWR | os.O_CREAT), os.open(path, os.O_RDWR)
+    try:
+        records.write(old, records.record(records.about(["long", "a" * 4000], cap=1, nonce="a" * 32)))
+        records.write(new, records.record(records.about(["make"], cap=1, nonce="b" * 32)))
+        records.end(old, "a" * 32)
+        assert (records.read(path) or {})["nonce"] == "b" * 32
+        records.end(new, "b" * 32)
+        assert records.read(path) is None
+    finally:
+        os.close(old)
+        os.close(new)
+
+
 def test_ears_are_closed(directory: slots.PoolDirectory, tickets: list[queue.Ticket]) -> None:
     """However often a waiter looks, it keeps no descriptor that it no longer listens to."""
     hold = directory.try_take(slots.Claim(1, ["make"]))

@@ -277,6 +277,47 @@ def test_the_record_of_who_still_holds_the_slot_is_left_alone(head: Head) -> Non
     assert ((records.read(path) or {})["nonce"], os.stat(path).st_nlink) == (head.hold.nonce, 1)
 
 
+@pytest.mark.parametrize("way", ["ready", "general"])
+def test_an_old_record_is_never_taken_for_the_next_holding(
+    head: Head, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """What a daemon of the old build starts is not nested in the next one, which is yet to write its own."""
+    nonce, asked = head.holds[0].nonce, []
+
+    def asking(hang: Callable[..., int | None]) -> Callable[..., int | None]:
+        def hang_and_ask(*args: object) -> int | None:
+            bell = None if way == "general" and hang is hang_again else hang(*args)
+            asked.append(head.directory.is_ours(0, nonce))
+            return bell
+
+        return hang_and_ask
+
+    hang_again = bells.hang_again
+    monkeypatch.setattr(records, "end", lambda *_: None)  # the old holder is stopped before it gets there
+    monkeypatch.setattr(bells, "hang", asking(bells.hang))
+    monkeypatch.setattr(bells, "hang_again", asking(hang_again))
+    assert head.directory.is_ours(0, nonce)
+    head.free(0)
+    assert (head.numbers, asked) == ((0,), [False] * (2 if way == "general" else 1))
+
+
+def test_a_record_that_was_read_before_the_hand_over_is_read_again(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks whether a holding goes on is not answered with the lock and the bell of the next one."""
+    nonce, read = head.holds[0].nonce, records.read
+
+    def read_and_wait(path: str) -> dict[str, str] | None:
+        record = read(path)
+        if head.hold is None:
+            head.free(0)
+        return record
+
+    monkeypatch.setattr(records, "read", read_and_wait)
+    assert not head.directory.is_ours(0, nonce)
+    assert (head.numbers, head.left_to_take) == ((0,), 0)
+
+
 def test_a_bell_with_another_name_is_not_hung(head: Head) -> None:
     """It may be another program's."""
     path = f"{head.directory.path}/bells/slot-0"

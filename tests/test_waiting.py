@@ -426,16 +426,6 @@ def test_a_lock_without_the_record_s_nonce_or_the_lock_is_not_ours(line: Line) -
     assert not ours()
 
 
-def test_a_released_slot_leaves_no_record(line: Line) -> None:
-    """Nor does its number say anything of the next holder's."""
-    path = f"{line.directory.path}/holders/slot-0"
-    with open(path, "rb") as record:
-        assert b"arg make\n" in record.read()
-    line.hold.release()
-    with open(path, "rb") as record:
-        assert not record.read().startswith(b"buildslots-record")
-
-
 def test_a_release_leaves_no_descriptor(line: Line) -> None:
     """Neither lock nor bell nor record."""
     before = len(os.listdir("/dev/fd"))

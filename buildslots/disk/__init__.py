@@ -85,15 +85,18 @@ for T * (P + 1) of its own wait. Whoever takes slots or lets go of them writes o
 **Starting.** Who waited leaves the line when its build has started, not when it has the slot: so builds
 start in the order in which they joined.
 
-**Letting go** of a slot: blank the record, unlock, write into the bell if another process may have a copy of
-it, close; of several, blank all, unlock all, then ring and close each. Their records have one nonce. Leaving
+**Holding on**: who has taken a slot writes its record, and hangs its bell after that. The records of several
+slots have one nonce.
+
+**Letting go** of a slot: unlock, write into the bell if another process may have a copy of it, close; of
+several, unlock all, then ring and close each. Only then say in each record that it has ended. Leaving
 the line: unlock the ticket, close its bell, and remove both files, unless the next has found them dead and
 done so. Before that, when it has to wait as the head, or else then, one puts a `2` into the bell after the
 next: its owner is second when this one leaves, and the second watches the head most closely.
 
 **Nesting.** The environment variable BUILD_SLOTS_HELD lists the slots that a command runs under,
-`N:NONCE` joined by commas. Such an entry is believed while slot N is locked, its record has
-that nonce, and its bell has not rung.
+`N:NONCE` joined by commas. Such an entry is believed while slot N is locked, its bell has not rung, and its
+record, read after these two, has that nonce.
 
 The modules: `lock` (locks, the mutex), `bells`, `records`, `slots` (the directory, taking),
 `queue` (tickets), `wait` and `handover` (the waiting itself, loaded only when one has to wait).

@@ -83,17 +83,13 @@ def hang(path: str, *, new: bool = False) -> int | None:
 def hang_again(path: str, ear: int) -> int | None:
     """Keep the bell at `path`, to which `ear` listens, open: its descriptor, or None if `hang` is needed.
 
-    In few calls, for who has no time. As there, only if nobody keeps it open any more. Raises OSError.
+    In few calls, for who has no time. As there, only if nobody keeps it open any more. Raises nothing.
     """
-    over, rung = _drain(ear)
-    if not over:
-        if rung:
-            with Room(path) as (name, room):
-                _write(name, RING, room)
-        return None
     try:
+        if os.read(ear, 1):  # rung by who has left it to a daemon
+            return None
         fd = os.open(path, os.O_RDWR | PLAIN)
-    except OSError:
+    except OSError:  # EAGAIN: somebody has it open to write; or it is gone
         return None
     bell = os.fstat(fd)
     if bell.st_nlink == 1 and os.path.samestat(bell, os.fstat(ear)):
@@ -175,29 +171,18 @@ def _silenced(name: str, room: int | None) -> bool:
     fd = _open(name, os.O_RDONLY, room)
     if fd is None:
         return False
+    rung = b""
     try:
         if os.fstat(fd).st_nlink > 1:
             return False  # it may be another program's, and what lies in it not for us
-        over, rung = _drain(fd)
-        if rung and not over:
+        rung = os.read(fd, CAPACITY)
+        return not rung or not os.read(fd, 1)
+    except BlockingIOError:  # somebody has it open to write
+        if rung:  # its listeners may not have got to hear it yet, and would listen to a daemon's for ever
             _write(name, RING, room)
-        return over
+        return False
     finally:
         os.close(fd)
-
-
-def _drain(fd: int) -> tuple[bool, bool]:
-    """Read away what was rung in the bell `fd`: whether nobody keeps it open, and whether it had rung.
-
-    If somebody does and it had, the caller has to ring it again: its listeners may not have got to hear it
-    yet, and would listen to a daemon's for ever.
-    """
-    rung = b""
-    try:
-        rung = os.read(fd, CAPACITY)
-        return not rung or not os.read(fd, 1), bool(rung)
-    except OSError:  # EAGAIN: somebody has it open to write
-        return False, bool(rung)
 
 
 def _open_own(name: str, room: int | None) -> int:

@@ -17,13 +17,14 @@ from __future__ import annotations
 import os
 import time
 
-from buildslots.disk import bells, records
+from buildslots.disk import records
 from buildslots.disk.lock import forks, is_locked, try_lock
 from buildslots.disk.slots import Hold, Locks, slot_numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from buildslots.disk.slots import Claim, SlotFiles
+    from buildslots.disk.wait import Ears
 
 SETTLED_S = 1.1
 """How old a directory's last change has to be for the next one to show in its time. HFS+ and ext3 count in
@@ -36,18 +37,19 @@ class Handover:
     Args:
         directory: Of the pool.
         files: Its slot files that stay open.
-        ears: The bells of held slots that one listens to: descriptors by the slots' numbers.
+        ears: What one listens to.
     """
 
-    __slots__ = ("_directory", "_ears", "_files", "_records", "_seen", "_slots")
+    __slots__ = ("_directory", "_ears", "_files", "_forks", "_records", "_seen", "_slots")
 
-    def __init__(self, directory: str, files: SlotFiles, ears: dict[int, int]) -> None:
+    def __init__(self, directory: str, files: SlotFiles, ears: Ears) -> None:
         self._directory = directory
         self._files = files
         self._ears = ears
         self._slots: dict[int, int] = {}  # all of the pool
         self._records: dict[int, int] = {}  # of those that may ring
-        self._seen: os.stat_result | None = None
+        self._seen: tuple[int, int, int] | None = None  # which directory, and when it was changed
+        self._forks = forks()
         try:
             self._prepare()
         except OSError:
@@ -65,54 +67,46 @@ class Handover:
             if fd is None:
                 return
             self._slots[number] = fd
-        for number in self._ears:
+        for number in self._ears.slots:
             fd = records.reopen(f"{self._directory}/holders/slot-{number}") if number in self._slots else None
             if fd is not None:
                 self._records[number] = fd
-        self._seen = about
+        self._seen = about.st_dev, about.st_ino, about.st_ctime_ns
 
-    def take(self, claim: Claim, silent: set[int]) -> Hold | None:
+    def take(self, claim: Claim) -> Hold | None:
         """Take the slot whose bell has rung; None if it is not as simple as that.
 
         Args:
             claim: Who wants it, one and nothing else.
-            silent: The slots whose bells have not rung: they are held.
         """
-        before = forks()
+        silent = self._ears.silent
         rung = [number for number in self._records if number not in silent]
-        if self._seen is None or not rung:
+        if not rung or not try_lock(self._slots[rung[0]]):
             return None
         mine = rung[0]
-        if not try_lock(self._slots[mine]):
-            return None
         locks = Locks()
         try:
             locks[mine] = self._slots[mine]
             self._files.give(mine)
-            if self._may_start(mine, silent, claim.limit):
-                bell = bells.hang_again(f"{self._directory}/bells/slot-{mine}", self._ears[mine])
-                if bell is not None:
-                    return Hold(self._directory, locks, claim, (bell, self._records.pop(mine), before))
-            return None
+            held = len(silent)
+            for number, fd in self._slots.items():
+                if number not in silent and number != mine:
+                    if is_locked(fd):
+                        held += 1
+                    elif number < mine:
+                        return None
+            now = os.stat(self._directory)
+            if held >= claim.limit or (now.st_dev, now.st_ino, now.st_ctime_ns) != self._seen:
+                return None
+            if os.fstat(self._records[mine]).st_nlink != 1:
+                return None
+            ready = self._records.pop(mine), self._ears.slots[mine], self._forks
+            return Hold(self._directory, locks, claim, ready)
+        except OSError:
+            return None  # likewise
         finally:
             if locks:
                 locks.let_go()
-
-    def _may_start(self, mine: int, silent: set[int], limit: int) -> bool:
-        """Whether slot `mine`, locked now, was the lowest free one and fewer than `limit` are held."""
-        held = 0
-        for number, fd in self._slots.items():
-            if number in silent or (number != mine and is_locked(fd)):
-                held += 1
-            elif number < mine:
-                return False
-        now, seen = os.stat(self._directory), self._seen
-        return (
-            held < limit
-            and seen is not None
-            and (now.st_ctime_ns, now.st_ino, now.st_dev) == (seen.st_ctime_ns, seen.st_ino, seen.st_dev)
-            and os.fstat(self._records[mine]).st_nlink == 1
-        )
 
     def close(self) -> None:
         """Close what was opened. Idempotent."""

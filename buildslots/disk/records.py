@@ -22,7 +22,9 @@ A record is text, one field a line, name and value parted by one space::
 
 In values a backslash is written ``\\`` and a line feed ``\n``; all other bytes stand as they are.
 What follows the `end` line is left over from a longer record. A record without an `end` line, or
-with another first line, is no record. Lines with other names are to be passed over.
+with another first line, is no record. Lines with other names are to be passed over. Nor is one whose
+nonce stands at byte 16384 as well: there is put, as 32 bytes, what has ended. Who lets go of a slot does
+so when the next may have written its record already, and must not spoil that.
 
 A record is written in place and never truncated: truncating a file to nothing, or renaming one
 over it, makes ext4 start writing it to disk when it is closed (`auto_da_alloc` in ext4(5)). That
@@ -43,6 +45,9 @@ MAGIC = b"buildslots-record 1\n"
 END = b"end\n"
 COMMAND_BYTES = 4096
 """So much of a command's arguments stands in a record; a linker's may run to megabytes."""
+ENDED_AT = 16384
+"""Where in the file the nonce of the last record that has ended stands; no record is so long, for a path
+has at most PATH_MAX (4096) bytes."""
 
 _process: tuple[int, bytes] = (0, b"")  # the pid and the lines that stay the same for it
 
@@ -147,14 +152,14 @@ def write(fd: int, text: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def blank(fd: int) -> None:
-    """Make the record in the file `fd`, whose offset is anywhere, no record. Raises nothing: it is a hint."""
+def end(fd: int, nonce: str) -> None:
+    """Make the record with that `nonce`, if the file `fd` still has it, no record.
+
+    Raises nothing: it is a hint.
+    """
     try:
-        if hasattr(os, "pwrite"):
-            os.pwrite(fd, b"\n", 0)
-            return
-        os.lseek(fd, 0, os.SEEK_SET)
-        os.write(fd, b"\n")
+        os.lseek(fd, ENDED_AT, os.SEEK_SET)
+        os.write(fd, nonce.encode())
     except OSError:
         pass
 
@@ -164,7 +169,7 @@ def read(path: str) -> dict[str, str] | None:
     try:
         fd = os.open(path, os.O_RDONLY | PLAIN)
         try:
-            return parse(os.read(fd, 4 * COMMAND_BYTES))
+            return parse(os.read(fd, ENDED_AT + 32))
         finally:
             os.close(fd)
     except OSError:
@@ -190,7 +195,8 @@ def parse(text: bytes) -> dict[str, str] | None:
             fields["command"] += "…\0"
         elif name != "command":
             fields[name] = value
-    return fields
+    ended = text[ENDED_AT:]
+    return None if ended and os.fsencode(fields.get("nonce", "")) == ended else fields
 
 
 def number(text: str | None) -> int | None:

@@ -84,15 +84,15 @@ class Hold:
             directory: Of the pool.
             locks: The slots.
             claim: Who has them.
-            ready: The bell and the file for the record of the one slot, if they are open already, and what
-                `forks()` said before.
+            ready: Of the one slot, if they are open already: the file for its record, to be taken over, and
+                who listens to its bell; and what `forks()` said before.
         """
         self.numbers = tuple(locks)
         self._claim = claim
         self.overflow = claim.overflow
         self.nonce = claim.nonce
         self._pid = os.getpid()
-        self._forks = ready[2] if ready else forks()
+        self._forks = forks() if ready is None else ready[2]
         self._copies = False
         self._locks: list[int] = []
         self._bells: list[int] = []
@@ -100,15 +100,18 @@ class Hold:
         record = claim.record()
         try:
             for number in locks:
-                bell = ready[0] if ready else bells.hang(f"{directory}/bells/slot-{number}")
+                fd = records.keep(f"{directory}/holders/slot-{number}") if ready is None else ready[0]
+                self._records.append(fd)
+                records.write(fd, record)  # before there is a bell: see `PoolDirectory.is_ours`
+                path = f"{directory}/bells/slot-{number}"
+                bell = None if ready is None else bells.hang_again(path, ready[1])
+                if bell is None:
+                    bell = bells.hang(path)
                 if bell is not None:
                     self._bells.append(bell)
-                fd = ready[1] if ready else records.keep(f"{directory}/holders/slot-{number}")
-                self._records.append(fd)
-                records.write(fd, record)
         except BaseException:
             for fd in self._records:
-                records.blank(fd)
+                records.end(fd, self.nonce)
             for fd in (*self._bells, *self._records):
                 os.close(fd)
             raise
@@ -142,8 +145,6 @@ class Hold:
         ours = self._pid == os.getpid()
         try:
             if ours:
-                for record in self._records:
-                    records.blank(record)
                 self._free(locks)
         except BaseException:
             if ours:
@@ -163,6 +164,8 @@ class Hold:
                 bells.ring(self._bells[-1])
             os.close(self._bells.pop())
         _let_the_woken_run()
+        for record in self._records:  # not before: this takes as long as all that went before
+            records.end(record, self.nonce)
 
     def __del__(self) -> None:
         if getattr(self, "_locks", None):  # lost like a file that nobody closed
@@ -482,14 +485,18 @@ class PoolDirectory:
     def is_ours(self, number: int, nonce: str) -> bool:
         """Whether slot `number` is still held by the very holding that `nonce` marks.
 
-        It is when the slot is locked, the record has the nonce, and the bell, if there is one, has
-        not rung: after a crash the record remains, and a foreign program may have the lock.
+        It is when the slot is locked, the bell, if there is one, has not rung, and the record has the
+        nonce: after a crash the record remains, and a foreign program may have the lock. The record is
+        asked last, for that of the next holder is there before its bell.
         """
-        record = records.read(f"{self.path}/holders/slot-{number}")
-        if record is None or record.get("nonce") != nonce:
+
+        def marked() -> bool:
+            return (records.read(f"{self.path}/holders/slot-{number}") or {}).get("nonce") == nonce
+
+        if not marked():
             return False
         with Mutex(f"{self.path}/mutex"):
-            return locked(self._slot(number)) and self.has_owner(number) is not False
+            return locked(self._slot(number)) and self.has_owner(number) is not False and marked()
 
     def has_owner(self, number: int) -> bool | None:
         """Whether the last one of ours to hold slot `number`, or its child, lives; None without a bell."""

@@ -82,6 +82,7 @@ class Wait:
         deadline: `time.monotonic()` at which to stop waiting.
         notice: What to say meanwhile, or None.
         paced_s: Seconds that one has to fall through after another; None if they need not.
+        prepare: Called as often as the head begins to listen, for what else there is no time for later.
     """
 
     def __init__(  # noqa: PLR0913 - made in one place
@@ -93,7 +94,9 @@ class Wait:
         notice: Notice | None,
         *,
         paced_s: float | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
+        self._prepare = prepare
         self._directory = directory
         self._ticket = ticket
         self._claim = claim
@@ -127,6 +130,11 @@ class Wait:
         late = False  # whether the timeout is over
         try:
             while True:
+                # At once, if a bell of a slot rings for the head: this is what a slot lies free for.
+                if self._is_sure and self._handover is not None:
+                    self._claim.waited_s = time.monotonic() - self._began
+                    if hold := self._handover.take(self._claim):
+                        return hold
                 seen = self._directory.complete(self._look)
                 if not isinstance(seen, Ears):
                     return seen
@@ -180,16 +188,12 @@ class Wait:
         if not self._is_sure and not self._ticket.in_line():
             self._directory.step(self._ticket.rejoin)
         while True:
-            # At once, if a bell of a slot rings for the head: this is what a slot lies free for.
-            rung = self._ears if self._is_sure and self._is_head else None
-            ahead = [] if rung else self._ticket.ahead()
+            ahead = [] if self._is_sure and self._is_head else self._ticket.ahead()
             self._is_sure = False
             self._is_head = not ahead
             self._claim.held_back = None
             if self._is_head:
                 self._claim.waited_s = time.monotonic() - self._began
-                if rung and self._handover and (hold := self._handover.take(self._claim, rung.silent)):
-                    return hold
                 self._files = self._files or SlotFiles(self._directory.path)
                 if hold := self._directory.take(self._claim, self._claim.limit, self._files):
                     return hold
@@ -205,12 +209,15 @@ class Wait:
     def _make_ready(self, ears: Ears) -> None:
         """As the head: do beforehand what there is no time for when a bell rings."""
         self._ticket.tell_second()
+        if self._prepare is not None:
+            self._prepare()
         if self._files and self._claim.weight == 1 and not self._claim.gates and not ears.deaf_head:
-            self._handover = Handover(self._directory.path, self._files, ears.slots)
+            self._handover = Handover(self._directory.path, self._files, ears)
 
     def _close_ears(self) -> None:
         if self._handover is not None:
             self._handover.close()
+            self._handover = None
         if self._ears is not None:
             self._ears.close()
 

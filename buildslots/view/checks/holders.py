@@ -44,7 +44,7 @@ def holders(subject: Subject) -> list[Finding]:
 def _confirmed(status: PoolStatus, subject: Subject) -> list[Holder]:
     """The holders, those that look odd only if they do a second time.
 
-    Who lets go blanks its record a moment before its lock is gone, and then looks like a foreign holder.
+    Who takes a slot has its lock a moment before its bell, and then looks like a foreign holder.
     """
 
     def mark(holder: Holder) -> tuple[tuple[int, ...], int | None, bool, bool]:
