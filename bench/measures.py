@@ -42,7 +42,7 @@ RELAY_S = 0.001
 JOIN_S = 0.006
 """Between two library calls that join a line which is to be looked at when all are in it."""
 BEGIN_S = 0.012
-"""How long for each contender a loop runs before it is watched: all join at once, which keeps the cores busy."""
+"""For each contender a loop runs so long before it is watched: all join at once, on cores that are busy."""
 ARRIVALS, EVERY_S, ARRIVAL_HOLD_S = 30, 0.020, 0.2
 BURST, BURST_HOLD_S = 40, 0.05
 FREE_S = 2.0
