@@ -93,7 +93,8 @@ class Log:
     def prepare(self) -> None:
         """It is the next to start: have ready what `started` needs, which has no time. Again now and then."""
         self._load = _load()  # which Linux reckons every 5 s
-        if self._fd < 0 and os.name != "nt":  # where open files cannot be renamed
+        self.close()  # it may have been put aside
+        if os.name != "nt":  # where open files cannot be renamed
             try:
                 self._fd = _open(self._path)
                 keep_from_children(self._fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,18 @@ if os.name == "nt":
         )
     ]
     collect_ignore += ["test_doctor.py", "test_release.py"]
+
+
+def pytest_configure() -> None:
+    """Die of SIGINT and SIGQUIT, as must what the tests start, also if a script has started this with `&`.
+
+    A shell without job control makes that ignore both (POSIX, "Signals and Error Handling"), and what is
+    ignored stays so after exec.
+    """
+    for name in ("SIGINT", "SIGQUIT"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -318,6 +318,23 @@ def test_a_record_that_was_read_before_the_hand_over_is_read_again(
     assert (head.numbers, head.left_to_take) == ((0,), 0)
 
 
+def test_a_holding_that_is_begun_twice_has_a_record(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has one nonce: what was said of the first try, which failed, is not said of the second."""
+    hang, tries = bells.hang, [OSError(errno.EMFILE, "too many")]
+
+    def fail_once(path: str) -> int | None:
+        if tries:
+            raise tries.pop()
+        return hang(path)
+
+    monkeypatch.setattr(bells, "hang_again", lambda *_: None)
+    monkeypatch.setattr(bells, "hang", fail_once)
+    head.free(0)
+    assert (head.numbers, head.left_to_take) == ((0,), 1)
+    assert head.hold is not None
+    assert head.directory.is_ours(0, head.hold.nonce)
+
+
 def test_a_bell_with_another_name_is_not_hung(head: Head) -> None:
     """It may be another program's."""
     path = f"{head.directory.path}/bells/slot-0"

@@ -164,6 +164,14 @@ def end(fd: int, nonce: str) -> None:
         pass
 
 
+def remove(fd: int) -> None:
+    """Leave no record in the file `fd`, of a slot that is still locked. Raises nothing: it is a hint."""
+    try:
+        os.ftruncate(fd, 0)
+    except OSError:
+        pass
+
+
 def read(path: str) -> dict[str, str] | None:
     """The record in the file at `path`, as by `parse`, or None if there is none that can be read."""
     try:

@@ -111,7 +111,7 @@ class Hold:
                     self._bells.append(bell)
         except BaseException:
             for fd in self._records:
-                records.end(fd, self.nonce)
+                records.remove(fd)
             for fd in (*self._bells, *self._records):
                 os.close(fd)
             raise
