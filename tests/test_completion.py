@@ -99,14 +99,16 @@ class Zsh(Shell):
             'eval "$(buildslots completion zsh)"',
         ):
             terminal.type(line)
+        terminal.clear()
 
     def offered(self, line: str) -> set[str]:  # noqa: ARG002 - it stands on the screen
         _, *listed = self.terminal.lines()
         return {word for line in listed for word in line.split()}
 
     def offers(self, line: str, expected: set[str], head: str = "") -> None:
-        self.terminal.keys("C-u")
-        self.terminal.clear()
+        # Not by the command `clear`: while that runs, the terminal itself would show what is typed next.
+        self.terminal.keys("C-u", "C-l")
+        wait_until(lambda: self.terminal.lines() == ["$"], "an empty line")
         self.terminal.keys("-l", line)
         self.terminal.keys("Tab")
         wait_until(
