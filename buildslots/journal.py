@@ -42,6 +42,7 @@ import time
 
 from buildslots.disk import records
 from buildslots.disk.lock import PLAIN, close_kept, keep_from_children, lock_file, make_parents, unlock
+from buildslots.disk.slots import MOST_HEARD
 from buildslots.settings import state_dir
 
 TYPE_CHECKING = False
@@ -98,6 +99,8 @@ class Log:
             try:
                 self._fd = _open(self._path)
                 keep_from_children(self._fd)
+                if self._fd >= MOST_HEARD:
+                    self.close()
             except OSError:
                 pass
 

@@ -45,7 +45,8 @@ LOOKS = 10
 """How often a slot is tried that is not held but looked at, for a microsecond each."""
 OPEN_MAX = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 1024
 MOST_KEPT, MOST_HEARD = OPEN_MAX // 4, OPEN_MAX * 3 // 4
-"""No descriptor from these numbers on is kept for the next try, or listened to: all else needs some, too."""
+"""No descriptor from these numbers on is kept for the next try, or listened to and kept otherwise: all else
+needs some, too."""
 REMOVALS = 100
 """How often one step makes the directories again that somebody removes, before it gives up."""
 REFUSALS, REFUSED_S = 10, 0.005
