@@ -11,9 +11,9 @@ What is not checked, and why:
 - Holders before and after a removal of the pool directory are not counted together: they have locks of
   different files, which is all that the protocol promises. Nor is a build that took its slots while the
   removal was under way counted with either.
-- The order of tickets among those who were in line during a removal (they join again one by one), and
-  those of whom one was stopped (rule 4 lets others overtake it). Nor that of `slot-run`s, which leave no
-  marks when they join; that they are not overtaken is seen as no idle slot.
+- The order of tickets among those who were in line during a removal, or on their way to it (they join again
+  one by one), and those of whom one was stopped (rule 4 lets others overtake it). Nor that of `slot-run`s,
+  which leave no marks when they join; that they are not overtaken is seen as no idle slot.
 - Two marks of one process have an instant between them that nobody can know: who was overtaken by less
   than that is not seen. In practice that is the time between two system calls.
 """
@@ -119,16 +119,19 @@ class Wait:
 
     Attributes:
         again: Whether it joined again, with its old number, after the pool directory had been removed.
+        called: When its owner set out for the line: it may have the mutex, and a number, of a pool that was
+            removed before it joined.
         leave: Until when it certainly was in line.
         left: When it left by its own mark: later than that, if a kill was under way.
     """
 
-    __slots__ = ("again", "join", "leave", "left", "number", "owner")
+    __slots__ = ("again", "called", "join", "leave", "left", "number", "owner")
 
     def __init__(self, event: marks.Event, owner: Process) -> None:
         self.again = owner.wait is not None
         self.owner = owner
         self.number = event.c
+        self.called = owner.call.ns if owner.call else event.ns
         self.join = event.ns
         self.leave = self.left = NEVER
 
@@ -419,7 +422,8 @@ class Referee:
             overtaken = [w for w in before if w.number < wait.number or not wait.again]
             until = wait.left
         for other in overtaken:
-            removed = any(begin <= until and end >= other.join for begin, end in self._removals)
+            since = min(call.ns, other.called)
+            removed = any(begin <= until and end >= since for begin, end in self._removals)
             if not removed and not other.owner.was_stopped(other.join, until):
                 text = f"{hold} ({wait or 'a newcomer'}) overtook {other}"
                 self._violation("order violations", text, hold.owner, other.owner)
