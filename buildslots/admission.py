@@ -352,7 +352,7 @@ class Admission:
             left = until - time.monotonic()
             if ears.listen(min(left, CANCEL_S)):
                 return True
-            if left <= CANCEL_S or ears.is_second:
+            if left <= CANCEL_S or ears.is_near:
                 return False
         raise SlotCancelledError(self._settings.pool)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 from threading import Event
@@ -161,40 +162,68 @@ def test_a_knock_is_heard_once(line: Line) -> None:
     assert not ears.listen(0)
 
 
-def test_who_comes_second_is_told(line: Line) -> None:
-    """It sleeps as long as one who is far back, and has to watch the head from now on."""
-    head, second, third = (line.join() for _ in range(3))
+def test_who_comes_near_is_told(line: Line) -> None:
+    """It sleeps as long as one who is far back, and has to watch those before it from now on."""
+    head, second, third, fourth = (line.join() for _ in range(4))
     for _ in range(2):  # the first answer is what it found when it joined
         assert head.ahead() == []
     head.leave()
-    assert bells.answered(line.bell(second))
-    assert not bells.answered(line.bell(third))
+    assert [bells.answered(line.bell(ticket)) for ticket in (second, third, fourth)] == [True, True, False]
 
 
-def test_the_head_tells_beforehand_who_is_second_after_it(line: Line) -> None:
+@pytest.mark.parametrize("place", range(1, 9))
+def test_the_first_three_glance_twice_a_second(line: Line, place: int) -> None:
+    """Those who have joined so near, and those who come there: each is told by one that is the head."""
+    tickets = [line.join() for _ in range(place)]
+    for _ in range(2):  # the first answer is what it found when it joined
+        assert tickets[0].ahead() == []
+    ears = line.ears(line.join())  # not in time for the first head to see it
+    for head, following in list(itertools.pairwise(tickets))[: max(0, place - 2)]:
+        head.leave()
+        following.ahead()  # likewise
+        assert following.ahead() == []
+    ears.listen(0)
+    assert ears.period_s == wait.GLANCE_S
+
+
+def test_one_that_is_killed_as_the_second_leaves_nobody_untold(line: Line) -> None:
+    """Nor does one that is stopped behind it: the fourth knows that it comes near."""
+    head, second, _, fourth = (line.join() for _ in range(4))
+    steps = wait.Wait(line.directory, head, Claim(1, ["make"]), wait.NEVER, None).steps()
+    next(steps)
+    steps.send(False)
+    queue.unlock(second._fd)  # as the kernel does
+    second._close_bell()
+    head.leave()
+    assert fourth.bell is not None
+    assert bells.hear(fourth.bell) == set(bells.NEAR)
+    steps.close()
+
+
+def test_the_head_tells_beforehand_who_is_third_after_it(line: Line) -> None:
     """When it leaves it has a slot, and no time; and it may be stopped by then."""
-    first, head, second, third = (line.join() for _ in range(4))
+    first, head, second, third, fourth = (line.join() for _ in range(5))
     steps = wait.Wait(line.directory, head, Claim(1, ["make"]), wait.NEVER, None).steps()
     ears, _ = next(steps)
     first.leave()
     assert ears.listen(0)
     steps.send(True)
-    assert [bells.answered(line.bell(ticket)) for ticket in (second, third)] == [True, False]
-    assert third.bell is not None
-    assert bells.hear(third.bell) == set(bells.SECOND)
+    assert [bells.answered(line.bell(ticket)) for ticket in (second, third, fourth)] == [True, True, False]
+    assert fourth.bell is not None
+    assert bells.hear(fourth.bell) == set(bells.NEAR)
     steps.send(False)
     head.leave()
-    assert bells.answered(line.bell(third))  # once
+    assert bells.answered(line.bell(fourth))  # once
     steps.close()
 
 
-def test_who_is_told_to_be_second_sleeps_on(line: Line) -> None:
+def test_who_is_told_to_be_near_sleeps_on(line: Line) -> None:
     """It need not look, only glance more often from now on."""
     ears = [line.ears(line.join()) for _ in range(9)][-1]
     assert ears.period_s > wait.GLANCE_S
-    assert bells.knock(line.bell(line.tickets[-1]), bells.SECOND)
+    assert bells.knock(line.bell(line.tickets[-1]), bells.NEAR)
     assert (ears.listen(0), ears.period_s, ears.knocked) == (False, wait.GLANCE_S, False)
-    assert bells.knock(line.bell(line.tickets[-1]), bells.SECOND)
+    assert bells.knock(line.bell(line.tickets[-1]), bells.NEAR)
     assert bells.knock(line.bell(line.tickets[-1]))
     assert (ears.listen(0), ears.knocked) == (True, True)
 
@@ -203,7 +232,7 @@ def test_who_is_told_so_while_it_can_be_cancelled_glances_more_often_too(line: L
     """It sleeps in pieces of a tenth of a second, and none of them may swallow that."""
     ears = [line.ears(line.join()) for _ in range(9)][-1]
     admission = Admission(resolve(warn=print), ["make"])
-    assert bells.knock(line.bell(line.tickets[-1]), bells.SECOND)
+    assert bells.knock(line.bell(line.tickets[-1]), bells.NEAR)
     assert not admission._listen(ears, 60.0, Event())
     assert ears.period_s == wait.GLANCE_S
 

@@ -73,7 +73,7 @@ ring for nothing. Only the lock tells. While the lock of
 a held slot has no bell that works, the head looks again every 50 ms.
 
 **Sleepers.** Bytes in the bell of a *ticket* are a knock: its owner reads them away and looks. (If all are
-`2` they only say that it may be second in line, and is to glance twice a second.) A waiter that has seen
+`3` they only say that it comes near, and is to glance twice a second.) A waiter that has seen
 a slot lie free for a second, which all those before it could have taken by the LIMITs in their names,
 who all got a knock and left it unread all that time, takes it. The second in line knocks 0.1 s after it
 saw the slot, each one further back half a second later.
@@ -91,8 +91,8 @@ slots have one nonce.
 **Letting go** of a slot: unlock, write into the bell if another process may have a copy of it, close; of
 several, unlock all, then ring and close each. Only then say in each record that it has ended. Leaving
 the line: unlock the ticket, close its bell, and remove both files, unless the next has found them dead and
-done so. Before that, when it has to wait as the head, or else then, one puts a `2` into the bell after the
-next: its owner is second when this one leaves, and the second watches the head most closely.
+done so. Before that, when it has to wait as the head, or else then, one puts a `3` into the third bell behind
+its own: those who are near watch the head most closely, should those before them be stopped.
 
 **Nesting.** The environment variable BUILD_SLOTS_HELD lists the slots that a command runs under,
 `N:NONCE` joined by commas. Such an entry is believed while slot N is locked, its bell has not rung, and its

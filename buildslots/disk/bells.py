@@ -34,8 +34,8 @@ POLLIN = 1
 FIFOS = hasattr(os, "mkfifo")
 """Whether this platform has FIFOs at all; Windows has none."""
 RING = b"!" * 64
-KNOCK, SECOND = b"?" * 64, b"2" * 64
-"""What is put into the bell of a ticket: look; and: you may be second in line now. As long as RING."""
+KNOCK, NEAR = b"?" * 64, b"3" * 64
+"""What is put into the bell of a ticket: look; and: you come third soon. As long as RING."""
 CAPACITY = 65536
 """Bytes that a FIFO holds (pipe(7)). So much is read at once: somebody may fill it as fast as it is read."""
 NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})

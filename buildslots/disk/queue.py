@@ -113,7 +113,7 @@ class Ticket:
         "_directory",
         "_fd",
         "_in_line",
-        "_next_but_one",
+        "_near",
         "_pid",
         "_record",
         "_told",
@@ -131,7 +131,7 @@ class Ticket:
         self._fd = -1
         self._in_line = False
         self._pid = os.getpid()
-        self._next_but_one: str | None = None
+        self._near: str | None = None  # who comes third when this one leaves
         self._told: str | None = None
         self.bell: int | None = None
         self._ahead: list[str] | None = line(directory) if before is None else before
@@ -162,7 +162,7 @@ class Ticket:
         if names is None:
             line = waiting(self._directory)
             place = sum(name < self.name for name in line)
-            self._next_but_one = line[place + 2] if len(line) > place + 2 else None
+            self._near = line[place + 3] if len(line) > place + 3 else None
             names = _live(self._directory, line[:place])
         return names
 
@@ -177,17 +177,18 @@ class Ticket:
         unlock(self._fd)
         self._in_line = False
         self._close_bell()
-        if self._next_but_one != self._told:  # not beforehand
-            self.tell_second()
+        if self._near != self._told:  # not beforehand
+            self.tell_near()
 
-    def tell_second(self) -> None:
-        """Tell the one that is second when this ticket leaves, and may glance too rarely (`wait`); once.
+    def tell_near(self) -> None:
+        """Tell the one that comes third when this ticket leaves, and may glance too rarely (`wait`); once.
 
-        The head does so beforehand, for when it leaves it has a slot, and no time.
+        The second then has to watch the head, but whoever is before it may be killed and tell nobody. The
+        head does so beforehand, for when it leaves it has a slot, and no time.
         """
-        if self._next_but_one != self._told and self._next_but_one is not None:
-            bells.knock(f"{self._directory}/bells/{self._next_but_one}", bells.SECOND)
-        self._told = self._next_but_one
+        if self._near != self._told and self._near is not None:
+            bells.knock(f"{self._directory}/bells/{self._near}", bells.NEAR)
+        self._told = self._near
 
     def leave(self) -> None:
         """The same, and remove the files unless somebody has done so. Idempotent and so on as `give_way`."""

@@ -2,7 +2,7 @@
 
 The head of the line listens to the bells of the held slots and looks when one rings. Everyone else
 listens to the bell of the ticket before its own, so that a release wakes the head and not the
-line; who leaves the line wakes the next, and the one after that is told to be second. Besides that, everyone
+line; who leaves the line wakes the next, and the third is told to come near. Besides that, everyone
 glances now and then (`glance_period_s`) whether a slot has become free that nobody takes, because
 those before it may be stopped (admission rule 4), and whether the pool directory is still there.
 A glance is one poll(2) of bells that are open already; with the wake-up out of a deep sleep it
@@ -57,7 +57,7 @@ FIRST_KNOCK_S = 0.1
 IDLE_S = 0.9
 """How long a knock has to lie unread before those who got it count as asleep."""
 IDLE_LOOKS = 4
-SECOND = frozenset(bells.SECOND)
+NEAR = frozenset(bells.NEAR)
 FAR = 2
 """From this place on one does not look at slots when it joins, but at its first glance."""
 PACE_S = 5.0
@@ -69,10 +69,10 @@ def glance_period_s(place: int) -> float:
     """Seconds between two glances of the waiter at `place` (0 is the head).
 
     The further back, the more rarely: the glance of a waiter matters only when everyone before it
-    is asleep. 100 waiters glance 25 times a second together.
-    (Who comes second is told so, see `Ticket.give_way`, and so always glances twice a second.)
+    is asleep. 100 waiters glance 26 times a second together.
+    (Who comes near is told so, see `Ticket.tell_near`, and so the first three glance twice a second.)
     """
-    return GLANCE_S * min(max(1, place - 1), 12)
+    return GLANCE_S * min(max(1, place - 2), 12)
 
 
 class Wait:
@@ -211,7 +211,7 @@ class Wait:
 
     def _make_ready(self, ears: Ears) -> None:
         """As the head: do beforehand what there is no time for when a bell rings."""
-        self._ticket.tell_second()
+        self._ticket.tell_near()
         if self._prepare is not None:
             self._prepare()
         if self._files and self._claim.weight == 1 and not self._claim.gates and not ears.deaf_head:
@@ -256,8 +256,8 @@ class Wait:
                 return now >= self._deadline  # however often somebody knocks
             if now >= self._deadline:
                 return True
-            if ears.is_second and now < until:
-                ears.is_second = False
+            if ears.is_near and now < until:
+                ears.is_near = False
                 glance_at = min(glance_at, now + ears.period_s)
                 continue
             if (
@@ -295,7 +295,7 @@ class Ears:
         period_s: Seconds until the next glance.
         too_late: Whether what it was to listen to has happened meanwhile, so that nothing would wake it.
         knocked: Whether somebody has knocked at our ticket.
-        is_second: Whether it was told to be second in line, and so to glance more often, and no more.
+        is_near: Whether it was told to be near the head, and so to glance more often, and no more.
         slots: Of the head: the bells of held slots that wake it, descriptors by the slots' numbers.
         silent: The numbers of those slots whose bells had not rung when it woke: they are held.
     """
@@ -310,7 +310,7 @@ class Ears:
         if ticket.bell is not None:
             self.wake.register(ticket.bell, bells.POLLIN)
         self.period_s = glance_period_s(len(ahead))
-        self.is_second = False
+        self.is_near = False
         self.too_late = False
         self.knocked = False
         self.held = 0
@@ -362,11 +362,11 @@ class Ears:
         self.silent = {number for number, fd in self.slots.items() if fd not in sounds}
         bell = self._ticket.bell
         heard = bells.hear(bell) if bell is not None and bell in sounds else set()
-        self.knocked = not heard <= SECOND
-        if heard == SECOND:
+        self.knocked = not heard <= NEAR
+        if heard == NEAR:
             sounds = [fd for fd in sounds if fd != bell]
             self.period_s = min(self.period_s, GLANCE_S)
-            self.is_second = True
+            self.is_near = True
         return bool(sounds)
 
     def nothing_new(self) -> bool:
