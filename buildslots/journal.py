@@ -61,12 +61,13 @@ COMMAND_CHARACTERS = 4096
 class Log:
     """What the journal is told of one build. No method raises."""
 
-    __slots__ = ("_about", "_began", "_cap", "_fd", "_load", "_path", "_slot", "_weight")
+    __slots__ = ("_about", "_began", "_cap", "_fd", "_load", "_path", "_pid", "_slot", "_weight")
 
     def __init__(self, settings: Settings, command: list[str], build: str) -> None:
         """Begin to tell of the build `command` with the id `build`; writes nothing yet."""
         self._about = self._path = ""
         self._load = ""
+        self._pid = os.getpid()
         self._fd = -1
         self._slot = -1
         self._began = time.monotonic()
@@ -149,10 +150,16 @@ class Log:
             pass
 
     def close(self) -> None:
-        """Close the file, if it is open; not the end. Idempotent."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            close_kept(fd)
+        """Close the file, if it is open; not the end. Idempotent.
+
+        In a forked child it is closed already, and the number may be another file's.
+        """
+        fd, self._fd = self._fd, -1
+        if fd >= 0 and self._pid == os.getpid():
+            try:
+                close_kept(fd)
+            except OSError:
+                pass  # over quota on a file server, which says so now
 
 
 def rotate(path: str) -> None:

@@ -161,6 +161,35 @@ def test_a_released_slot_has_no_record(directory: slots.PoolDirectory) -> None:
     assert records.read(f"{directory.path}/holders/slot-0") is None
 
 
+def test_a_record_has_the_place_for_its_end_from_its_beginning(directory: slots.PoolDirectory) -> None:
+    """The disk may be full by then."""
+    hold = directory.try_take(slots.Claim(1, ["make"]))
+    assert hold is not None
+    path = f"{directory.path}/holders/slot-0"
+    size = os.stat(path).st_size
+    hold.release()
+    assert (records.read(path), os.stat(path).st_size) == (None, size)
+
+
+def test_an_interrupt_while_one_lets_go_leaves_nothing_locked(
+    directory: slots.PoolDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it comes before anything was done, the object still has the lock, and lets go of it at its end."""
+    hold = directory.try_take(slots.Claim(1, ["make"]))
+    assert hold is not None
+
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            hold.release()
+    assert directory.held() == [0]
+    hold.release()
+    assert directory.held() == []
+
+
 def test_who_ends_late_spoils_nobody_else_s_record(tmp_path: Path) -> None:
     """By then the next holder may have written its own."""
     path = str(tmp_path / "slot-0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from builds import Mounts, Pool, wait_until
 
 from buildslots import SlotPool, UnthrottledWarning, build_slot, journal
+from buildslots.disk import lock
 from buildslots.journal import archives, rotate
 from buildslots.settings import config_path, resolve, state_dir
 from buildslots.view import past
@@ -322,6 +324,47 @@ def test_the_file_is_not_kept_open(pool: Pool, path: Path, end: str) -> None:
             "close": log.close,
         }[end]()
         assert os.listdir("/dev/fd") == before
+
+
+def test_a_forked_child_closes_no_file_that_has_the_number_of_the_journal_s(path: Path) -> None:
+    """There the journal was closed by the fork, and what is opened next may be anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(path.parent.parent))
+        log = journal.Log(resolve(warn=print), ["make"], "id")
+        log.prepare()
+        number = log._fd
+        child = os.fork()
+        if not child:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), number)
+            lock.keep_from_children(number)
+            log.close()
+            log.close()
+            try:
+                os.fstat(number)
+            except OSError:
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        log.close()
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(number)
+
+
+def test_a_file_that_cannot_be_closed_stops_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server says then that the quota is exceeded."""
+
+    def refuse(fd: int) -> None:
+        lock.close_kept(fd)
+        raise OSError(errno.EDQUOT, "quota")
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(path.parent.parent))
+    monkeypatch.setattr(journal, "close_kept", refuse)
+    log = journal.Log(resolve(warn=print), ["make"], "id")
+    for _ in range(2):
+        log.prepare()
+    log.started((0,), 0.0, overflow=False)
+    log.close()
+    assert [line["event"] for line in lines(path)] == ["started"]
 
 
 def test_one_rotates_at_a_time(path: Path) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 LIKE_WINDOWS = """
 import filelock, os, select, subprocess, sys, threading
 del os.mkfifo, select.poll, os.O_NONBLOCK
+os.O_BINARY = 0o100000  # O_LARGEFILE here, which changes nothing
 unlink = os.unlink
 def unlink_closed_files_only(path, dir_fd=None):
     for fd in os.listdir("/proc/self/fd"):
@@ -27,6 +28,7 @@ os.unlink = unlink_closed_files_only
 sys.platform = "win32"
 import buildslots.disk.lock as lock
 assert lock.unlock.__module__.startswith("filelock")
+assert lock.PLAIN & os.O_BINARY
 sys.platform = "linux"  # directories are platformdirs' business
 """
 

@@ -89,10 +89,12 @@ start in the order in which they joined.
 slots have one nonce.
 
 **Letting go** of a slot: unlock, write into the bell if another process may have a copy of it, close; of
-several, unlock all, then ring and close each. Only then say in each record that it has ended. Leaving
-the line: unlock the ticket, close its bell, and remove both files, unless the next has found them dead and
-done so. Before that, when it has to wait as the head, or else then, one puts a `3` into the third bell behind
-its own: those who are near watch the head most closely, should those before them be stopped.
+several, unlock all, then ring and close each. Only then say in each record that it has ended; who has no
+bell does so first. (Stopped between unlocking and closing, it counts as the holder if a foreign program locks
+the slot.) Leaving the line: unlock the ticket, close its bell, and remove both files, unless the next has
+found them dead and done so. Before that, when it has to wait as the head, or else then, one puts a `3` into
+the third bell behind its own: those who are near watch the head most closely, should those before them be
+stopped.
 
 **Nesting.** The environment variable BUILD_SLOTS_HELD lists the slots that a command runs under,
 `N:NONCE` joined by commas. Such an entry is believed while slot N is locked, its bell has not rung, and its

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 """For open(2): a FIFO that somebody put in the place of a file must not stop a build."""
-PLAIN = NO_WAIT | getattr(os, "O_NOFOLLOW", 0)
-"""The same for what lies in a pool: in a group's, a symbolic link may lead a member to a file of another."""
+PLAIN = NO_WAIT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+"""The same for what lies in a pool: in a group's, a symbolic link may lead a member to a file of another. And
+Windows would change line ends, and so the places of bytes."""
 NO_FILE = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EOPNOTSUPP})
 """How open(2) says that a name is that of a link (EMLINK on FreeBSD) or of a socket (the last on macOS)."""
 DIRECTORY = getattr(os, "O_DIRECTORY", 0)

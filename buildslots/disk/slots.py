@@ -140,22 +140,24 @@ class Hold:
 
         Idempotent. In a forked child it only closes the child's copies: the slots are the parent's.
         """
-        locks, self._locks = self._locks, []
-        if not locks:
-            return
         ours = self._pid == os.getpid()
+        locks: list[int] = []
         try:
-            if ours:
+            locks, self._locks = self._locks, []
+            if locks and ours:
                 self._free(locks)
         except BaseException:
-            if ours:
+            if locks and ours:
                 self._free(locks)  # interrupted: closing alone would leave a child that has copies its locks
             raise
         finally:
-            for fd in (*locks, *self._bells, *self._records):
-                os.close(fd)
+            if locks:
+                for fd in (*locks, *self._bells, *self._records):
+                    os.close(fd)
 
     def _free(self, locks: list[int]) -> None:
+        if not self._bells:  # what else tells that it has ended
+            self._end_records()
         for lock in locks:
             unlock(lock)
         while self._bells:
@@ -165,7 +167,10 @@ class Hold:
                 bells.ring(self._bells[-1])
             os.close(self._bells.pop())
         _let_the_woken_run()
-        for record in self._records:  # not before: this takes as long as all that went before
+        self._end_records()  # not before: it takes as long as all that went before
+
+    def _end_records(self) -> None:
+        for record in self._records:
             records.end(record, self.nonce)
 
     def __del__(self) -> None:

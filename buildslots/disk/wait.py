@@ -85,7 +85,7 @@ class Wait:
         deadline: `time.monotonic()` at which to stop waiting.
         notice: What to say meanwhile, or None.
         paced_s: Seconds that one has to fall through after another; None if they need not.
-        prepare: Called as often as the head begins to listen, for what else there is no time for later.
+        prepare: Called as often as the head gets ready, for what else there is no time for later.
     """
 
     def __init__(  # noqa: PLR0913 - made in one place
@@ -212,10 +212,10 @@ class Wait:
     def _make_ready(self, ears: Ears) -> None:
         """As the head: do beforehand what there is no time for when a bell rings."""
         self._ticket.tell_near()
-        if self._prepare is not None:
-            self._prepare()
         if self._files and self._claim.weight == 1 and not self._claim.gates and not ears.deaf_head:
             self._handover = Handover(self._directory.path, self._files, ears)
+            if self._prepare is not None:
+                self._prepare()
 
     def _close_ears(self) -> None:
         if self._handover is not None:
@@ -249,8 +249,8 @@ class Wait:
             sound = yield ears, until - now
             now = time.monotonic()
             if sound:
-                if not self._is_head and not ears.knocked:
-                    time.sleep(STEP_BACK_S)
+                if not self._is_head and not ears.knocked and self._new_poll is bells.poll:
+                    time.sleep(STEP_BACK_S)  # but not where other tasks run while one waits
                 self._is_sure = self._is_head
                 self._poll_s = FIRST_POLL_S
                 return now >= self._deadline  # however often somebody knocks
