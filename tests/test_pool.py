@@ -338,7 +338,8 @@ def test_keyboard_interrupt_leaves_the_line(pool: Pool) -> None:
     first = pool.build("-n1")
     first.started()
     program = (
-        "from buildslots import SlotPool\n"
+        "from buildslots import SlotPool, journal\n"
+        "from buildslots.disk import wait\n"  # a Ctrl-C may be dropped in an import's callbacks
         "try: SlotPool(slots=1).acquire()\n"
         "except KeyboardInterrupt: print('interrupted', flush=True)\n"
         "input()\n"
