@@ -103,7 +103,7 @@ class Handover:
             ready = self._records.pop(mine), self._ears.slots[mine], self._forks
             return Hold(self._directory, locks, claim, ready)
         except OSError:
-            return None  # likewise
+            return None  # what is in the way is for `PoolDirectory.take` to say
         finally:
             if locks:
                 locks.let_go()

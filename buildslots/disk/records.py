@@ -47,6 +47,7 @@ COMMAND_BYTES = 4096
 """So much of a command's arguments stands in a record; a linker's may run to megabytes."""
 ENDED_AT = 16384
 """Where in the file the nonce of the last record that has ended stands; no record is so long."""
+NONCE_BYTES = 32
 
 _process: tuple[int, bytes] = (0, b"")  # the pid and the lines that stay the same for it
 
@@ -128,7 +129,7 @@ def _make_room(fd: int) -> None:
     try:
         if os.lseek(fd, 0, os.SEEK_END) <= ENDED_AT:
             os.lseek(fd, ENDED_AT, os.SEEK_SET)
-            os.write(fd, bytes(32))
+            os.write(fd, bytes(NONCE_BYTES))
     except OSError:
         pass  # it is full now: the record will say so, if it has no place either
     os.lseek(fd, 0, os.SEEK_SET)
@@ -190,7 +191,7 @@ def read(path: str) -> dict[str, str] | None:
     try:
         fd = os.open(path, os.O_RDONLY | PLAIN)
         try:
-            return parse(os.read(fd, ENDED_AT + 32))
+            return parse(os.read(fd, ENDED_AT + NONCE_BYTES))
         finally:
             os.close(fd)
     except OSError:
