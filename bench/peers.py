@@ -32,7 +32,7 @@ LIMITS = (BARE, "flock(2)", "semaphore")
 ONE_SLOT = ("flock(2)",)
 DISTRIBUTIONS = {"SlotPool": "buildslots", "portalocker": "portalocker", "filelock": "filelock"}
 NOT_HAD = {
-    "pueue": "Debian 12 has no package of it, and to build it takes longer than the whole benchmark",
+    "pueue": "Debian 12, PyPI and npm, where the other peers come from, do not have it",
 }
 
 
