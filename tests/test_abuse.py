@@ -33,6 +33,7 @@ def test_nothing_goes_wrong_whatever_is_done_to_builds() -> None:
     figures = dict(line.split(": ", 1) for line in result.stdout.splitlines() if ": " in line)
     assert int(figures["processes killed with SIGKILL"]) > 50, result.stdout
     assert int(figures["waits that ended in a slot within the cap"]) > 50, result.stdout
+    assert int(figures["asked again within a build, and had its slot"]) > 0, result.stdout
     assert " 0" not in figures["episodes"], result.stdout
 
 

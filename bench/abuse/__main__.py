@@ -150,7 +150,8 @@ def rows(outcome: Outcome) -> list[list[str]]:
             count("acquisitions", "overflow", "foreign"),
         ],
         ["waits that ended in a slot within the cap", count("waits")],
-        ["refused or interrupted; nested; without a slot", count("refused", "nested", "degraded")],
+        ["refused or interrupted; without a slot", count("refused", "degraded")],
+        ["asked again within a build, and had its slot", count("nested")],
         ["descriptors, without a lock, that an interrupt has leaked", count("leaked")],
         [
             "real slot-runs; status and doctor; builds on a full disk",

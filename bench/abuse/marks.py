@@ -39,7 +39,7 @@ KINDS = (
     "JOIN",  # it is about to make its ticket; a: LIMIT, c: NUMBER
     "LEAVE",  # it is about to remove its ticket; c: NUMBER
     "START",  # it has slots; a: cap, b: weight, c: time before which it had not counted, d: a HOW
-    "NESTED",  # it runs under the slot of an outer build
+    "NESTED",  # it has asked again within its build, and got the same slot
     "DEGRADED",  # it runs without a slot, with a warning
     "NOSLOT",  # it was refused, or interrupted; a: how many descriptors were leaked by that
     "END",  # it is about to let go

@@ -325,10 +325,14 @@ class Referee:
         if call:
             self._note_delay(call, event.ns, process)
 
+    def hear_nested(self, _event: marks.Event, _process: Process) -> None:
+        """Within its build it needed no other slot."""
+        self.counts["nested"] += 1
+
     def hear_without(self, event: marks.Event, process: Process) -> None:
         """It does not get slots of its own."""
         call, process.call = process.call, None
-        self.counts[{marks.NESTED: "nested", marks.DEGRADED: "degraded"}.get(event.kind, "refused")] += 1
+        self.counts["degraded" if event.kind == marks.DEGRADED else "refused"] += 1
         if event.kind == marks.NOSLOT:
             process.busy = False
             self.counts["leaked"] += event.a
@@ -540,7 +544,7 @@ ABOUT_ITSELF = {
     marks.JOIN: Referee.hear_join,
     marks.LEAVE: Referee.hear_leave,
     marks.START: Referee.hear_start,
-    marks.NESTED: Referee.hear_without,
+    marks.NESTED: Referee.hear_nested,
     marks.DEGRADED: Referee.hear_without,
     marks.NOSLOT: Referee.hear_without,
     marks.END: Referee.hear_end,

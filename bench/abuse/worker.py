@@ -168,8 +168,10 @@ class Worker:
 
     def _hold(self, slot: Slot, cap: int) -> None:
         """Mark and hold the slot, and do under it what builds do."""
-        if slot.nested or slot.number is None:
-            self._ring.mark(marks.NESTED if slot.nested else marks.DEGRADED)
+        if slot.nested:
+            self._complain(f"nested in nothing: {slot}")
+        if slot.number is None or slot.nested:
+            self._ring.mark(marks.DEGRADED)
         else:
             how = marks.OVERFLOW if slot.overflow else marks.NORMAL
             self._ring.mark(marks.START, cap, slot.weight, self._before_ns, how)
@@ -195,6 +197,8 @@ class Worker:
         with build_slot(dir=self._directory, slots=cap, timeout=0, on_timeout="run") as inner:
             if slot.number is not None and (not inner.nested or inner.number != slot.number):
                 self._complain(f"not nested: {inner} in {slot}")
+            if inner.nested:
+                self._ring.mark(marks.NESTED)
 
     def _run_nested(self, slot: Slot, cap: int) -> None:
         """`slot-run` under our slot, which does not wait for another."""
@@ -202,6 +206,8 @@ class Worker:
         status = subprocess.run(command, env=slot.environ(), timeout=NESTED_S, check=False).returncode
         if status not in (0, -signal.SIGKILL, -signal.SIGTERM):
             self._complain(f"slot-run under a slot ended with {status}")
+        if status == 0 and slot.number is not None:
+            self._ring.mark(marks.NESTED)
 
     def _fork(self) -> None:
         """Fork while we hold a slot: a child that lives on for a while with copies of all descriptors."""
