@@ -177,6 +177,7 @@ class Slot:
         at, until = time.time(), time.monotonic()  # before the next build may start
         if self._hold is not None:
             self._hold.release()
+            self._hold = None  # who forgets the slot at the next acquire() has no time for it
         admission, self._admission = self._admission, None
         if admission is not None:
             admission.tidy()

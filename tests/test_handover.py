@@ -252,8 +252,8 @@ def test_a_child_that_is_forked_while_the_bell_is_hung_does_not_silence_it(
     """By another thread."""
     hang_again = bells.hang_again
 
-    def hang_and_fork(path: str, ear: int) -> int | None:
-        bell = hang_again(path, ear)
+    def hang_and_fork(path: str, ear: int, known: tuple[int, int]) -> int | None:
+        bell = hang_again(path, ear, known)
         children()
         return bell
 

@@ -80,10 +80,21 @@ def hang(path: str, *, new: bool = False) -> int | None:
         return fd
 
 
-def hang_again(path: str, ear: int) -> int | None:
+def which(ear: int) -> tuple[int, int]:
+    """Which FIFO `ear` listens to: its device and inode. Raises OSError."""
+    about = os.fstat(ear)
+    return about.st_dev, about.st_ino
+
+
+def hang_again(path: str, ear: int, known: tuple[int, int]) -> int | None:
     """Keep the bell at `path`, to which `ear` listens, open: its descriptor, or None if `hang` is needed.
 
     In few calls, for who has no time. As there, only if nobody keeps it open any more. Raises nothing.
+
+    Args:
+        path: Where.
+        ear: From `listen`.
+        known: `which(ear)`.
     """
     try:
         if os.read(ear, 1):  # rung by who has left it to a daemon
@@ -92,7 +103,7 @@ def hang_again(path: str, ear: int) -> int | None:
     except OSError:  # EAGAIN: somebody has it open to write; or it is gone
         return None
     bell = os.fstat(fd)
-    if bell.st_nlink == 1 and os.path.samestat(bell, os.fstat(ear)):
+    if bell.st_nlink == 1 and (bell.st_dev, bell.st_ino) == known:
         return fd
     os.close(fd)
     return None

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import time
 
-from buildslots.disk import records
+from buildslots.disk import bells, records
 from buildslots.disk.lock import forks, is_locked, try_lock
 from buildslots.disk.slots import Hold, Locks, slot_numbers
 
@@ -31,6 +31,25 @@ SETTLED_S = 1.1
 seconds (FAT in two, but it has no FIFOs, so that no bell rings there)."""
 
 
+class Ready:
+    """What is open of a slot that may be let go of.
+
+    Attributes:
+        record: The file for its record.
+        ear: Who listens to its bell.
+        bell: Which FIFO that is, as `bells.which` says.
+        forks: What `forks()` said beforehand.
+    """
+
+    __slots__ = ("bell", "ear", "forks", "record")
+
+    def __init__(self, record: int, ear: int, bell: tuple[int, int]) -> None:
+        self.record = record
+        self.ear = ear
+        self.bell = bell
+        self.forks = forks()
+
+
 class Handover:
     """Ready to take over a slot at the ring of its bell; open descriptors, to be given back by `close`.
 
@@ -40,16 +59,15 @@ class Handover:
         ears: What one listens to.
     """
 
-    __slots__ = ("_directory", "_ears", "_files", "_forks", "_records", "_seen", "_slots")
+    __slots__ = ("_directory", "_ears", "_files", "_ready", "_seen", "_slots")
 
     def __init__(self, directory: str, files: SlotFiles, ears: Ears) -> None:
         self._directory = directory
         self._files = files
         self._ears = ears
         self._slots: dict[int, int] = {}  # all of the pool
-        self._records: dict[int, int] = {}  # of those that may ring
+        self._ready: dict[int, Ready] = {}  # those that may ring
         self._seen: tuple[int, int, int] | None = None  # which directory, and when it was changed
-        self._forks = forks()
         try:
             self._prepare()
         except OSError:
@@ -67,10 +85,11 @@ class Handover:
             if fd is None:
                 return
             self._slots[number] = fd
-        for number in self._ears.slots:
+        for number, ear in self._ears.slots.items():
+            bell = bells.which(ear)
             fd = records.reopen(f"{self._directory}/holders/slot-{number}") if number in self._slots else None
             if fd is not None:
-                self._records[number] = fd
+                self._ready[number] = Ready(fd, ear, bell)
         self._seen = about.st_dev, about.st_ino, about.st_ctime_ns
 
     def take(self, claim: Claim) -> Hold | None:
@@ -80,7 +99,7 @@ class Handover:
             claim: Who wants it, one and nothing else.
         """
         silent = self._ears.silent
-        rung = [number for number in self._records if number not in silent]
+        rung = [number for number in self._ready if number not in silent]
         if not rung or not try_lock(self._slots[rung[0]]):
             return None
         mine = rung[0]
@@ -98,10 +117,9 @@ class Handover:
             now = os.stat(self._directory)
             if held >= claim.limit or (now.st_dev, now.st_ino, now.st_ctime_ns) != self._seen:
                 return None
-            if os.fstat(self._records[mine]).st_nlink != 1:
+            if os.fstat(self._ready[mine].record).st_nlink != 1:
                 return None
-            ready = self._records.pop(mine), self._ears.slots[mine], self._forks
-            return Hold(self._directory, locks, claim, ready)
+            return Hold(self._directory, locks, claim, self._ready.pop(mine))
         except OSError:
             return None  # what is in the way is for `PoolDirectory.take` to say
         finally:
@@ -110,5 +128,5 @@ class Handover:
 
     def close(self) -> None:
         """Close what was opened. Idempotent."""
-        while self._records:
-            os.close(self._records.popitem()[1])
+        while self._ready:
+            os.close(self._ready.popitem()[1].record)

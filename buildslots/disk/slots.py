@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
+    from buildslots.disk.handover import Ready
     from buildslots.gates import Gates
 
     T = TypeVar("T")
@@ -76,24 +77,21 @@ class Hold:
         "overflow",
     )
 
-    def __init__(
-        self, directory: str, locks: Locks, claim: Claim, ready: tuple[int, int, int] | None = None
-    ) -> None:
+    def __init__(self, directory: str, locks: Locks, claim: Claim, ready: Ready | None = None) -> None:
         """Take over `locks`; they are empty as soon as they are this object's.
 
         Args:
             directory: Of the pool.
             locks: The slots.
             claim: Who has them.
-            ready: Of the one slot, if they are open already: the file for its record, to be taken over, and
-                who listens to its bell; and what `forks()` said before.
+            ready: What is open already, of one slot; its file for the record is taken over.
         """
         self.numbers = tuple(locks)
         self._claim = claim
         self.overflow = claim.overflow
         self.nonce = claim.nonce
         self._pid = os.getpid()
-        self._forks = forks() if ready is None else ready[2]
+        self._forks = forks() if ready is None else ready.forks
         self._copies = False
         self._locks: list[int] = []
         self._bells: list[int] = []
@@ -101,11 +99,11 @@ class Hold:
         record = claim.record()
         try:
             for number in locks:
-                fd = records.keep(f"{directory}/holders/slot-{number}") if ready is None else ready[0]
+                fd = records.keep(f"{directory}/holders/slot-{number}") if ready is None else ready.record
                 self._records.append(fd)
                 records.write(fd, record)  # before there is a bell: see `PoolDirectory.is_ours`
                 path = f"{directory}/bells/slot-{number}"
-                bell = None if ready is None else bells.hang_again(path, ready[1])
+                bell = None if ready is None else bells.hang_again(path, ready.ear, ready.bell)
                 if bell is None:
                     bell = bells.hang(path)
                 if bell is not None:

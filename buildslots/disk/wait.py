@@ -358,15 +358,17 @@ class Ears:
     def listen(self, seconds: float) -> bool:
         """Sleep until a bell rings, somebody knocks, or `seconds` have passed; whether it was a sound."""
         # poll(2) takes whole milliseconds, and Python rounds up: it never wakes too early.
-        sounds = [fd for fd, _ in self.wake.poll(max(0.0, seconds * 1000))]
+        sounds = dict(self.wake.poll(max(0.0, seconds * 1000)))
         self.silent = {number for number, fd in self.slots.items() if fd not in sounds}
+        self.knocked = False
         bell = self._ticket.bell
-        heard = bells.hear(bell) if bell is not None and bell in sounds else set()
-        self.knocked = not heard <= NEAR
-        if heard == NEAR:
-            sounds = [fd for fd in sounds if fd != bell]
-            self.period_s = min(self.period_s, GLANCE_S)
-            self.is_near = True
+        if bell is not None and bell in sounds:
+            heard = bells.hear(bell)
+            self.knocked = not heard <= NEAR
+            if heard == NEAR:
+                del sounds[bell]
+                self.period_s = min(self.period_s, GLANCE_S)
+                self.is_near = True
         return bool(sounds)
 
     def nothing_new(self) -> bool:
