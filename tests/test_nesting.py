@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 from builds import Pool, script
+
+from buildslots import SlotPool
+from buildslots.disk import records
 
 SHOW = 'echo "${BUILD_SLOT-none}"'
 
@@ -99,6 +103,26 @@ def test_hostile_markers_are_no_markers(pool: Pool) -> None:
             "-n1", "-t0", "--on-timeout=fail", "true", environ={"BUILD_SLOTS_HELD": marker}
         )
         assert result.returncode == 75, (marker, result.stderr)
+
+
+def test_a_pool_that_is_removed_while_the_marker_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What asks for a slot gets one of the new pool, and does not run without any."""
+    slots = SlotPool(dir=str(tmp_path / "pool"), slots=1)
+    outer, read = slots.acquire(), records.read
+    monkeypatch.setenv("BUILD_SLOTS_HELD", outer.environ()["BUILD_SLOTS_HELD"])
+
+    def read_and_remove(path: str) -> dict[str, str] | None:
+        record = read(path)
+        shutil.rmtree(tmp_path / "pool")
+        return record
+
+    monkeypatch.setattr(records, "read", read_and_remove)
+    inner = slots.acquire()
+    assert (inner.number, inner.nested) == (0, False)
+    inner.release()
+    outer.release()
 
 
 def test_the_library_nests_in_slot_run_and_slot_run_in_the_library(pool: Pool) -> None:

@@ -499,8 +499,11 @@ class PoolDirectory:
 
         if not marked():
             return False
-        with Mutex(f"{self.path}/mutex"):
-            return locked(self._slot(number)) and self.has_owner(number) is not False and marked()
+        try:
+            with Mutex(f"{self.path}/mutex"):
+                return locked(self._slot(number)) and self.has_owner(number) is not False and marked()
+        except FileNotFoundError:
+            return False  # the pool was removed since then, as if before
 
     def has_owner(self, number: int) -> bool | None:
         """Whether the last one of ours to hold slot `number`, or its child, lives; None without a bell."""
