@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -180,8 +181,11 @@ def test_more_holders_than_descriptors(pool: Pool, slot: str) -> None:
     waiter = pool.popen("sh", "-c", command)
 
     def listens() -> bool:
-        files = map(os.path.realpath, Path(f"/proc/{waiter.pid}/fd").iterdir())
-        return any(file.startswith(str(pool.dir / "bells" / "slot-")) for file in files)
+        for fd in Path(f"/proc/{waiter.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it has closed that meanwhile
+                if os.readlink(fd).startswith(str(pool.dir / "bells" / "slot-")):
+                    return True
+        return False
 
     wait_until(listens, "a waiter that listens")
     builds[slot].finish()

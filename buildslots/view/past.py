@@ -195,8 +195,9 @@ def parse(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(event, dict) or event.get("v") != 1 or _number(event.get("t")) is None:
         return None
-    if "program" not in event and isinstance(event.get("command"), list):
-        event["program"] = shlex.join(map(str, event["command"])).replace("'…'", "…")
+    words = event.get("command")
+    if "program" not in event and isinstance(words, list) and all(isinstance(word, str) for word in words):
+        event["program"] = shlex.join(words).replace("'…'", "…")
     texts = (event.get(name) for name in ("event", "id", "pool", "dir", "program", "cwd"))
     if not all(isinstance(text, str) for text in texts) or _whole(event.get("pid")) is None:
         return None
