@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 HELD = "BUILD_SLOTS_HELD"
 """Environment variable with the slots that a command runs under: `N:NONCE` joined by commas."""
+MARKS = 64
+"""How many of its marks are looked up, the last ones: a command runs under as many pools' slots, not as many
+slots, and one that has run under thousands says nonsense."""
+LATE_S = 1.0
+"""By how much whatever others do to the pool may delay a build beyond its timeout."""
 FEW = 8
 """With so many slots at most, what a wait has opened, three descriptors a slot, stays so until release."""
 CANCEL_S = 0.1
@@ -114,7 +119,8 @@ class Slot:
         """What a child process inherits to hold the slot should this process be killed with SIGKILL.
 
         For `subprocess`: `pass_fds=slot.descriptors`. A release by this process frees the slot all
-        the same. Empty when this object holds nothing itself.
+        the same. Empty when this object holds nothing itself. A child that wants to can free the slot by them
+        earlier, and no more: they neither write nor read.
         """
         if self._hold is None or self._released:
             return []
@@ -198,10 +204,8 @@ class Slot:
             return False
         if self._hold is None or self._pid == os.getpid():
             return True
-        try:  # in a forked child
-            return PoolDirectory(directory).is_ours(self._hold.numbers[0], self._hold.nonce)
-        except OSError:
-            return False
+        # In a forked child; raises OSError, as in `_outer`.
+        return PoolDirectory(directory).is_ours(self._hold.numbers[0], self._hold.nonce)
 
 
 class Admission:
@@ -217,7 +221,8 @@ class Admission:
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
         self._claim = Claim(settings.slots, command, settings.weight, settings.gates)
-        self._directory = PoolDirectory(settings.dir)
+        until = float("inf") if settings.timeout_s is None else time.monotonic() + settings.timeout_s + LATE_S
+        self._directory = PoolDirectory(settings.dir, until)
         self._hold: Hold | None = None
         self._ticket: Ticket | None = None
         self._wait: Wait | None = None
@@ -229,7 +234,17 @@ class Admission:
         """What of the machine's state it did not wait for any longer, at the timeout; None if nothing."""
         return self._claim.despite
 
-    def acquire(self, notice: Callable[[], Notice | None] | None = None, cancel: Event | None = None) -> Slot:
+    @property
+    def repaired(self) -> list[str]:
+        """What of the pool could not be used, and what became of it, in words."""
+        return self._directory.repaired
+
+    def acquire(
+        self,
+        notice: Callable[[], Notice | None] | None = None,
+        cancel: Event | None = None,
+        nap: Callable[[float], None] = time.sleep,
+    ) -> Slot:
         """Get a slot as `SlotPool.acquire` does, which calls this, as does `slot-run`.
 
         Who had to wait for it keeps its place in line: nobody behind it starts before `started()`, so
@@ -238,6 +253,7 @@ class Admission:
         Args:
             notice: Called when a wait begins; what it returns, if anything, is told when to speak.
             cancel: Ends the wait when it is set.
+            nap: Sleeps for so many seconds at most, while somebody has the mutex.
 
         Raises:
             SlotTimeoutError: A TimeoutError, and so an OSError; no slot in time.
@@ -248,7 +264,13 @@ class Admission:
         try:
             ears, seconds = next(steps)
             while True:
-                sound = ears.listen(seconds) if cancel is None else self._listen(ears, seconds, cancel)
+                if cancel is not None:
+                    sound = self._listen(ears, seconds, cancel)
+                elif ears is not None:
+                    sound = ears.listen(seconds)
+                else:
+                    sound = False
+                    nap(seconds)
                 ears, seconds = steps.send(sound)
         except StopIteration as end:
             slot: Slot = end.value
@@ -323,9 +345,9 @@ class Admission:
         began = time.monotonic()
         claim, timeout_s = self._claim, self._settings.timeout_s
         if timeout_s == 0:
-            hold = self._directory.try_take(claim)
+            hold = yield from self._directory.turn(lambda: self._directory.try_take(claim))
         else:
-            hold, self._ticket = self._directory.take_or_join(claim)
+            hold, self._ticket = yield from self._directory.turn(lambda: self._directory.take_or_join(claim))
         if self._ticket is not None:
             if log := self._told():
                 log.queued()
@@ -343,17 +365,19 @@ class Admission:
         if hold is not None:
             return hold
         if self._settings.on_timeout != "fail":
-            return self._directory.take_overflow(claim)
+            return (yield from self._directory.turn(lambda: self._directory.take_overflow(claim)))
         raise SlotTimeoutError(self._settings.pool, timeout_s or 0.0, claim.waited_s)
 
-    def _listen(self, ears: Ears, seconds: float, cancel: Event) -> bool:
+    def _listen(self, ears: Ears | None, seconds: float, cancel: Event) -> bool:
         """Sleep as `ears.listen` does, and look now and then whether `cancel`, which has no bell, is set."""
         until = time.monotonic() + seconds
         while not cancel.is_set():
             left = until - time.monotonic()
-            if ears.listen(min(left, CANCEL_S)):
+            if ears is None:
+                time.sleep(max(0.0, min(left, CANCEL_S)))
+            elif ears.listen(min(left, CANCEL_S)):
                 return True
-            if left <= CANCEL_S or ears.is_near:
+            if left <= CANCEL_S or (ears is not None and ears.is_near):
                 return False
         raise SlotCancelledError(self._settings.pool)
 
@@ -382,8 +406,12 @@ class Admission:
 
 
 def _outer(directory: PoolDirectory) -> str | None:
-    """The mark of the slot of this pool under which this process runs, from its environment, or None."""
-    for mark in os.environ.get(HELD, "").split(","):
+    """The mark of the slot of this pool under which this process runs, from its environment, or None.
+
+    Raises OSError if that cannot be told: a build that took "unknown" for "none" might wait for its own slot.
+    """
+    marks = os.environ.get(HELD)
+    for mark in marks.rsplit(",", MARKS)[-MARKS:] if marks else ():
         number, _, nonce = mark.partition(":")
         if nonce and number.isdecimal() and len(number) < 10 and directory.is_ours(int(number), nonce):
             return mark

@@ -25,8 +25,8 @@ async def acquire(admission: Admission) -> Slot:
     try:
         ears, seconds = next(steps)
         while True:
-            await _sleep(ears.wake, seconds)
-            ears, seconds = steps.send(ears.listen(0))
+            await _sleep(None if ears is None else ears.wake, seconds)
+            ears, seconds = steps.send(ears is not None and ears.listen(0))
     except StopIteration as end:
         slot: Slot = end.value
         return slot
@@ -65,9 +65,9 @@ class _Kqueue:
         return [(event.ident, event.filter) for event in self._queue.control(None, 64, timeout_ms / 1000)]
 
 
-async def _sleep(poll: Poll, seconds: float) -> None:
+async def _sleep(poll: Poll | None, seconds: float) -> None:
     """Sleep until something happens that `poll` has registered, or so long; without bells, so long."""
-    fd = poll.fileno() if hasattr(poll, "fileno") else None
+    fd = poll.fileno() if poll is not None and hasattr(poll, "fileno") else None
     trio = sys.modules.get("trio")
     if trio is not None and _in_trio(trio):
         with trio.move_on_after(max(0.0, seconds)):

@@ -120,6 +120,8 @@ class SlotPool:
         except OSError as error:
             return self._unthrottled(error)
         admission.started(slot)
+        for sentence in admission.repaired:
+            _warn(sentence)
         return slot
 
     async def acquire_async(
@@ -143,6 +145,8 @@ class SlotPool:
         except OSError as error:
             return self._unthrottled(error)
         admission.started(slot)
+        for sentence in admission.repaired:
+            _warn(sentence)
         return slot
 
     def try_acquire(self, *, weight: int | None = None) -> Slot | None:
@@ -184,11 +188,17 @@ class SlotPool:
         return self._settings
 
     def _slot_of_context(self) -> Slot | None:
-        """The slot of this pool that this thread or task is under, as a nested one, or None."""
+        """The slot of this pool that this thread or task is under, as a nested one, or None.
+
+        One that holds nothing if that cannot be told: to wait might be to wait for oneself.
+        """
         if self._settings is not None:
-            for slot in slots_here().get(()):
-                if slot._covers(self._settings.dir):
-                    return slot._inner()
+            try:
+                for slot in slots_here().get(()):
+                    if slot._covers(self._settings.dir):
+                        return slot._inner()
+            except OSError as error:
+                return self._unthrottled(error)
         return None
 
 

@@ -151,17 +151,15 @@ def pid_here(directory: str, holder: Holder) -> int | None:
 def _held(directory: PoolDirectory) -> list[tuple[int, bool | None]]:
     """The numbers of the held slots, and whether one of ours holds each (None if no bell tells)."""
 
-    def look() -> list[tuple[int, bool | None]]:
-        return [(number, directory.has_owner(number)) for number in directory.held()]
+    def owner(number: int) -> bool | None:
+        try:
+            return directory.has_owner(number)
+        except OSError:
+            return None
 
     if not os.path.exists(directory.path):
         return []
-    if not os.path.exists(f"{directory.path}/mutex"):
-        return look()  # another tool's directory, or a new one: looking creates nothing
-    try:
-        return directory.step(look)
-    except OSError:  # read-only, or another user's
-        return look()
+    return directory.glimpse(lambda: [(number, owner(number)) for number in directory.held()])
 
 
 def _holders(directory: PoolDirectory, cap: int) -> tuple[Holder, ...]:

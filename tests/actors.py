@@ -12,12 +12,13 @@ import os
 import select
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from builds import DEADLINE_S
 
 from buildslots.admission import Admission, Slot
-from buildslots.disk import lock
+from buildslots.disk import slots
 from buildslots.errors import SlotTimeoutError
 from buildslots.settings import resolve
 
@@ -94,7 +95,8 @@ class _Child:
 
     def run(self) -> None:
         """Do what is told until nobody tells any more."""
-        lock.MUTEX_PATIENCE_S = PATIENCE_S
+        slots.MUTEX_PATIENCE_S = slots.MUTEX_AGAIN_S = PATIENCE_S
+        slots.MUTEXES_S = 1000.0
         sys.addaudithook(self._on_event)
         while line := _read_line(self._commands):
             arguments = json.loads(line)
@@ -136,7 +138,11 @@ class _Child:
         assert self._steps is not None
         assert self._admission is not None
         try:
-            self._ears, self._seconds = next(self._steps) if sound is None else self._steps.send(sound)
+            ears, self._seconds = next(self._steps) if sound is None else self._steps.send(sound)
+            while ears is None:  # somebody has the mutex
+                time.sleep(self._seconds)
+                ears, self._seconds = self._steps.send(False)
+            self._ears = ears
         except StopIteration as end:
             self._steps, self._slot = None, end.value
             self._admission.started(end.value)

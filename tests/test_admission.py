@@ -356,25 +356,21 @@ def test_taking_counts_after_it_has_locked(pool: Pool, monkeypatch: pytest.Monke
     os.close(fds[0])
 
 
-def test_the_patience_with_a_mutex_begins_anew_with_a_new_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_mutex_is_not_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many who wait for one stopped owner do not take each other's new mutex away."""
     path, now, removed = str(tmp_path / "mutex"), [0.0], []
     owners = [lock.lock_file(path)]
-
-    def another_owner(_: float) -> None:
-        """Somebody else has lost patience at half of ours."""
-        now[0] += 0.6 * lock.MUTEX_PATIENCE_S
-        os.unlink(path)
-        if len(owners) < 6:
-            owners.append(lock.lock_file(path))
-
     monkeypatch.setattr(lock.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(lock.time, "sleep", another_owner)
-    monkeypatch.setattr(lock.Mutex, "_remove", lambda _: removed.append(True))
-    with lock.Mutex(path):
-        assert (len(owners), removed) == (6, [])
+    monkeypatch.setattr(lock.Mutex, "_replace", lambda _: removed.append(True))
+    mutex = lock.Mutex(path)
+    for _ in mutex.tries(1.0, 0.5):
+        # Somebody else has lost patience at half of ours.
+        now[0] += 0.6
+        os.unlink(path)
+        if len(owners) < 2:
+            owners.append(lock.lock_file(path))
+    assert (mutex._fd >= 0, removed, now[0]) == (True, [], 1.2)
+    mutex.release()
     for fd in owners:
         assert fd is not None
         os.close(fd)

@@ -27,6 +27,16 @@ def assert_degraded(result: subprocess.CompletedProcess[str], cause: str) -> Non
     assert cause in result.stderr
 
 
+def assert_put_aside(pool: Pool, name: str) -> None:
+    """The command runs under a slot, and one line says what was put aside; the next finds all in order."""
+    result = pool.slot_run(*ECHO)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (0, "ran 0\n", 1), result
+    assert result.stderr.startswith(f"slot-run: {pool.dir / name} could not be used (")
+    assert result.stderr.endswith("): it was put aside\n")
+    result = pool.slot_run(*ECHO)
+    assert (result.stdout, result.stderr) == ("ran 0\n", "")
+
+
 SHOW = "sh -c 'echo ran ${BUILD_SLOT-none}'"
 
 
@@ -88,17 +98,22 @@ def test_a_file_in_the_directory_s_place(pool: Pool) -> None:
 
 @pytest.mark.parametrize("room", ["slot-0", "mutex"])
 def test_a_directory_in_a_lock_file_s_place(pool: Pool, room: str) -> None:
-    """EISDIR."""
+    """EISDIR: it is put aside, with what is in it, and said so once."""
     (pool.dir / room).mkdir(parents=True)
-    assert_degraded(pool.slot_run(*ECHO), "Is a directory")
+    (pool.dir / room / "mine").write_text("mine")
+    assert_put_aside(pool, room)
+    (aside,) = pool.dir.glob(f".aside-{room}-*")
+    assert (aside / "mine").read_text() == "mine"
 
 
 @pytest.mark.parametrize("room", ["queue", "bells", "holders"])
 def test_a_file_in_a_room_s_place(pool: Pool, room: str) -> None:
-    """ENOTDIR."""
+    """ENOTDIR: likewise."""
     pool.dir.mkdir()
     (pool.dir / room).write_text("mine")
-    assert_degraded(pool.slot_run(*ECHO), str(pool.dir))
+    assert_put_aside(pool, room)
+    (aside,) = pool.dir.glob(f".aside-{room}-*")
+    assert aside.read_text() == "mine"
 
 
 def test_no_home(mounts: Mounts) -> None:

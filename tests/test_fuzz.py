@@ -191,12 +191,12 @@ def test_what_lies_in_a_pool_lets_nobody_in_and_costs_nobody_its_place(
     """Nobody but who has locked a file is in line or holds a slot."""
     with directory() as path:
         pool = PoolDirectory(str(path))
-        hold = pool.try_take(Claim(1, ["make"]))
+        hold = pool.step(lambda: pool.try_take(Claim(1, ["make"])))
         assert hold is not None
         ticket = pool.step(lambda: queue.Ticket(pool.path, 1, b""))
         for room, name, kind in things:
             make(f"{path}/{room}/{name}", kind)
-        assert pool.try_take(Claim(2, ["make"])) is None  # because somebody is in line
+        assert pool.step(lambda: pool.try_take(Claim(2, ["make"]))) is None  # because somebody is in line
         second = pool.step(lambda: queue.Ticket(pool.path, 1, b""))
         assert ticket.in_line()
         assert pool.step(second.ahead)[-1] == ticket.name
@@ -207,7 +207,7 @@ def test_what_lies_in_a_pool_lets_nobody_in_and_costs_nobody_its_place(
         ticket.leave()
         second.leave()
         hold.release()
-        again = pool.try_take(Claim(1, ["make"]))
+        again = pool.step(lambda: pool.try_take(Claim(1, ["make"])))
         assert again is not None
         again.release()
 
@@ -217,7 +217,8 @@ def test_what_lies_in_a_pool_lets_nobody_in_and_costs_nobody_its_place(
 def test_a_strange_record_makes_no_process_a_holder(text: bytes, whole: bool) -> None:
     """Status does not take it for a process of ours: such a pid might be ended by `release`."""
     with directory() as path:
-        hold = PoolDirectory(str(path)).try_take(Claim(1, ["make"]))
+        pool = PoolDirectory(str(path))
+        hold = pool.step(lambda: pool.try_take(Claim(1, ["make"])))
         assert hold is not None
         record = records.MAGIC + text + b"\n" + records.END if whole else text
         (path / "holders" / "slot-0").write_bytes(record)
@@ -242,7 +243,7 @@ def test_only_the_mark_of_a_held_slot_is_believed(
 ) -> None:
     """And only while it is held."""
     directory = PoolDirectory(str(pool.dir))
-    hold = directory.try_take(Claim(1, ["make"]))
+    hold = directory.step(lambda: directory.try_take(Claim(1, ["make"])))
     assert hold is not None
     forged = ",".join(f"{number}:{nonce}" for number, nonce in marks)
     forged += f",1:{hold.nonce},0:{hold.nonce}0,0:{hold.nonce[:-1]},{hold.nonce},0:"

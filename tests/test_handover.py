@@ -109,7 +109,7 @@ def test_the_slot_that_is_let_go_of_is_taken_with_what_is_ready(head: Head, numb
 
 def test_an_overflow_that_came_meanwhile_counts(head: Head) -> None:
     """It holds a slot file that was not there when everything was made ready."""
-    overflow = head.directory.take_overflow(Claim(K, ["make"]))
+    overflow = head.directory.step(lambda: head.directory.take_overflow(Claim(K, ["make"])))
     head.free(0)
     assert (head.numbers, overflow.numbers, head.left_to_take) == (None, (K,), 1)
     overflow.release()
@@ -121,7 +121,7 @@ def test_a_foreign_lock_that_came_meanwhile_counts(head: Head) -> None:
     """On a slot file that was there, and free: nothing in the directory has changed."""
     head.close()
     path = head.directory.path
-    head.directory.take_overflow(Claim(K, ["make"])).release()
+    head.directory.step(lambda: head.directory.take_overflow(Claim(K, ["make"]))).release()
     again = Head(path)
     with open(f"{path}/slot-{K}") as foreign:
         fcntl.flock(foreign, fcntl.LOCK_EX)
@@ -305,7 +305,7 @@ def test_a_record_that_was_read_before_the_hand_over_is_read_again(
     head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asks whether a holding goes on is not answered with the lock and the bell of the next one."""
-    nonce, read = head.holds[0].nonce, records.read
+    nonce, read = head.holds[0].nonce, records.read_or_fail
 
     def read_and_wait(path: str) -> dict[str, str] | None:
         record = read(path)
@@ -313,7 +313,7 @@ def test_a_record_that_was_read_before_the_hand_over_is_read_again(
             head.free(0)
         return record
 
-    monkeypatch.setattr(records, "read", read_and_wait)
+    monkeypatch.setattr(records, "read_or_fail", read_and_wait)
     assert not head.directory.is_ours(0, nonce)
     assert (head.numbers, head.left_to_take) == ((0,), 0)
 

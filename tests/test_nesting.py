@@ -110,7 +110,7 @@ def test_a_pool_that_is_removed_while_the_marker_is_looked_up(
 ) -> None:
     """What asks for a slot gets one of the new pool, and does not run without any."""
     slots = SlotPool(dir=str(tmp_path / "pool"), slots=1)
-    outer, read = slots.acquire(), records.read
+    outer, read = slots.acquire(), records.read_or_fail
     monkeypatch.setenv("BUILD_SLOTS_HELD", outer.environ()["BUILD_SLOTS_HELD"])
 
     def read_and_remove(path: str) -> dict[str, str] | None:
@@ -118,7 +118,7 @@ def test_a_pool_that_is_removed_while_the_marker_is_looked_up(
         shutil.rmtree(tmp_path / "pool")
         return record
 
-    monkeypatch.setattr(records, "read", read_and_remove)
+    monkeypatch.setattr(records, "read_or_fail", read_and_remove)
     inner = slots.acquire()
     assert (inner.number, inner.nested) == (0, False)
     inner.release()

@@ -31,7 +31,7 @@ class Line:
         self.directory = PoolDirectory(str(path))
         self.holds: list[Hold] = []
         self.tickets: list[queue.Ticket] = []
-        self.keep(self.directory.try_take(Claim(1, ["make"])))
+        self.keep(self.directory.step(lambda: self.directory.try_take(Claim(1, ["make"]))))
 
     def keep(self, hold: Hold | None) -> Hold:
         assert hold is not None
@@ -155,7 +155,7 @@ def test_when_those_ahead_leave_its_turn_comes_sooner(line: Line) -> None:
 def test_a_gate_holds_no_longer_than_the_timeout(line: Line) -> None:
     """What only the machine's state kept from a free slot starts in it then, without waiting for a turn."""
     line.holds[0].release()
-    other = line.keep(line.directory.try_take(Claim(2, ["make"])))
+    other = line.keep(line.directory.step(lambda: line.directory.try_take(Claim(2, ["make"]))))
     ticket = line.directory.step(lambda: queue.Ticket(line.directory.path, 2, b""))
     line.tickets.append(ticket)
     claim = Claim(2, ["make"], gates=Gates(max_load=1e-9))

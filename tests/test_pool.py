@@ -386,8 +386,8 @@ def test_a_forked_child_whose_pool_failed_is_not_stopped(pool: Pool) -> None:
     """The nesting check of a forked child degrades like everything else."""
 
     def child() -> bool:
-        (pool.dir / "mutex").unlink()
-        (pool.dir / "mutex").mkdir()
+        (pool.dir / "holders").rename(pool.dir / "kept")
+        (pool.dir / "holders").write_text("")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with build_slot(slots=1) as slot:
@@ -395,7 +395,6 @@ def test_a_forked_child_whose_pool_failed_is_not_stopped(pool: Pool) -> None:
 
     with build_slot(slots=1):
         assert in_fork(child)
-    (pool.dir / "mutex").rmdir()
 
 
 def test_a_child_with_the_descriptors_holds_the_slot_of_a_killed_program(pool: Pool) -> None:

@@ -28,7 +28,7 @@ class Line:
 
     def __init__(self, pool: Pool) -> None:
         self.directory = PoolDirectory(str(pool.dir))
-        hold = self.directory.try_take(Claim(1, ["make"]))
+        hold = self.directory.step(lambda: self.directory.try_take(Claim(1, ["make"])))
         assert hold is not None
         self.hold = hold
         self.tickets: list[queue.Ticket] = []
@@ -109,11 +109,13 @@ def test_a_bell_that_nobody_keeps_open_is_none(tmp_path: Path) -> None:
 
 def test_a_ring_is_heard_though_the_bell_serves_another_holder_already(line: Line) -> None:
     """A daemon has it open as well, so the next holder hangs a new one: listeners of the old must hear."""
-    first = line.directory.take_overflow(Claim(1, ["make"]))
+    first = line.directory.step(lambda: line.directory.take_overflow(Claim(1, ["make"])))
     ears = line.ears(line.join())
     daemon = os.dup(first.descriptors[-1])
     first.release()
-    second = line.directory.take_overflow(Claim(1, ["make"]))  # before the head got to look
+    second = line.directory.step(
+        lambda: line.directory.take_overflow(Claim(1, ["make"]))
+    )  # before the head got to look
     assert second.numbers == first.numbers
     assert ears.listen(0)
     second.release()
@@ -458,7 +460,7 @@ def test_a_lock_without_the_record_s_nonce_or_the_lock_is_not_ours(line: Line) -
 def test_a_release_leaves_no_descriptor(line: Line) -> None:
     """Neither lock nor bell nor record."""
     before = len(os.listdir("/dev/fd"))
-    hold = line.directory.take_overflow(Claim(1, ["make"]))
+    hold = line.directory.step(lambda: line.directory.take_overflow(Claim(1, ["make"])))
     assert isinstance(hold, Hold)
     assert len(os.listdir("/dev/fd")) == before + 3
     hold.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from strays import DAEMON, Strays
 
 import buildslots
 from buildslots import SlotPool, UnthrottledWarning, build_slot
+from buildslots.disk import records
 from buildslots.journal import NAME
 from buildslots.settings import state_dir
 from buildslots.view.past import past
@@ -139,15 +141,21 @@ def test_beyond_the_cap_it_has_as_many(pool: Pool) -> None:
         assert (result.stdout, result.stderr) == ("2\n", "")
 
 
-def test_half_a_taking_leaves_nothing(pool: Pool) -> None:
+def test_half_a_taking_leaves_nothing(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record of the second slot cannot be written: the first is let go, and the build runs without."""
     SlotPool(slots=2).acquire().release()
     before = set(os.listdir("/dev/fd"))
-    (pool.dir / "holders" / "slot-1").mkdir()
+    keep = records.keep
+
+    def full(path: str) -> int:
+        if path.endswith("slot-1"):
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        return keep(path)
+
+    monkeypatch.setattr(records, "keep", full)
     with pytest.warns(UnthrottledWarning, match="slot-1"):
         slot = SlotPool(slots=2).acquire(weight=2)
     assert (slot.number, slot.weight) == (None, 0)
-    (pool.dir / "holders" / "slot-1").rmdir()
     assert (pool.held(), set(os.listdir("/dev/fd"))) == ([], before)
 
 

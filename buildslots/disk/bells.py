@@ -12,7 +12,7 @@ import os
 import time
 from stat import S_ISFIFO
 
-from buildslots.disk.lock import PLAIN, Room, is_shared
+from buildslots.disk.lock import PLAIN, Room, close, give_mode_by_name, is_new, is_shared, put_aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,26 +58,42 @@ def hang(path: str, *, new: bool = False) -> int | None:
         return None
     with Room(path) as (name, room):
         try:
-            if not (new and _make(name, room)):
+            since = _make(name, room) if new else None
+            if since is None:
                 if _silenced(name, room):
                     return _open_own(name, room)
-                try:
-                    os.unlink(name, dir_fd=room)
-                except FileNotFoundError:
-                    pass
-                os.mkfifo(name, 0o600, dir_fd=room)
+                _clear(path, name, room)
+                since = _make(name, room) or time.time()
         except OSError as error:
             if error.errno in NO_FIFO_HERE:
                 return None
             raise
-        fd = _open_own(name, room)
+        # To listen takes reading, to knock takes writing.
+        mode = 0o660 if is_shared(os.path.dirname(path) if room is None else room) else 0o600
         try:
-            if is_shared(os.path.dirname(path) if room is None else room):
-                os.fchmod(fd, 0o660)  # to listen takes reading, to knock takes writing
+            fd = _open_own(name, room)
+        except PermissionError:  # the umask has closed it to ourselves
+            give_mode_by_name(name, room, mode, since, S_ISFIFO)
+            fd = _open_own(name, room)
+        try:
+            about = os.fstat(fd)
+            if about.st_mode & 0o7777 != mode and is_new(about, since):
+                os.fchmod(fd, mode)
         except BaseException:
-            os.close(fd)
+            close(fd)
             raise
         return fd
+
+
+def _clear(path: str, name: str, room: int | None) -> None:
+    """Free the name of a bell: a FIFO is one, anything else is put aside."""
+    try:
+        if S_ISFIFO(os.lstat(name, dir_fd=room).st_mode):
+            os.unlink(name, dir_fd=room)
+        else:
+            put_aside(path)
+    except FileNotFoundError:
+        pass
 
 
 def which(ear: int) -> tuple[int, int]:
@@ -105,7 +121,7 @@ def hang_again(path: str, ear: int, known: tuple[int, int]) -> int | None:
     bell = os.fstat(fd)
     if bell.st_nlink == 1 and (bell.st_dev, bell.st_ino) == known:
         return fd
-    os.close(fd)
+    close(fd)
     return None
 
 
@@ -125,36 +141,61 @@ def listen(path: str) -> tuple[int | None, bool]:
 
     None when there is no bell, nobody keeps it open, or no descriptor is left to listen with.
     """
-    if not FIFOS:
+    try:
+        return listen_or_fail(path) if FIFOS else (None, False)
+    except OSError:
         return None, False
-    fd = _open(path, os.O_RDONLY)
-    if fd is None:
+
+
+def listen_or_fail(path: str) -> tuple[int | None, bool]:
+    """The same, for who must not take a failure for silence: raises OSError if it cannot be told."""
+    try:
+        fd = os.open(path, os.O_RDONLY | PLAIN)
+    except FileNotFoundError:
         return None, False
     try:
-        if _has_byte(fd):
+        # A device could be read for ever. And poll(2) does not report POLLHUP on a FIFO that had no writer
+        # since it was opened; read does, if it was not rung since we asked.
+        if S_ISFIFO(os.fstat(fd).st_mode) and (_has_byte(fd) or os.read(fd, 1)):
             return fd, True
-        # poll(2) does not report POLLHUP on a FIFO that had no writer since it was opened; read does.
-        if os.read(fd, 1):
-            return fd, True  # rung since we asked
     except BlockingIOError:
         return fd, False
     except BaseException:
-        os.close(fd)
+        close(fd)
         raise
-    os.close(fd)
+    close(fd)
     return None, False
+
+
+def hand_down(path: str, bell: int) -> int | None:
+    """A descriptor of the bell `bell` at `path` for a child, which can ring by it but not listen; or None.
+
+    For who has it to read could drain what was rung. None if the name is another one's by now. Raises
+    OSError.
+    """
+    fd = _open(path, os.O_WRONLY)
+    if fd is not None and not os.path.samestat(os.fstat(fd), os.fstat(bell)):
+        close(fd)
+        return None
+    return fd
 
 
 def knock(path: str, text: bytes = KNOCK) -> bool:
     """Put `text` into the bell at `path`; False if there is no bell or nobody to hear it."""
-    return FIFOS and _write(path, text)
+    if not FIFOS:
+        return False
+    try:
+        with Room(path) as (name, room):
+            return _write(name, text, room)
+    except OSError:
+        return False  # the room is gone, or no room of the pool
 
 
 def answered(path: str) -> bool:
     """Whether the last knock at the bell `path` was heard: no byte lies in it, or it is gone."""
     fd, pending = listen(path)
     if fd is not None:
-        os.close(fd)
+        close(fd)
     return not pending
 
 
@@ -168,13 +209,14 @@ def hear(fd: int) -> set[int]:
     return heard
 
 
-def _make(name: str, room: int | None) -> bool:
-    """Make the FIFO `name`; False if something has that name."""
+def _make(name: str, room: int | None) -> float | None:
+    """Make the FIFO `name`: the Unix time before that; None if something has that name."""
+    since = time.time()
     try:
         os.mkfifo(name, 0o600, dir_fd=room)
     except FileExistsError:
-        return False
-    return True
+        return None
+    return since
 
 
 def _silenced(name: str, room: int | None) -> bool:
@@ -193,7 +235,7 @@ def _silenced(name: str, room: int | None) -> bool:
             _write(name, RING, room)
         return False
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def _open_own(name: str, room: int | None) -> int:
@@ -201,7 +243,7 @@ def _open_own(name: str, room: int | None) -> int:
     fd = os.open(name, os.O_RDWR | PLAIN, dir_fd=room)
     if S_ISFIFO(os.fstat(fd).st_mode):
         return fd
-    os.close(fd)
+    close(fd)
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
 
@@ -215,7 +257,7 @@ def _write(path: str, text: bytes, room: int | None = None) -> bool:
     except OSError:
         pass  # full of earlier bytes, or its owner left this moment
     finally:
-        os.close(fd)
+        close(fd)
     return True
 
 
@@ -227,7 +269,7 @@ def _open(path: str, flags: int, room: int | None = None) -> int | None:
         return None
     if S_ISFIFO(os.fstat(fd).st_mode):
         return fd
-    os.close(fd)
+    close(fd)
     return None
 
 

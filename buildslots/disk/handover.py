@@ -18,7 +18,7 @@ import os
 import time
 
 from buildslots.disk import bells, records
-from buildslots.disk.lock import forks, is_locked, try_lock
+from buildslots.disk.lock import close, forks, is_locked, try_lock
 from buildslots.disk.slots import Hold, Locks, slot_numbers
 
 TYPE_CHECKING = False
@@ -129,4 +129,4 @@ class Handover:
     def close(self) -> None:
         """Close what was opened. Idempotent."""
         while self._ready:
-            os.close(self._ready.popitem()[1].record)
+            close(self._ready.popitem()[1].record)

@@ -11,12 +11,15 @@ import errno
 import os
 import sys
 import time
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from types import TracebackType
 
+ROOMS = ("queue", "holders", "bells")
+"""The directories in a pool's own; see the package docstring."""
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 """For open(2): a FIFO that somebody put in the place of a file must not stop a build."""
 PLAIN = NO_WAIT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -27,16 +30,19 @@ NO_FILE = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EOPNOTSUPP})
 DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 DIR_FDS = {os.open, os.unlink, getattr(os, "mkfifo", None)} <= os.supports_dir_fd
 """Whether files can be named by a descriptor of their directory; not on Windows, nor before macOS 13."""
+RENAMED = 100
+"""How often a file to be locked may turn out to have lost its name to another one."""
+TICK_S = 2.0
+"""How far the time of a new file may be behind the clock. Most file systems keep that of the kernel's last
+tick, 10 ms at most, some whole seconds (ext3, HFS+)."""
 MADE_MEANWHILE = 10
 """How often a file that somebody else has made meanwhile is opened again: not found, and yet there, for ever,
 is a dangling link where links are followed."""
 MUTEX_PAUSE_S = 0.02
 """The longest sleep between two tries. With 0.5 ms, 64 that wanted it kept two cores busy trying, and
 its owner from its work (bench/README.md)."""
-MUTEX_PATIENCE_S = 1.0
-"""How long the mutex may resist before its owner counts as stopped (DESIGN, admission rule 4)."""
-MUTEX_OWNERS = 30
-"""After so many of those in a row somebody keeps it on purpose: then a build goes without."""
+ASIDE = ".aside-"
+"""How the names begin under which `put_aside` leaves what it found."""
 
 if sys.platform == "win32":  # not measured by us: unit-tested through this seam only
     from filelock import lock_descriptor, unlock_descriptor
@@ -85,43 +91,113 @@ else:
         flock(fd, LOCK_UN)
 
 
+def close(fd: int) -> None:
+    """Close `fd`; raises nothing, for an error decides nothing.
+
+    On Linux the descriptor is gone whatever close(2) says ("Dealing with error returns from close()"), and
+    what it says, EIO or EDQUOT, is of writes before it, to files of ours that are hints.
+    """
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+
+
 def has_name(fd: int, path: str) -> bool:
-    """Whether `path` still names the file behind `fd`: a lock on a nameless file excludes nobody."""
+    """Whether `path` still names the file behind `fd`: a lock on a nameless file excludes nobody.
+
+    Raises IsADirectoryError where it names a directory: that can be locked, but is nobody's slot.
+    """
     try:
         named = os.lstat(path)
     except FileNotFoundError:
         return False
+    if S_ISDIR(named.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     return os.path.samestat(os.fstat(fd), named)
 
 
 class Room:
-    """`with Room(path) as (name, room)`: the file `path` in a room of a pool, for calls with `dir_fd=room`.
+    """`with Room(path) as (name, room)`: the file `path` in a pool, for calls with `dir_fd=room`.
 
-    Who writes, makes or removes something in a room names it so: whoever else can write the pool may have put
-    a symbolic link in the place of the room, and must not lead us to files of ours that have such names.
-    Raises OSError (ENOTDIR) if it is one. Where the system has no such calls, they are the path and None.
+    Who writes, makes or removes something in a pool names it so: whoever else can write the pool, or a
+    directory above it, may have put a symbolic link there, and must not lead us to files of ours that have
+    such names. Raises OSError if somebody has. Where the system has no such calls, they are the path and
+    None.
     """
 
     __slots__ = ("_fd", "_path")
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._fd: int | None = None
 
     def __enter__(self) -> tuple[str, int | None]:
-        self._fd: int | None = None
         if not DIR_FDS:
             return self._path, None
         above, name = os.path.split(self._path)
-        self._fd = os.open(above, os.O_RDONLY | DIRECTORY | PLAIN)
+        self._fd = open_directory(above, follow=os.path.basename(above) not in ROOMS)
         return name, self._fd
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._fd is not None:
-            os.close(self._fd)
+            close(self._fd)
         if isinstance(error, OSError) and error.filename is not None:
             error.filename = self._path  # for people
+
+
+def open_directory(path: str, *, follow: bool = True) -> int:
+    """Open the directory at the absolute `path`: its descriptor, which no link of others has led to.
+
+    A symbolic link on the way is followed only where its owner is us or root, and in the place of `path`
+    itself only if `follow`. Raises OSError, ELOOP for a link of another user.
+    """
+    no_link = 0 if follow else getattr(os, "O_NOFOLLOW", 0)
+    fd = os.open(path, os.O_RDONLY | DIRECTORY | NO_WAIT | no_link)
+    try:
+        # What the kernel says of an open directory has no links in it (proc_pid_fd(5)): nearly always it is
+        # the path itself, and one call has looked at the whole way.
+        resolved = _resolved(fd)
+        if resolved != path and (resolved is None or _reached.get(path) != resolved):
+            _check_links(path, fd)
+            if resolved is not None:
+                _reached[path] = resolved
+    except BaseException:
+        close(fd)
+        raise
+    return fd
+
+
+_reached: dict[str, str] = {}
+"""Where paths have led by links of ours or root's: what is there now may be reached by them at any time."""
+
+
+def _resolved(fd: int) -> str | None:
+    """The path of the open directory `fd`; None where the system does not tell."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return None
+
+
+def _check_links(path: str, fd: int) -> None:
+    """Raise OSError (ELOOP) if a symbolic link of another user is on the way to `fd` along `path`."""
+    if not hasattr(os, "geteuid"):
+        return  # Windows
+    trusted = {0, os.geteuid()}
+    end = 0
+    while end != len(path):
+        end = path.find("/", end + 1) if "/" in path[end + 1 :] else len(path)
+        about = os.lstat(path[:end])
+        if S_ISLNK(about.st_mode) and about.st_uid not in trusted:
+            who = f"is a symbolic link of another user (uid {about.st_uid}), and not followed"
+            raise OSError(errno.ELOOP, who, path[:end])
+    if not os.path.samestat(os.stat(path), os.fstat(fd)):
+        raise OSError(errno.ELOOP, "is being replaced", path)
 
 
 def is_shared(directory: str | int) -> bool:
@@ -143,45 +219,92 @@ def open_file(path: str, flags: int) -> int:
     files of others (proc_sys_fs(5)). What is made is made with O_EXCL: who makes a file has to see to its
     mode, and must not change that of another file of ours, which somebody links here at that moment.
     """
-    return _open_file(path, os.path.dirname(path), flags, None)
+    if not flags & os.O_EXCL:
+        try:
+            return os.open(path, flags & ~os.O_CREAT | PLAIN)
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+    return open_in_room(path, flags)
 
 
 def open_in_room(path: str, flags: int) -> int:
     """The same for what is to be written in a room of a pool: see `Room`."""
     with Room(path) as (name, room):
-        return _open_file(name, os.path.dirname(path) if room is None else room, flags, room)
-
-
-def _open_file(name: str, above: str | int, flags: int, room: int | None) -> int:
-    again = MADE_MEANWHILE
-    while True:
-        if not flags & os.O_EXCL:
+        above = os.path.dirname(name) if room is None else room
+        again = MADE_MEANWHILE
+        while True:
+            if not flags & os.O_EXCL:
+                try:
+                    return os.open(name, flags & ~os.O_CREAT | PLAIN, dir_fd=room)
+                except FileNotFoundError:
+                    if not flags & os.O_CREAT:
+                        raise
             try:
-                return os.open(name, flags & ~os.O_CREAT | PLAIN, dir_fd=room)
-            except FileNotFoundError:
-                if not flags & os.O_CREAT:
+                fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | PLAIN, 0o600, dir_fd=room)
+            except FileExistsError:
+                again -= 1
+                if flags & os.O_EXCL or not again:
                     raise
-        shared = is_shared(above)
-        try:
-            fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | PLAIN, 0o600, dir_fd=room)
-        except FileExistsError:
-            again -= 1
-            if flags & os.O_EXCL or not again:
+                continue
+            try:
+                give_mode(fd, 0o660 if is_shared(above) else 0o600)
+            except BaseException:
+                close(fd)
                 raise
-            continue
-        try:
-            if shared:
-                os.fchmod(fd, 0o660)  # whatever the umask is
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+            return fd
+
+
+def give_mode(fd: int, mode: int) -> None:
+    """Give the file `fd`, which we have made this moment, its mode, whatever the umask has left of that."""
+    if hasattr(os, "fchmod") and os.fstat(fd).st_mode & 0o7777 != mode:
+        os.fchmod(fd, mode)
+
+
+def is_new(about: os.stat_result, since: float) -> bool:
+    """Whether what `about` tells of is ours and was made since the Unix time `since`.
+
+    For what cannot be made and opened in one call: in between somebody may have put another one of ours in
+    its place, an older one. mtime tells, for who may only rename it cannot set that.
+    """
+    return about.st_uid == os.geteuid() and about.st_mtime >= since - TICK_S
 
 
 def remove_in_room(path: str) -> None:
     """Remove the file `path` from a room of a pool: see `Room`."""
     with Room(path) as (name, room):
         os.unlink(name, dir_fd=room)
+
+
+def give_back_mode(path: str) -> bool:
+    """Open an empty file of ours in a pool, which a build has closed, to us again: whether it was one.
+
+    Empty, as slots and the mutex are: what has something in it may be meant to be closed. Raises OSError.
+    """
+    if not hasattr(os, "O_PATH"):
+        return False
+    with Room(path) as (name, room):
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=room)
+        try:
+            about = os.fstat(fd)
+            ours = about.st_uid == os.geteuid() and S_ISREG(about.st_mode) and about.st_nlink == 1
+            if not ours or about.st_size or about.st_mode & 0o600 == 0o600:
+                return False
+            os.chmod(f"/proc/self/fd/{fd}", 0o660 if room is not None and is_shared(room) else 0o600)
+            return True
+        finally:
+            close(fd)
+
+
+def put_aside(path: str) -> None:
+    """Give what has the name `path` in a pool another name there, beginning with ASIDE.
+
+    For what is none of ours and in the way: it may be a file that somebody is going to miss. Raises OSError.
+    """
+    with Room(path) as (name, room):
+        above = os.path.dirname(name) if room is None else ""
+        other = os.path.join(above, f"{ASIDE}{os.path.basename(name)}-{os.urandom(4).hex()}")
+        os.rename(name, other, src_dir_fd=room, dst_dir_fd=room)
 
 
 def make_parents(path: str) -> None:
@@ -198,48 +321,92 @@ def make_parents(path: str) -> None:
 
 def make_directory(path: str, *, shared: bool) -> None:
     """Make the directory `path` unless it is there; a `shared` one is the group's, whatever the umask."""
+    if os.path.isdir(path):
+        return
     try:
-        if shared:
-            _make_shared(path)
-        else:
-            os.mkdir(path, 0o700)
+        _make_directory(path, 0o2770 if shared else 0o700)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        if os.path.exists(path) and not os.path.isdir(path):
+        if os.path.lexists(path) and not os.path.isdir(path):
             raise  # a file in its place, not a directory that was removed and made meanwhile
 
 
-def _make_shared(path: str) -> None:
-    """Make a directory that has its mode from the first moment that others can see it."""
-    if os.path.isdir(path):
-        return
-    above, name = os.path.split(path)
-    unfinished = os.path.join(above, f".{name}-{os.urandom(8).hex()}")
-    os.mkdir(unfinished, 0o700)
-    try:
-        fd = os.open(unfinished, os.O_RDONLY | DIRECTORY | PLAIN)
+def _make_directory(path: str, mode: int) -> None:
+    """Make a directory that has its mode from the first moment that others can see it under its name."""
+    with Room(path) as (name, room):
+        above, own = os.path.split(name)
+        unfinished = os.path.join(above, f".{own}-{os.urandom(8).hex()}")
+        since = time.time()
+        os.mkdir(unfinished, 0o700, dir_fd=room)
+        made = None
         try:
-            os.fchmod(fd, 0o2770)
-        finally:
-            os.close(fd)
-        os.rename(unfinished, path)  # over an empty one that another process has made meanwhile
-    except BaseException:
-        os.rmdir(unfinished)
-        raise
+            made = _finish_directory(unfinished, room, mode, since)
+            # Over an empty one that another process has made meanwhile.
+            os.rename(unfinished, name, src_dir_fd=room, dst_dir_fd=room)
+        except BaseException:
+            if made is not None and os.path.samestat(made, os.lstat(unfinished, dir_fd=room)):
+                os.rmdir(unfinished, dir_fd=room)
+            raise
+
+
+def _finish_directory(name: str, room: int | None, mode: int, since: float) -> os.stat_result:
+    """Give the directory `name`, made at `since`, its mode: what it is. Raises OSError if it is another."""
+    if os.name != "posix":
+        return os.lstat(name)
+    return give_mode_by_name(name, room, mode, since, S_ISDIR)
+
+
+def give_mode_by_name(
+    name: str, room: int | None, mode: int, since: float, is_kind: Callable[[int], bool]
+) -> os.stat_result:
+    """Give what we have made as `name` at `since` its mode, if the umask has left another: what it is.
+
+    For what cannot be made and opened in one call. It is looked at by a descriptor, and changed by that, if
+    it is of the kind that `is_kind(st_mode)` says, and new. Raises OSError if it is something else.
+    """
+    # O_PATH opens what a umask of 0777 has closed to ourselves.
+    flags = getattr(os, "O_PATH", os.O_RDONLY | NO_WAIT) | getattr(os, "O_NOFOLLOW", 0)
+    fd = os.open(name, flags, dir_fd=room)
+    try:
+        about = os.fstat(fd)
+        mode |= about.st_mode & 0o2000  # which a directory has from the one that it is in
+        if not is_kind(about.st_mode):
+            raise FileExistsError(errno.EEXIST, "something else has taken its place", name)
+        if about.st_mode & 0o3777 != mode:
+            if not is_new(about, since):
+                raise FileExistsError(errno.EEXIST, "another one has taken its place", name)
+            if hasattr(os, "O_PATH"):
+                os.chmod(f"/proc/self/fd/{fd}", mode)  # fchmod(2) takes no such descriptor
+            else:
+                os.fchmod(fd, mode)
+        return about
+    finally:
+        close(fd)
 
 
 def open_lock(path: str, flags: int = os.O_CREAT, opened: Callable[[str, int], int] = open_file) -> int:
-    """Open the file at `path` by `opened`, to lock it: its descriptor (close-on-exec). Raises OSError."""
-    try:
-        return opened(path, os.O_RDWR | flags)
-    except PermissionError as error:
-        # Another user's `flock slot-0` has made it, say, with mode 0644. flock(2) asks for writing only
-        # where NFS puts byte-range locks in its place.
-        try:
-            return os.open(path, os.O_RDONLY | PLAIN)
-        except FileNotFoundError:
-            raise error from None
+    """Open the file at `path` by `opened`, to lock it: its descriptor (close-on-exec). Raises OSError.
+
+    For reading, because a build inherits the descriptor of its slot, and may not fill the disk through it.
+    flock(2) asks for no more, but for NFS: see `write_to_lock`.
+    """
+    return opened(path, _access | flags)
+
+
+_access = os.O_RDONLY
+
+
+def write_to_lock(error: OSError) -> bool:
+    """Whether a lock failed with `error` because its file was open for reading only; from now on none is.
+
+    NFS puts byte-range locks in the place of flock(2) (its page, NOTES), and asks for that: EBADF.
+    """
+    global _access  # noqa: PLW0603 - the file system does not change
+    if error.errno != errno.EBADF or _access == os.O_RDWR:
+        return False
+    _access = os.O_RDWR
+    return True
 
 
 def lock_file(
@@ -247,20 +414,22 @@ def lock_file(
 ) -> int | None:
     """Open `path` by `opened` and lock it: the locked descriptor (close-on-exec), or None if it is locked.
 
-    The lock is one on the file that has the name *now*. Raises OSError from open(2) or flock(2).
+    The lock is one on the file that has the name *now*. Raises OSError from open(2) or flock(2), and
+    TimeoutError if that is another one each of many times.
     """
-    while True:
+    for _ in range(RENAMED):
         fd = open_lock(path, flags, opened)
         try:
             won = try_lock(fd)
             if won and has_name(fd, path):
                 return fd
         except BaseException:
-            os.close(fd)
+            close(fd)
             raise
-        os.close(fd)
+        close(fd)
         if not won:
             return None
+    raise TimeoutError(errno.ETIMEDOUT, "somebody replaces it all the time", path)
 
 
 def locked(path: str) -> bool:
@@ -276,75 +445,95 @@ def locked(path: str) -> bool:
     try:
         return is_locked(fd)
     finally:
-        os.close(fd)
+        close(fd)
 
 
 class Mutex:
-    """The mutex of a pool: `with Mutex(path):`, each `with` on a descriptor of its own.
+    """The mutex of a pool, at `path`. Not reentrant.
 
-    Not reentrant. It is a courtesy, not a fence (see the package docstring): who cannot have it
-    for MUTEX_PATIENCE_S removes the file, so that a process that was stopped while it had the
-    mutex costs the others one second, once. Raises OSError where it cannot be made or removed, and
-    TimeoutError when that was in vain MUTEX_OWNERS times: somebody takes it again and again.
+    It is a courtesy, not a fence (see the package docstring): who cannot have it for a second puts a new file
+    in its place, so that a process that was stopped while it had the mutex costs the others one second, once.
+    Who cannot have that either goes on without.
     """
 
-    __slots__ = ("_fd", "_path")
+    __slots__ = ("_fd", "_opened_at", "_path")
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = -1
+        self._opened_at = 0.0
 
-    def __enter__(self) -> None:
-        removed = 0
-        while True:
-            fd = open_lock(self._path)
-            try:
-                won = self._lock(fd)
-            except BaseException:
-                os.close(fd)
-                raise
-            if won:
-                self._fd = fd
-                return
-            os.close(fd)
-            if won is None:
-                if removed == MUTEX_OWNERS:
-                    raise TimeoutError(errno.ETIMEDOUT, "somebody keeps the mutex of the pool", self._path)
-                self._remove()
-                removed += 1
+    def tries(
+        self, patience_s: float, again_s: float, flags: int = os.O_CREAT
+    ) -> Generator[float, None, bool]:
+        """Try to get it, and yield for how many seconds to sleep before the next try: whether it was got.
 
-    def _lock(self, fd: int) -> bool | None:
-        """Lock the file behind `fd`: False if it has lost its name, None if somebody keeps its lock."""
-        # Trying and sleeping, because a blocking flock cannot be given a deadline without signals.
-        pause_s, give_up = 0.00005, time.monotonic() + MUTEX_PATIENCE_S
-        while True:
-            won = try_lock(fd)
-            if won or not has_name(fd, self._path):
-                return won and has_name(fd, self._path)
-            if time.monotonic() > give_up:
-                return None
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, MUTEX_PAUSE_S)
+        Trying and sleeping, because a blocking flock cannot be given a deadline without signals, and because
+        who waits here has to hear a signal or a cancellation as well.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._unlock()
+        Args:
+            patience_s: How long to try, whatever files have the name meanwhile.
+            again_s: How long to try with a new file after that; 0 to leave the old one where it is.
+            flags: O_CREAT to make it if it is missing.
 
-    def _unlock(self) -> None:
-        fd, self._fd = self._fd, -1
+        Raises:
+            OSError: It cannot be made, locked or removed.
+        """
+        if (yield from self._tries(patience_s, flags)):
+            return True
+        if again_s <= 0:
+            return False
+        # Not if it is a new one: others have lost patience before us. (Or somebody replaces it all the time.)
+        if time.monotonic() - self._opened_at > patience_s * 0.75:
+            self._replace()
+        return (yield from self._tries(again_s, flags))
+
+    def _tries(self, patience_s: float, flags: int) -> Generator[float, None, bool]:
+        fd, pause_s, give_up = -1, 0.00005, time.monotonic() + patience_s
         try:
-            unlock(fd)  # closing is not enough: a child forked meanwhile by another thread has a copy
+            while True:
+                if fd < 0:
+                    fd = open_lock(self._path, flags)
+                    self._opened_at = time.monotonic()
+                won = try_lock(fd)
+                if not has_name(fd, self._path):
+                    close(fd)
+                    fd = -1
+                elif won:
+                    self._fd, fd = fd, -1
+                    return True
+                if time.monotonic() > give_up:
+                    return False
+                if not won:
+                    yield pause_s
+                    pause_s = min(pause_s * 2, MUTEX_PAUSE_S)
         finally:
-            os.close(fd)
+            if fd >= 0:
+                close(fd)
+
+    def release(self) -> None:
+        """Unlock it, if it was got. Idempotent, raises nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                unlock(fd)  # closing is not enough: a child forked meanwhile by another thread has a copy
+            except OSError:
+                pass
+            finally:
+                close(fd)
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:  # a Ctrl-C came before it could be unlocked
-            self._unlock()
+            self.release()
 
-    def _remove(self) -> None:
+    def _replace(self) -> None:
+        """Free the name: an empty file is what we have made, anything else is put aside."""
         try:
-            os.unlink(self._path)
+            about = os.lstat(self._path)
+            if S_ISREG(about.st_mode) and not about.st_size:
+                remove_in_room(self._path)
+            else:
+                put_aside(self._path)
         except FileNotFoundError:
             pass  # another one was quicker
 
@@ -389,14 +578,11 @@ def close_kept(fd: int) -> None:
     """Close `fd`, which children have no copy of. In a forked child it is closed already."""
     if fd in _kept_from_children:
         _kept_from_children.discard(fd)
-        os.close(fd)
+        close(fd)
 
 
 def _close_in_child() -> None:
     fds = list(_kept_from_children)
     _kept_from_children.clear()
     for fd in fds:
-        try:
-            os.close(fd)
-        except OSError:
-            pass  # the program has closed everything, as daemons do
+        close(fd)  # unless the program has closed everything, as daemons do

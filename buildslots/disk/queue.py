@@ -13,19 +13,34 @@ import time
 from buildslots.disk import bells, records
 from buildslots.disk.lock import (
     NO_FILE,
+    Room,
+    close,
     close_kept,
     has_name,
+    is_shared,
     keep_from_children,
     lock_file,
     locked,
     open_in_room,
+    put_aside,
     remove_in_room,
     unlock,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 NUMBER_DIGITS = 20
+LARGEST_NUMBER = 10**17
+"""In microseconds the year 5138. A larger number is no ticket: it would leave none behind it."""
 LARGEST_CAP = 10**9 - 1
 """What a ticket's name says of a larger limit, so that names stay short."""
+TIDY_S = 0.1
+"""How long one look at the line may take over tickets of the dead. There may be any number: somebody has made
+them, or the machine was switched off. What is left counts as alive, until a later look has come to it."""
+YOUNG_S = 1.0
+"""How long another user's ticket that cannot be opened may be one that is being made."""
 
 
 def waiting(directory: str) -> list[str]:
@@ -42,8 +57,23 @@ def waiting(directory: str) -> list[str]:
 
 
 def _is_ticket(name: str) -> bool:
-    # Nothing shorter: dead tickets are removed, and somebody may have led us to another directory.
-    return len(name) > NUMBER_DIGITS and name[:NUMBER_DIGITS].isdecimal()
+    # Nothing else: dead tickets are removed, and somebody may have led us to another directory.
+    number, dash, limit = (
+        name[:NUMBER_DIGITS],
+        name[NUMBER_DIGITS : NUMBER_DIGITS + 1],
+        name[NUMBER_DIGITS + 1 :],
+    )
+    return (
+        dash == "-"
+        and name.isascii()
+        and number.isdecimal()
+        and number < _FIRST_NO_NUMBER
+        and limit.isdecimal()
+        and len(limit) <= len(str(LARGEST_CAP))
+    )
+
+
+_FIRST_NO_NUMBER = f"{LARGEST_NUMBER:0{NUMBER_DIGITS}d}"
 
 
 def number_of(name: str) -> int:
@@ -62,42 +92,96 @@ def live(directory: str, name: str) -> bool:
     if not _is_ticket(name):
         return False
     path = f"{directory}/queue/{name}"
-    if locked(path):
-        return True
     try:
+        if locked(path):
+            return True
         # Removed while locked: its owner may be between creating and locking it (if we lost the mutex).
         fd = lock_file(path, 0)
-    except (FileNotFoundError, IsADirectoryError):
-        return False
+        if fd is None:
+            return locked(path)
     except OSError as error:
-        if error.errno in NO_FILE:
-            return False
-        raise
-    if fd is None:
-        return locked(path)
-    removed = False
+        _clear(path, error)
+        return False
+    removed = ours = False
     try:
-        removed = _remove(directory, name)
+        ours = _is_ours(fd)
+        removed = _remove(directory, name, ours=ours)
     finally:  # whatever comes: nobody must take it for alive
         try:
             unlock(fd)
+        except OSError:
+            pass
         finally:
-            os.close(fd)
+            close(fd)
     if not removed:  # Windows removes no open file
-        _remove(directory, name)
+        _remove(directory, name, ours=ours)
     return False
 
 
+def _is_young(path: str) -> bool:
+    """Whether what another user has made, or given another mode, is so new that it may not be finished."""
+    try:
+        return is_shared(os.path.dirname(path)) and time.time() - os.lstat(path).st_ctime < YOUNG_S
+    except FileNotFoundError:
+        return True
+
+
+def _clear(path: str, error: OSError) -> None:
+    """Take what `error` shows to be no ticket out of the line; raises any other error."""
+    if isinstance(error, FileNotFoundError):
+        return
+    if isinstance(error, PermissionError):
+        if _is_young(path):
+            raise error  # another user makes it at this moment
+    elif error.errno not in NO_FILE and not isinstance(error, IsADirectoryError):
+        raise error
+    try:
+        # An empty directory is no loss to anybody.
+        with Room(path) as (name, room):
+            os.rmdir(name, dir_fd=room)
+    except OSError:
+        try:
+            put_aside(path)
+        except OSError:
+            pass  # gone, or none that we may move
+
+
 def line(directory: str) -> list[str]:
-    """The names of the tickets up to the last live one, first come first; dead ones behind it are removed."""
+    """The names of the tickets up to the last live one, first come first; dead ones behind it are removed.
+
+    After TIDY_S the last one that was not looked at yet counts as alive.
+    """
     return _live(directory, waiting(directory))
 
 
 def _live(directory: str, names: list[str]) -> list[str]:
     """`names` without the last ones, of which none is a live ticket's."""
+    until = time.monotonic() + TIDY_S
     while names and not live(directory, names[-1]):
         names.pop()
+        if time.monotonic() > until:
+            break
     return names
+
+
+def places(directory: str, names: list[str]) -> int:
+    """How many wait with the tickets `names`, as far as that can be seen within TIDY_S.
+
+    By file, for somebody may give one of his many names.
+    """
+    until = time.monotonic() + TIDY_S
+    files: set[tuple[int, int]] = set()
+    for name in reversed(names):
+        path = f"{directory}/queue/{name}"
+        try:
+            about = os.lstat(path)
+            if (about.st_dev, about.st_ino) not in files and locked(path):
+                files.add((about.st_dev, about.st_ino))
+        except OSError:
+            continue  # gone, or none that we may look at
+        if time.monotonic() > until:
+            break
+    return len(files)
 
 
 class Ticket:
@@ -135,9 +219,11 @@ class Ticket:
         self._told: str | None = None
         self.bell: int | None = None
         self._ahead: list[str] | None = line(directory) if before is None else before
-        number = time.time_ns() // 1000
+        now = number = time.time_ns() // 1000
         if self._ahead:
-            number = max(number, number_of(self._ahead[-1]) + 1)
+            number = max(now, number_of(self._ahead[-1]) + 1)
+        if number >= LARGEST_NUMBER:
+            number = now
         self._take_place(number, min(cap, LARGEST_CAP))
 
     def in_line(self) -> bool:
@@ -147,9 +233,8 @@ class Ticket:
     def rejoin(self) -> None:
         """Join again with the same number, after the pool directory was removed."""
         if self._fd >= 0:  # not at a second try
-            unlock(self._fd)
-            fd, self._fd = self._fd, -1
-            close_kept(fd)
+            self._unlock()
+            self._close()
         self._close_bell()
         self._take_place(number_of(self.name), cap_of(self.name))
         for name in waiting(self._directory):
@@ -174,11 +259,22 @@ class Ticket:
         """
         if not self._in_line or self._pid != os.getpid():
             return
-        unlock(self._fd)
+        self._unlock()
         self._in_line = False
         self._close_bell()
         if self._near != self._told:  # not beforehand
             self.tell_near()
+
+    def _unlock(self) -> None:
+        try:
+            unlock(self._fd)
+        except OSError:
+            self._close()  # the lock ends with it: no child has a copy
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            close_kept(fd)
 
     def tell_near(self) -> None:
         """Tell the one that comes third when this ticket leaves, and may glance too rarely (`wait`); once.
@@ -198,8 +294,7 @@ class Ticket:
         removed = self._in_line and _remove(self._directory, self.name)
         self.give_way()
         self._close_bell()  # if a Ctrl-C came in between
-        fd, self._fd = self._fd, -1
-        close_kept(fd)
+        self._close()
         if not removed:
             try:
                 live(self._directory, self.name)
@@ -215,7 +310,7 @@ class Ticket:
             self.name = f"{number:0{NUMBER_DIGITS}d}-{cap}"
             try:
                 path = f"{self._directory}/queue/{self.name}"
-                fd = lock_file(path, os.O_CREAT | os.O_EXCL, open_in_room)
+                fd = lock_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, open_in_room)
             except FileExistsError:
                 fd = None
             if fd is not None:
@@ -239,14 +334,32 @@ class Ticket:
             self.bell = None
 
 
-def _remove(directory: str, name: str) -> bool:
-    removed = True
+def _remove(directory: str, name: str, *, ours: bool = True) -> bool:
+    """Remove the ticket `name` and its bell; raises nothing. Whether nothing of them is left.
+
+    What is no ticket of `ours` is not removed, but put aside.
+    """
     # The bell first: of one that is killed in between a ticket remains, which the next arrival finds.
-    for path in (f"{directory}/bells/{name}", f"{directory}/queue/{name}"):
-        try:
-            remove_in_room(path)
-        except FileNotFoundError:
-            pass
-        except OSError:
-            removed = False  # whoever looks next will: nobody has it locked then
-    return removed
+    without = _gone(remove_in_room, f"{directory}/bells/{name}")
+    free = remove_in_room if ours else put_aside
+    return _gone(free, f"{directory}/queue/{name}") and without
+
+
+def _gone(free: Callable[[str], None], path: str) -> bool:
+    """Free the name `path`: whether it is free. If not, whoever looks next will: nobody has it locked."""
+    try:
+        free(path)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
+
+
+def _is_ours(fd: int) -> bool:
+    """Whether the file `fd` is a ticket: with a record in it, or with nothing."""
+    try:
+        begin = os.read(fd, len(records.MAGIC))
+    except OSError:
+        return False  # a FIFO, say
+    return begin == records.MAGIC or not begin.strip(b"\0")

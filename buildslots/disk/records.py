@@ -39,7 +39,7 @@ import sys
 import time
 from stat import S_ISREG
 
-from buildslots.disk.lock import NO_FILE, PLAIN, open_in_room, remove_in_room
+from buildslots.disk.lock import NO_FILE, PLAIN, close, open_in_room, put_aside
 
 MAGIC = b"buildslots-record 1\n"
 END = b"end\n"
@@ -108,18 +108,18 @@ def about(command: list[str], *, cap: int, nonce: str, cwd: str | None = None, w
 def keep(path: str) -> int:
     """Open the file at `path` in `holders`, made if missing, to write records into it: its descriptor.
 
-    Removes what is no regular file, or has another name as well, and makes a new one: whoever else can write
-    the pool may have put a link to a file of ours there, or a FIFO at which they listen. Raises OSError.
+    What is no file of ours gets another name, and a new one is made: whoever else can write the pool may have
+    put something there that its owner is going to miss, or a FIFO at which they listen. Raises OSError.
     """
     try:
         fd = reopen(path, os.O_CREAT)
     except OSError as error:
-        if error.errno not in NO_FILE:  # or a FIFO that nobody reads
+        if error.errno not in NO_FILE and not isinstance(error, IsADirectoryError):  # or a FIFO
             raise
         fd = None
     if fd is None:
-        remove_in_room(path)
-        fd = open_in_room(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        put_aside(path)
+        fd = open_in_room(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     _make_room(fd)
     return fd
 
@@ -140,24 +140,26 @@ def reopen(path: str, flags: int = 0) -> int | None:
 
     For who may have to write there soon, while it has the record of another. Raises OSError.
     """
-    fd = open_in_room(path, os.O_WRONLY | flags)
+    fd = open_in_room(path, os.O_RDWR | flags)
     try:
-        if _is_only_this(fd, path):
+        if _is_for_records(fd):
             return fd
     except BaseException:
-        os.close(fd)
+        close(fd)
         raise
-    os.close(fd)
+    close(fd)
     return None
 
 
-def _is_only_this(fd: int, path: str) -> bool:
-    """Whether the regular file behind `fd` has the name `path` and no other.
-
-    Kind, inode and links are of one moment, the name's: a link that was removed just now counts.
-    """
-    named = os.lstat(path)
-    return S_ISREG(named.st_mode) and named.st_nlink < 2 and os.path.samestat(os.fstat(fd), named)
+def _is_for_records(fd: int) -> bool:
+    """Whether the file `fd` is one of ours: regular, of one name, with a record or nothing in it."""
+    about = os.fstat(fd)
+    if not S_ISREG(about.st_mode) or about.st_nlink > 1 or about.st_size > ENDED_AT + NONCE_BYTES:
+        return False
+    begin = os.read(fd, len(MAGIC)) if about.st_size else b""
+    if begin:
+        os.lseek(fd, 0, os.SEEK_SET)
+    return begin == MAGIC or not begin.strip(b"\0")
 
 
 def write(fd: int, text: bytes) -> None:
@@ -189,13 +191,21 @@ def remove(fd: int) -> None:
 def read(path: str) -> dict[str, str] | None:
     """The record in the file at `path`, as by `parse`, or None if there is none that can be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | PLAIN)
-        try:
-            return parse(os.read(fd, ENDED_AT + NONCE_BYTES))
-        finally:
-            os.close(fd)
+        return read_or_fail(path)
     except OSError:
         return None
+
+
+def read_or_fail(path: str) -> dict[str, str] | None:
+    """The same, but None only if there is none; raises OSError if it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | PLAIN)
+    except FileNotFoundError:
+        return None
+    try:
+        return parse(os.read(fd, ENDED_AT + NONCE_BYTES))
+    finally:
+        close(fd)
 
 
 def parse(text: bytes) -> dict[str, str] | None:
@@ -266,7 +276,7 @@ def process_start(pid: int) -> int:
         try:
             stat = os.read(fd, 4096)
         finally:
-            os.close(fd)
+            close(fd)
         return int(stat[stat.rindex(b")") + 2 :].split()[19])  # the name in parentheses may hold anything
     except (OSError, ValueError, IndexError):
         return 0

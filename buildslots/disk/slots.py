@@ -10,13 +10,18 @@ import errno
 import os
 import sys
 import time
+from stat import S_ISDIR
 
 from buildslots.disk import bells, queue, records
 from buildslots.disk.lock import (
+    NO_FILE,
+    ROOMS,
     Mutex,
+    close,
     close_kept,
     forget,
     forks,
+    give_back_mode,
     is_locked,
     is_shared,
     keep_from_children,
@@ -24,20 +29,24 @@ from buildslots.disk.lock import (
     locked,
     make_directory,
     make_parents,
+    open_directory,
     open_lock,
+    put_aside,
     try_lock,
     unlock,
+    write_to_lock,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
+    from collections.abc import Callable, Generator
+    from typing import TypeAlias, TypeVar
 
     from buildslots.disk.handover import Ready
     from buildslots.gates import Gates
 
     T = TypeVar("T")
+    Naps: TypeAlias = "Generator[tuple[None, float], object, T]"
 
 
 HELD, LOOKED_AT = -1, -2
@@ -50,6 +59,23 @@ MOST_KEPT, MOST_HEARD = OPEN_MAX // 4, OPEN_MAX * 3 // 4
 needs some, too."""
 REMOVALS = 100
 """How often one step makes the directories again that somebody removes, before it gives up."""
+SKIPPED = 8
+"""So many slots that are looked at are passed over in peace; with more, somebody does that on purpose."""
+TAKE_S = 0.5
+"""How long one try to take slots may last. Nearly always it is over in some microseconds a slot."""
+MUTEX_PATIENCE_S = 1.0
+"""How long the mutex may resist, under whatever file has its name, before its owner counts as stopped and a
+new file takes the place of that one (DESIGN, admission rule 4)."""
+MUTEX_AGAIN_S = 0.5
+"""How long that one may resist. Then somebody keeps it on purpose, and one goes on without."""
+MUTEXES_S = 2.0
+"""How long one build tries to get the mutex in all; then it goes without."""
+GLIMPSE_S = 0.2
+"""How long who only looks tries to get it."""
+FDS_A_SLOT = 6
+"""Descriptors that a slot takes at most while it is taken and handed down."""
+REPAIRS = 20
+"""How often one step makes place for a file that cannot be used."""
 REFUSALS, REFUSED_S = 10, 0.005
 """How often, and how far apart, a step is tried in a group's pool that may not open something there: what
 another user makes at this moment gets its mode a moment later."""
@@ -67,8 +93,9 @@ class Hold:
     __slots__ = (
         "_bells",
         "_claim",
-        "_copies",
+        "_directory",
         "_forks",
+        "_handed",
         "_locks",
         "_pid",
         "_records",
@@ -87,14 +114,15 @@ class Hold:
             ready: What is open already, of one slot; its file for the record is taken over.
         """
         self.numbers = tuple(locks)
+        self._directory = directory
         self._claim = claim
         self.overflow = claim.overflow
         self.nonce = claim.nonce
         self._pid = os.getpid()
         self._forks = forks() if ready is None else ready.forks
-        self._copies = False
         self._locks: list[int] = []
         self._bells: list[int] = []
+        self._handed: list[int] = []
         self._records: list[int] = []
         record = claim.record()
         try:
@@ -112,7 +140,7 @@ class Hold:
             for fd in self._records:
                 records.remove(fd)
             for fd in (*self._bells, *self._records):
-                os.close(fd)
+                close(fd)
             raise
         self._locks = list(locks.values())
         locks.clear()
@@ -129,14 +157,26 @@ class Hold:
 
     @property
     def descriptors(self) -> list[int]:
-        """The locks and bells: what a child inherits to hold the slots. Empty once they were released."""
-        self._copies = True
-        return [*self._locks, *self._bells] if self._locks else []
+        """What a child inherits to hold the slots: the locks, and bells to ring by. Empty after the release.
+
+        A child can do as much as it can do with these: unlock the slots, and ring. It cannot write into the
+        slots' files, nor read away what was rung. Raises OSError.
+        """
+        if not self._locks:
+            return []
+        if not self._handed:
+            for number, bell in zip(self.numbers, self._bells, strict=False):
+                fd = bells.hand_down(f"{self._directory}/bells/slot-{number}", bell)
+                if fd is not None:
+                    self._handed.append(fd)
+        self._forks = -1  # whatever becomes of them: others have copies
+        return [*self._locks, *self._handed]
 
     def release(self) -> None:
         """Let go of the slots, though a child may have copies of the descriptors; wake the head.
 
-        Idempotent. In a forked child it only closes the child's copies: the slots are the parent's.
+        Idempotent, raises nothing. In a forked child it only closes the child's copies: the slots are the
+        parent's.
         """
         ours = self._pid == os.getpid()
         locks: list[int] = []
@@ -150,20 +190,23 @@ class Hold:
             raise
         finally:
             if locks:
-                for fd in (*locks, *self._bells, *self._records):
-                    os.close(fd)
+                for fds in (locks, self._bells, self._handed, self._records):
+                    _close_all(fds)
 
     def _free(self, locks: list[int]) -> None:
         if not self._bells:  # what else tells that it has ended
             self._end_records()
         for lock in locks:
-            unlock(lock)
+            try:
+                unlock(lock)
+            except OSError:
+                pass  # it ends with the descriptor, unless a child keeps a copy
         while self._bells:
             # To close it rings, if nobody has a copy; on Linux, where that was measured. (A child that C code
             # has forked is not counted: then the head hears nothing, and finds the slot at its glance.)
-            if self._copies or self._forks != forks() or sys.platform != "linux":
+            if self._forks != forks() or sys.platform != "linux":
                 bells.ring(self._bells[-1])
-            os.close(self._bells.pop())
+            _close_last(self._bells)
         _let_the_woken_run()
         self._end_records()  # not before: it takes as long as all that went before
 
@@ -174,6 +217,19 @@ class Hold:
     def __del__(self) -> None:
         if getattr(self, "_locks", None):  # lost like a file that nobody closed
             self.release()
+
+
+def _close_all(fds: list[int]) -> None:
+    """Close `fds` and forget them; raises nothing but a Ctrl-C, after which it can be called again."""
+    while fds:
+        _close_last(fds)
+
+
+def _close_last(fds: list[int]) -> None:
+    try:
+        os.close(fds.pop())  # in one line: nothing is interrupted in between
+    except OSError:
+        pass  # as in `lock.close`
 
 
 def _let_the_woken_run() -> None:
@@ -243,12 +299,18 @@ class Locks(dict[int, int]):
     """Locked descriptors of slot files, by number; let go of with the object, whatever ends its use."""
 
     def let_go(self) -> None:
-        """Unlock and close what is left. Idempotent."""
+        """Unlock and close what is left. Idempotent, raises nothing."""
         for number, fd in list(self.items()):
-            unlock(fd)
+            try:
+                unlock(fd)
+            except OSError:
+                pass  # it ends with the descriptor
             forget(fd)
             del self[number]
-            os.close(fd)
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # as in `lock.close`, in which a Ctrl-C may strike
 
     def __del__(self) -> None:
         if self:
@@ -261,16 +323,17 @@ class SlotFiles:
     Every answer is about the file that has the name at that moment.
     """
 
-    __slots__ = ("_open", "_path", "_pid")
+    __slots__ = ("_open", "_path", "_pid", "skipped")
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._pid = os.getpid()
+        self.skipped = 0  # slots that were LOOKED_AT in this try
         self._open: dict[int, tuple[int, os.stat_result]] = {}
 
     def lock(self, number: int) -> int:
         """Lock slot `number`: its descriptor, to be taken over with `give`, or HELD, or LOOKED_AT."""
-        for _ in range(LOOKS):
+        for _ in range(LOOKS if self.skipped < SKIPPED else 1):
             fd = self._fd(number)
             if try_lock(fd):
                 if self._has_name(number):
@@ -279,6 +342,8 @@ class SlotFiles:
                 if fd >= MOST_KEPT:
                     self._close(number)
                 return HELD
+        self.skipped += 1
+        self._close(number)
         return LOOKED_AT
 
     def give(self, number: int) -> None:
@@ -304,8 +369,13 @@ class SlotFiles:
 
     def _fd(self, number: int) -> int:
         if number not in self._open:
-            fd = open_lock(f"{self._path}/slot-{number}")
-            self._open[number] = fd, os.fstat(fd)
+            path = f"{self._path}/slot-{number}"
+            fd = open_lock(path)
+            about = os.fstat(fd)
+            if S_ISDIR(about.st_mode):  # it could be locked
+                close(fd)
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            self._open[number] = fd, about
             keep_from_children(fd)
         return self._open[number][0]
 
@@ -329,8 +399,8 @@ class SlotFiles:
         return False
 
     def _close(self, number: int) -> None:
-        fd, _ = self._open.pop(number)
-        if self._pid == os.getpid():  # in a forked child they are closed
+        fd, _ = self._open.pop(number, (-1, None))
+        if fd >= 0 and self._pid == os.getpid():  # in a forked child they are closed
             close_kept(fd)
 
 
@@ -346,57 +416,103 @@ def slot_numbers(path: str) -> list[int]:
 
 
 class PoolDirectory:
-    """The directory `path` (absolute) of one pool. Holds no state but the path; made when first needed."""
+    """The directory `path` (absolute) of one pool, as one build uses it; made when first needed.
 
-    __slots__ = ("path",)
+    Attributes:
+        path: Where it is.
+        late_at: `time.monotonic()` from which on nothing in the pool is worth a wait any more.
+        repaired: What could not be used, and what became of it, in words; empty nearly always.
+    """
 
-    def __init__(self, path: str) -> None:
+    __slots__ = ("_mutexes_s", "late_at", "path", "repaired")
+
+    def __init__(self, path: str, late_at: float = float("inf")) -> None:
         self.path = path
+        self.late_at = late_at
+        self.repaired: list[str] = []
+        self._mutexes_s = MUTEXES_S
 
     def try_take(self, claim: Claim) -> Hold | None:
-        """Take a slot if one is free and nobody is in line."""
-        return self.step(lambda: None if queue.line(self.path) else self.take(claim, claim.limit))
+        """Take a slot if one is free and nobody is in line. Only under the mutex."""
+        return None if queue.line(self.path) else self.take(claim, claim.limit)
 
     def take_or_join(self, claim: Claim) -> tuple[Hold, None] | tuple[None, queue.Ticket]:
-        """Take a slot if one is free and nobody is in line; otherwise join the line."""
-
-        def arrive() -> tuple[Hold, None] | tuple[None, queue.Ticket]:
-            line = queue.line(self.path)
-            hold = None if line else self.take(claim, claim.limit)
-            if hold is not None:
-                return hold, None
-            return None, queue.Ticket(self.path, claim.limit, claim.record(waits=True), line)
-
-        return self.step(arrive)
-
-    def take_overflow(self, claim: Claim) -> Hold:
-        """Take what a build starts with at its timeout: see `overflow`."""
-        return self.step(lambda: self.overflow(claim))
+        """Take a slot if one is free and nobody is in line; otherwise join the line. Only under the mutex."""
+        line = queue.line(self.path)
+        hold = None if line else self.take(claim, claim.limit)
+        if hold is not None:
+            return hold, None
+        return None, queue.Ticket(self.path, claim.limit, claim.record(waits=True), line)
 
     def step(self, action: Callable[[], T]) -> T:
-        """Run `action` under the mutex, as `complete` does."""
+        """`turn` for who may sleep."""
+        turn = self.turn(action)
+        try:
+            while True:
+                time.sleep(next(turn)[1])
+        except StopIteration as end:
+            done: T = end.value
+            return done
 
-        def alone() -> T:
-            with Mutex(f"{self.path}/mutex"):
-                return action()
+    def turn(self, action: Callable[[], T]) -> Naps[T]:
+        """Run `action` under the mutex, as `complete` does; yields (None, seconds) to sleep meanwhile.
 
-        return self.complete(alone)
-
-    def complete(self, action: Callable[[], T]) -> T:
-        """Run `action`, making the directories that are missing. Raises OSError."""
-        refused = 0
-        for _ in range(REMOVALS):
+        Who keeps it keeps nobody for longer than MUTEXES_S in all, nor beyond `late_at`: then `action` runs
+        without, and the order of arrival is not exact.
+        """
+        mishaps = _Mishaps(self)
+        while True:
+            mutex = Mutex(f"{self.path}/mutex")
             try:
                 try:
+                    yield from self._get(mutex)
                     return action()
-                except FileNotFoundError:
-                    self._make()  # never made, or removed under us
-            except PermissionError:
-                refused += 1
-                if refused == REFUSALS or not self._may_be_unfinished():
-                    raise
-                time.sleep(REFUSED_S)
-        raise FileNotFoundError(errno.ENOENT, "the pool directory does not stay", self.path)
+                finally:
+                    mutex.release()
+            except OSError as error:
+                mishaps.mend(error)
+
+    def _get(self, mutex: Mutex) -> Naps[bool]:
+        began = time.monotonic()
+        left_s = max(0.0, min(self._mutexes_s, self.late_at - began))
+        patience_s = min(MUTEX_PATIENCE_S, left_s * 2 / 3)
+        tries = mutex.tries(patience_s, min(MUTEX_AGAIN_S, left_s - patience_s))
+        try:
+            while True:
+                yield None, next(tries)
+        except StopIteration as end:
+            return bool(end.value)
+        finally:
+            tries.close()
+            self._mutexes_s -= time.monotonic() - began
+
+    def glimpse(self, action: Callable[[], T]) -> T:
+        """Run `action`, which only looks, under the mutex if there is one and it can be had soon.
+
+        Makes nothing and removes nothing.
+        """
+        mutex = Mutex(f"{self.path}/mutex")
+        try:
+            try:
+                for pause_s in mutex.tries(GLIMPSE_S, 0.0, 0):
+                    time.sleep(pause_s)
+            except OSError:
+                pass  # another tool's directory, a new one, a read-only one or another user's
+            return action()
+        finally:
+            mutex.release()
+
+    def complete(self, action: Callable[[], T]) -> T:
+        """Run `action`, making the directories that are missing. Raises OSError.
+
+        What is in the way of a file or directory of the pool, and cannot be used, is put aside.
+        """
+        mishaps = _Mishaps(self)
+        while True:
+            try:
+                return action()
+            except OSError as error:
+                mishaps.mend(error)
 
     def take(self, claim: Claim, limit: int, files: SlotFiles | None = None) -> Hold | None:
         """Take the lowest free slots, all it needs, if fewer than `limit` are held.
@@ -416,6 +532,9 @@ class PoolDirectory:
                 return self.take(claim, limit, files)
             finally:
                 files.close()
+        if claim.weight > 1:
+            self._check_weight(claim.weight)
+        files.skipped = 0
         for again in (True, True, False):  # not for ever: somebody may be stopped while looking at it
             locks = Locks()
             try:
@@ -431,21 +550,41 @@ class PoolDirectory:
                 break
         return None
 
+    def _check_weight(self, weight: int) -> None:
+        """Raise OSError (EMFILE) if no process could have `weight` slots, before a file of them is made."""
+        if weight > OPEN_MAX // FDS_A_SLOT:
+            text = f"{weight} slots together need more open files than the {OPEN_MAX} of `ulimit -n`"
+            raise OSError(errno.EMFILE, text)
+
     def _lock_lowest(self, weight: int, limit: int, files: SlotFiles, locks: Locks) -> tuple[int, bool]:
-        """Lock the lowest slots into `locks`: how many others are held, and whether one below is not."""
+        """Lock the lowest slots into `locks`: how many others are held, and whether one below is not.
+
+        Who cannot tell within TAKE_S, because of masses of slots that somebody looks at, takes none.
+        """
+        until = time.monotonic() + TAKE_S
         held = number = 0
         while len(locks) < weight and held < limit:
             fd = files.lock(number)
             if fd >= 0:
                 locks[number] = fd
                 files.give(number)
-            held += fd == HELD
+            elif fd == HELD:
+                held += 1
+            elif files.skipped > SKIPPED and time.monotonic() > until:
+                return limit, False
             number += 1
         if held >= limit:
             return held, False
         others = [n for n in slot_numbers(self.path) if n not in locks]
-        busy = [n for n in others if files.locked(n)]
-        return len(busy), any(n < number and n not in busy for n in others)
+        busy: set[int] = set()
+        for count, other in enumerate(others):
+            if files.locked(other):
+                busy.add(other)
+                if len(busy) >= limit:
+                    break
+            if count & 255 == 255 and time.monotonic() > until:
+                return limit, False
+        return len(busy), len(busy) < limit and any(n < number and n not in busy for n in others)
 
     def take_despite(self, claim: Claim) -> Hold | None:
         """Take what only the machine's state has kept from the claim, which no longer waits for that."""
@@ -454,20 +593,25 @@ class PoolDirectory:
         claim.despite, claim.gates = claim.held_back, None
         return self.take(claim, claim.limit)
 
-    def overflow(self, claim: Claim) -> Hold:
+    def take_overflow(self, claim: Claim) -> Hold:
         """Take the lowest free slots numbered `claim.cap` or above. Only under the mutex.
 
         Unless those below are free, and nothing but the machine's state kept the claim from them: then those.
         """
         if hold := self.take_despite(claim):
             return hold
+        if claim.weight > 1:
+            self._check_weight(claim.weight)
         claim.overflow = True
         locks = Locks()
         number = claim.cap
+        until = time.monotonic() + TAKE_S
         try:
             while len(locks) < claim.weight:
                 if (fd := lock_file(self._slot(number))) is not None:
                     locks[number] = fd
+                elif time.monotonic() > until:
+                    raise OSError(errno.EBUSY, "too many slots are held or looked at", self._slot(number))
                 number += 1
             return Hold(self.path, locks, claim)
         finally:
@@ -489,55 +633,120 @@ class PoolDirectory:
     def is_ours(self, number: int, nonce: str) -> bool:
         """Whether slot `number` is still held by the very holding that `nonce` marks.
 
-        It is when the slot is locked, the bell, if there is one, has not rung, and the record has the
-        nonce: after a crash the record remains, and a foreign program may have the lock. The record is
-        asked last, for that of the next holder is there before its bell.
+        It is when the slot is locked, the bell, if there is one, has not rung, and the record has the nonce:
+        after a crash the record remains, and a foreign program may have the lock. The record is asked last,
+        for that of the next holder is there before its bell. Raises OSError if that cannot be told: only
+        what is not there is nobody's.
         """
 
         def marked() -> bool:
-            return (records.read(f"{self.path}/holders/slot-{number}") or {}).get("nonce") == nonce
+            record = records.read_or_fail(f"{self.path}/holders/slot-{number}")
+            return record is not None and record.get("nonce") == nonce
 
-        if not marked():
-            return False
-        try:
-            with Mutex(f"{self.path}/mutex"):
-                return locked(self._slot(number)) and self.has_owner(number) is not False and marked()
-        except FileNotFoundError:
-            return False  # the pool was removed since then, as if before
+        return marked() and locked(self._slot(number)) and self.has_owner(number) is not False and marked()
 
     def has_owner(self, number: int) -> bool | None:
-        """Whether the last one of ours to hold slot `number`, or its child, lives; None without a bell."""
+        """Whether the last one of ours to hold slot `number`, or its child, lives; None without a bell.
+
+        Raises OSError if that cannot be told.
+        """
         path = f"{self.path}/bells/slot-{number}"
         if not os.path.exists(path):
             return None
-        fd, rung = bells.listen(path)
+        fd, rung = bells.listen_or_fail(path)
         if fd is not None:
-            os.close(fd)
+            close(fd)
         return fd is not None and not rung
 
-    def _make(self) -> None:
+    def make(self) -> None:
         """Make the directories; 0700, because records hold command lines, but in a group's pool 2770."""
-        chain = self._chain()
+        chain = self.chain()
         try:
             make_parents(chain[0])
             shared = False  # whether a pool is shared is for whoever makes its directory to say, never for us
             for directory in chain:
                 make_directory(directory, shared=shared)
                 shared = is_shared(directory)
-            for room in ("queue", "holders", "bells"):
+            close(open_directory(self.path))  # which no link of others has led to
+            for room in ROOMS:
                 make_directory(f"{self.path}/{room}", shared=shared)
         except FileNotFoundError:
             pass  # removed again already
 
-    def _chain(self) -> list[str]:
+    def chain(self) -> list[str]:
         """The directory of the default pool and those from there to this one, which is shared as that is."""
         above = os.path.dirname(self.path)
         named = os.path.basename(above) == "pools"
         return [os.path.dirname(above), above, self.path] if named else [self.path]
 
-    def _may_be_unfinished(self) -> bool:
+    def may_be_unfinished(self) -> bool:
         """Whether what could not be opened may be something of a group's pool that is being made."""
-        return any(is_shared(path) and os.access(path, os.W_OK | os.X_OK) for path in self._chain())
+        return any(is_shared(path) and os.access(path, os.W_OK | os.X_OK) for path in self.chain())
 
     def _slot(self, number: int) -> str:
         return f"{self.path}/slot-{number}"
+
+
+class _Mishaps:
+    """What went wrong in one step of a build in the pool `directory`, and what can be done about it."""
+
+    __slots__ = ("_directory", "_refused", "_removed", "_repaired")
+
+    def __init__(self, directory: PoolDirectory) -> None:
+        self._directory = directory
+        self._removed = self._refused = self._repaired = 0
+
+    def mend(self, error: OSError) -> None:
+        """See to it that the step can be tried again; raises `error` if there is nothing to be done."""
+        if isinstance(error, FileNotFoundError):  # never made, or removed under us
+            self._removed += 1
+            if self._removed == REMOVALS:
+                raise FileNotFoundError(
+                    errno.ENOENT, "the pool directory does not stay", self._directory.path
+                ) from error
+            try:
+                self._directory.make()
+            except OSError as other:
+                self._repair(other)
+        elif isinstance(error, PermissionError) and self._may_be_unfinished():
+            self._refused += 1
+            time.sleep(REFUSED_S)
+        elif not write_to_lock(error):
+            self._repair(error)
+
+    def _may_be_unfinished(self) -> bool:
+        return self._refused < REFUSALS and self._directory.may_be_unfinished()
+
+    def _repair(self, error: OSError) -> None:
+        """Free the name of what cannot be opened as what it should be; raises `error` if that is not it."""
+        path = self._in_the_way(error)
+        self._repaired += 1
+        if path is None or self._repaired > REPAIRS:
+            raise error
+        try:
+            if isinstance(error, PermissionError) and give_back_mode(path):
+                self._directory.repaired.append(f"{path} had been closed to its owner: it is open again")
+                return
+            put_aside(path)
+        except FileNotFoundError:
+            return  # another one was quicker
+        except OSError:
+            raise error from None
+        self._directory.repaired.append(f"{path} could not be used ({error.strerror}): it was put aside")
+
+    def _in_the_way(self, error: OSError) -> str | None:
+        """Which file or room of the pool, or which directory of a named pool, `error` is about."""
+        kinds = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+        if not isinstance(error, kinds) and error.errno not in NO_FILE:
+            return None
+        path, pool = error.filename, self._directory.path
+        if not isinstance(path, str) or not os.path.lexists(path):
+            return None
+        if path in self._directory.chain()[1:]:
+            return path if os.path.islink(path) or not os.path.isdir(path) else None
+        room, name = os.path.split(path)
+        if room == pool:
+            return path if name in ROOMS or name == "mutex" or name.startswith("slot-") else None
+        if os.path.dirname(room) != pool or os.path.basename(room) not in ROOMS:
+            return None
+        return path if os.path.isdir(room) and not os.path.islink(room) else room

@@ -13,13 +13,13 @@ Loaded only by who has to wait.
 
 from __future__ import annotations
 
-import os
+import errno
 import time
 
 from buildslots.disk import bells, queue
 from buildslots.disk.handover import Handover
-from buildslots.disk.lock import locked
-from buildslots.disk.slots import MOST_HEARD, SlotFiles
+from buildslots.disk.lock import close, locked
+from buildslots.disk.slots import MOST_HEARD, REMOVALS, SlotFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from buildslots.disk.slots import Claim, Hold, PoolDirectory
 
     T = TypeVar("T")
-    Steps: TypeAlias = "Generator[tuple[Ears, float], bool, T]"
+    Steps: TypeAlias = "Generator[tuple[Ears | None, float], bool, T]"
 
     class Notice(Protocol):
         """What to say while waiting, and when."""
@@ -57,6 +57,13 @@ FIRST_KNOCK_S = 0.1
 IDLE_S = 0.9
 """How long a knock has to lie unread before those who got it count as asleep."""
 IDLE_LOOKS = 4
+MOST_PASSED = 1000
+"""One does not find out whether more than so many before one are asleep."""
+WAKES, DEAF_S = 50, 0.02
+"""After so many sounds within a second that were for nothing, a waiter listens again only after so long:
+somebody makes noise, and would have it look all the time."""
+TOO_LATE = 3
+"""How often one looks again at once, since what one was to listen to has happened meanwhile."""
 NEAR = frozenset(bells.NEAR)
 FAR = 2
 """From this place on one does not look at slots when it joins, but at its first glance."""
@@ -117,14 +124,18 @@ class Wait:
         self._files: SlotFiles | None = None  # of the head
         self._ears: Ears | None = None
         self._handover: Handover | None = None
+        self._rejoined = 0
+        self._woken, self._woken_since = 0, self._began  # how often for nothing
+        self._turns = NEVER  # of those that fall through one after the other, ours the last: the least so far
+        self._came_forward = self._began  # when that became less
 
     def steps(self, poll: Callable[[], Poll] | None = None) -> Steps[Hold | None]:
         """Wait until a slot is taken, or the deadline has passed: the held slot, or None.
 
-        A generator that does all but the sleeping: it yields what to sleep with and for how many seconds
-        at most, and is sent whether there was a sound. In both cases, and when an exception ends the
-        wait, the ticket is still in line, and leaving is up to the caller. Raises OSError when the
-        directory fails.
+        A generator that does all but the sleeping: it yields what to sleep with (None if nothing can wake
+        one, while somebody has the mutex) and for how many seconds at most, and is sent whether there was a
+        sound. In both cases, and when an exception ends the wait, the ticket is still in line, and leaving
+        is up to the caller. Raises OSError when the directory fails.
 
         Args:
             poll: Makes what is slept with; None for `bells.poll`.
@@ -139,18 +150,35 @@ class Wait:
                     if hold := self._handover.take(self._claim):
                         return hold
                 seen = self._directory.complete(self._look)
+                if seen is None:
+                    yield from self._rejoin()
+                    continue
                 if not isinstance(seen, Ears):
                     return seen
+                if seen.limit and (hold := (yield from self._directory.turn(self._overtake))):
+                    return hold
                 # One look after the deadline: whoever was stopped for long may find a free slot.
                 if late and self._paced_s is None:
                     return None
-                if late and (hold := self._directory.step(self._fall_through)):
+                if late and (hold := (yield from self._directory.turn(self._fall_through))):
                     return hold
                 late = (yield from self._sleep(seen, late=late)) or late
                 self._is_sure = self._is_sure and not seen.knocked
         except BaseException:
             self.close()
             raise
+
+    def _rejoin(self) -> Steps[None]:
+        """Join again after the pool directory was removed."""
+        self._rejoined += 1
+        if self._rejoined > REMOVALS:
+            raise FileNotFoundError(errno.ENOENT, "the pool directory does not stay", self._directory.path)
+        yield from self._directory.turn(self._ticket.rejoin)
+
+    def _overtake(self) -> Hold | None:
+        """Take the slot that those ahead have left lying in their sleep. Under the mutex."""
+        limit = self._ears.limit if self._ears else 0
+        return self._directory.take(self._claim, limit)
 
     def close(self) -> None:
         """Close what was opened. Idempotent; up to the caller after a wait that has ended well."""
@@ -161,16 +189,21 @@ class Wait:
     def _fall_through(self) -> Hold | None:
         """Start beyond the cap if it is our turn; otherwise set the next deadline. Under the mutex.
 
-        While nothing happens in the pool one waiter falls through in each `paced_s`, in line order: so
-        who has others before it leaves each of them that time first. It does not wait for them to do so,
-        because they may never: they may be asleep, or have no timeout.
+        While nothing happens in the pool one waiter falls through in each `paced_s`, in line order: so who
+        has others before it leaves each of them that time first. It does not wait for them to do so, because
+        they may never: they may be asleep, or have no timeout. And it does not believe for ever that
+        something happens, for others can write the records that say so: who has not come forward in the line
+        for one `paced_s` more than its turn falls through.
         """
         if hold := self._directory.take_despite(self._claim):
             return hold
-        turn_s = (self._paced_s or 0.0) * (1 + len(self._ticket.ahead()))
-        left_s = turn_s - self._quiet_s()
+        paced_s, now = self._paced_s or 0.0, time.monotonic()
+        turns = 1 + queue.places(self._directory.path, self._ticket.ahead())
+        if turns < self._turns:
+            self._turns, self._came_forward = turns, now if self._turns != NEVER else self._came_forward
+        left_s = min(turns * paced_s - self._quiet_s(), (turns + 1) * paced_s - (now - self._came_forward))
         if left_s <= 0:
-            return self._directory.overflow(self._claim)
+            return self._directory.take_overflow(self._claim)
         self._deadline = time.monotonic() + left_s
         return None
 
@@ -186,10 +219,11 @@ class Wait:
             self._quiet_since = max(self._began, now - max(0.0, time.time() - changed))
         return now - self._quiet_since
 
-    def _look(self) -> Hold | Ears:
-        """Take a slot if it is our turn, or begin to listen."""
+    def _look(self) -> Hold | Ears | None:
+        """Take a slot if it is our turn, or begin to listen; None if we are in line no more."""
         if not self._is_sure and not self._ticket.in_line():
-            self._directory.step(self._ticket.rejoin)
+            return None
+        again = TOO_LATE
         while True:
             ahead = [] if self._is_sure and self._is_head else self._ticket.ahead()
             self._is_sure = False
@@ -202,12 +236,15 @@ class Wait:
                     return hold
             self._close_ears()
             ears = self._ears = Ears(self._directory, self._ticket, ahead, self._new_poll())
-            if hold := self._listen(ears, ahead):
-                return hold
-            if not ears.too_late:
-                if self._is_head:
-                    self._make_ready(ears)
-                return ears
+            self._listen(ears, ahead)
+            again -= 1
+            if ears.too_late and again:
+                continue
+            if ears.too_late:  # somebody keeps us from what seems to be free: look again soon
+                ears.deaf_head = True
+            elif self._is_head:
+                self._make_ready(ears)
+            return ears
 
     def _make_ready(self, ears: Ears) -> None:
         """As the head: do beforehand what there is no time for when a bell rings."""
@@ -224,19 +261,17 @@ class Wait:
         if self._ears is not None:
             self._ears.close()
 
-    def _listen(self, ears: Ears, ahead: list[str]) -> Hold | None:
-        """Begin to listen to slots; the one that those `ahead` have left lying in their sleep, if any."""
+    def _listen(self, ears: Ears, ahead: list[str]) -> None:
+        """Begin to listen to slots; find out whether those `ahead` have left one lying in their sleep."""
         if len(ahead) >= FAR and not self._has_looked:
             self._has_looked = True
-            return None
+            return
         ears.listen_to_slots(head=self._is_head, files=self._files)
         if self._is_head and ears.held < self._claim.limit and not self._claim.held_back:
             ears.too_late = True  # one was let go after our try and before we listened
-        limit = 0
-        if not ears.too_late:
+        if not ears.too_late and len(ahead) <= MOST_PASSED:
             self._claim.waited_s = time.monotonic() - self._began
-            limit = self._sleepers.overtake(self._directory.path, ahead, self._claim.limit, ears.held)
-        return self._directory.step(lambda: self._directory.take(self._claim, limit)) if limit else None
+            ears.limit = self._sleepers.overtake(self._directory.path, ahead, self._claim.limit, ears.held)
 
     def _sleep(self, ears: Ears, *, late: bool) -> Steps[bool]:
         """Sleep until something may have changed; whether the deadline has passed."""
@@ -248,6 +283,9 @@ class Wait:
             until = min(glance_at, self._next_look(ears, now, late=late))
             sound = yield ears, until - now
             now = time.monotonic()
+            if now < until and self._is_flooded(now):
+                yield None, DEAF_S
+                now = time.monotonic()
             if sound:
                 if not self._is_head and not ears.knocked and self._new_poll is bells.poll:
                     time.sleep(STEP_BACK_S)  # but not where other tasks run while one waits
@@ -269,6 +307,13 @@ class Wait:
             ):
                 return False
             glance_at = now + ears.period_s
+
+    def _is_flooded(self, now: float) -> bool:
+        """Whether this is one sound too many within a second."""
+        if now - self._woken_since > 1:
+            self._woken, self._woken_since = 0, now
+        self._woken += 1
+        return self._woken > WAKES
 
     def _next_look(self, ears: Ears, now: float, *, late: bool) -> float:
         """`time.monotonic()` at which something other than a glance is due."""
@@ -294,6 +339,7 @@ class Ears:
         deaf_head: Whether this is the head, and some held slot has no bell that works.
         period_s: Seconds until the next glance.
         too_late: Whether what it was to listen to has happened meanwhile, so that nothing would wake it.
+        limit: Below how many held slots we may pass those ahead, who are asleep; 0 if they are not.
         knocked: Whether somebody has knocked at our ticket.
         is_near: Whether it was told to be near the head, and so to glance more often, and no more.
         slots: Of the head: the bells of held slots that wake it, descriptors by the slots' numbers.
@@ -312,6 +358,7 @@ class Ears:
         self.period_s = glance_period_s(len(ahead))
         self.is_near = False
         self.too_late = False
+        self.limit = 0
         self.knocked = False
         self.held = 0
         self.deaf_head = False
@@ -332,7 +379,7 @@ class Ears:
         for number in held:
             fd, rung = bells.listen(f"{self._directory.path}/bells/slot-{number}")
             if fd is not None and fd >= MOST_HEARD:
-                os.close(fd)
+                close(fd)
                 fd = None
             if fd is not None:
                 self._open.append(fd)
@@ -349,11 +396,14 @@ class Ears:
             self.too_late = not all(map(files.locked, held))
 
     def close(self) -> None:
-        """Close what was opened; the object is of no use after that. Idempotent."""
+        """Close what was opened; the object is of no use after that. Idempotent, raises nothing."""
         while self._open:
-            os.close(self._open.pop())
+            close(self._open.pop())
         if hasattr(self.wake, "close"):  # select.poll has nothing to close
-            self.wake.close()
+            try:
+                self.wake.close()
+            except OSError:
+                pass  # as in `lock.close`
 
     def listen(self, seconds: float) -> bool:
         """Sleep until a bell rings, somebody knocks, or `seconds` have passed; whether it was a sound."""
@@ -375,7 +425,7 @@ class Ears:
         """Glance: whether all slots that were held still are, and our ticket is still in line."""
         if self._bells is None or self._bells.poll(0) or not self._ticket.in_line():
             return False
-        return not self._silent or self._directory.step(lambda: all(map(locked, self._silent)))
+        return all(map(locked, self._silent))
 
     def _listen_to_ticket(self, name: str, place: int) -> None:
         fd, _ = bells.listen(f"{self._directory.path}/bells/{name}")

@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from fcntl import F_DUPFD, fcntl
+
+from buildslots.disk.lock import close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +64,15 @@ def defer_signals() -> None:
 def admit_signals() -> None:
     """Let signals come, those first that have waited."""
     _signal.pthread_sigmask(_signal.SIG_SETMASK, _mask or ())
+
+
+def nap(seconds: float, signals: set[int]) -> int:
+    """Sleep for so many seconds, or until one of `signals`, which wait, has come: which one, or 0."""
+    if hasattr(_signal, "sigtimedwait"):
+        info = _signal.sigtimedwait(signals, seconds)
+        return info.si_signo if info else 0
+    time.sleep(seconds)  # macOS
+    return next(iter(_signal.sigpending() & signals), 0)
 
 
 def become(command: list[str], environ: dict[str, str]) -> NoReturn:
@@ -109,7 +121,7 @@ def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> 
             )
     finally:
         for fd in copies:
-            os.close(fd)
+            close(fd)  # an error says nothing of the command, which runs
     # What came before there was a command has not reached it from the terminal either.
     for signum in FORWARDED & _signal.sigpending():
         _signal.sigwait([signum])

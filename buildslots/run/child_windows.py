@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ def defer_signals() -> None:
 
 def admit_signals() -> None:
     """Nothing, likewise."""
+
+
+def nap(seconds: float, signals: set[int]) -> int:
+    """Sleep for so many seconds; handlers run meanwhile."""
+    del signals
+    time.sleep(seconds)
+    return 0
 
 
 def become(command: list[str], environ: dict[str, str]) -> NoReturn:

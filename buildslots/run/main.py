@@ -110,6 +110,13 @@ def _interrupt(signum: int, _frame: object) -> None:
     raise Interrupted(signum)
 
 
+def _nap(seconds: float) -> None:
+    """Sleep while signals wait, and hear them all the same."""
+    signum = child.nap(seconds, {s for s in ENDING if _signal.getsignal(s) is not _signal.SIG_IGN})
+    if signum:
+        raise Interrupted(signum)
+
+
 def _slot(options: Options) -> tuple[Slot, Admission]:
     """The slot to run under, and who is to know when it does. Raises what `resolve` and `acquire` raise."""
     settings = resolve(
@@ -137,7 +144,7 @@ def _slot(options: Options) -> tuple[Slot, Admission]:
 
     admission = Admission(settings, options.command)
     try:
-        slot = admission.acquire(notice)
+        slot = admission.acquire(notice, nap=_nap)
         child.defer_signals()
     except BaseException:
         admission.abandon()
@@ -146,6 +153,8 @@ def _slot(options: Options) -> tuple[Slot, Admission]:
         child.defer_signals()
         for spoken in notices:
             spoken.clear()
+        for sentence in admission.repaired:
+            say(sentence)
     for spoken in notices:
         spoken.started(slot)
     if slot.overflow or admission.despite:

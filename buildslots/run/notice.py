@@ -69,7 +69,7 @@ class Notice:
     def _line(self, directory: PoolDirectory, ticket: queue.Ticket, held_back: str | None = None) -> str:
         names = queue.waiting(directory.path)
         place = 1 + sum(name < ticket.name for name in names)
-        held = directory.step(directory.held)
+        held = directory.held()
         pool = "" if self._settings.pool == "default" else f" of pool {self._settings.pool!r}"
         weight = self._settings.weight
         what = held_back or ("a build slot" if weight == 1 else f"{weight} build slots")
@@ -91,8 +91,11 @@ def _holders(directory: PoolDirectory, held: list[int]) -> str:
     builds: dict[str, tuple[dict[str, str] | None, list[int]]] = {}
     for number in held:
         record = records.read(f"{directory.path}/holders/slot-{number}")
-        if directory.has_owner(number) is False:
-            record = None
+        try:
+            if directory.has_owner(number) is False:
+                record = None
+        except OSError:
+            pass
         nonce = (record or {}).get("nonce", f"slot-{number}")
         builds.setdefault(nonce, (record, []))[1].append(number)
     words = [_holder(*build) for build in list(builds.values())[:HOLDERS_SHOWN]]
