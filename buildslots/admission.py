@@ -10,6 +10,7 @@ import os
 import time
 from _thread import allocate_lock
 
+from buildslots.disk.lock import check_root
 from buildslots.disk.slots import Claim, PoolDirectory
 from buildslots.errors import NotSlotOwnerError, SlotCancelledError, SlotReleasedError, SlotTimeoutError
 
@@ -307,6 +308,7 @@ class Admission:
             outer = _outer(self._directory)
             if outer is not None:
                 return Slot(self._settings.pool, self._settings.dir, mark=outer)
+            check_root(self._settings.dir)
             hold = self._hold = yield from self._take(notice, poll)
             return Slot(self._settings.pool, self._settings.dir, hold=hold, waited_s=self._claim.waited_s)
         except BaseException as error:

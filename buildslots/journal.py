@@ -41,7 +41,17 @@ import sys
 import time
 
 from buildslots.disk import records
-from buildslots.disk.lock import PLAIN, close_kept, keep_from_children, lock_file, make_parents, unlock
+from buildslots.disk.lock import (
+    PLAIN,
+    check_root,
+    close,
+    close_kept,
+    keep_from_children,
+    lock_file,
+    make_parents,
+    open_in_room,
+    unlock,
+)
 from buildslots.disk.slots import MOST_HEARD
 from buildslots.settings import state_dir
 
@@ -74,10 +84,15 @@ class Log:
         self._cap = settings.slots
         self._weight = f',"weight":{settings.weight}' if settings.weight > 1 else ""
         try:
-            self._path = os.path.join(state_dir(os.environ), NAME)
+            path = os.path.join(state_dir(os.environ), NAME)
+            check_root(path)
+            self._path = path
+        except OSError:
+            pass  # no home; or root in the home of another user, where nothing is told
+        try:
             cwd = os.getcwd()
-        except OSError:  # no home; or the directory was removed
-            cwd = "?"
+        except OSError:
+            cwd = "?"  # it was removed
         if settings.journal == "commands":
             what = f'"command":[{",".join(map(_quoted, _shortened(command)))}]'
         else:
@@ -94,6 +109,8 @@ class Log:
 
     def prepare(self) -> None:
         """It is the next to start: have ready what `started` needs, which has no time. Again now and then."""
+        if not self._path:
+            return
         self._load = _load()  # which Linux reckons every 5 s
         self.close()  # it may have been put aside
         if os.name != "nt":  # where open files cannot be renamed
@@ -138,6 +155,8 @@ class Log:
         self._write("degraded", f'"cause":{_quoted(cause)}')
 
     def _write(self, event: str, fields: str, at: float | None = None) -> None:
+        if not self._path:
+            return
         line = f'{{"v":1,"t":{at or time.time():.6f},"event":"{event}",{self._about},{fields}}}\n'
         try:
             if self._fd >= 0:
@@ -156,10 +175,7 @@ class Log:
         """
         fd, self._fd = self._fd, -1
         if fd >= 0 and self._pid == os.getpid():
-            try:
-                close_kept(fd)
-            except OSError:
-                pass  # over quota on a file server, which says so now
+            close_kept(fd)
 
 
 def rotate(path: str) -> None:
@@ -186,8 +202,10 @@ def rotate(path: str) -> None:
     except FileNotFoundError:
         pass  # likewise
     finally:
-        unlock(lock)
-        os.close(lock)
+        try:
+            unlock(lock)
+        finally:
+            close(lock)
 
 
 def archives(directory: str) -> list[str]:
@@ -212,17 +230,17 @@ def _append(path: str, line: bytes) -> int:
         os.write(fd, line)
         return os.lseek(fd, 0, os.SEEK_CUR)
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def _open(path: str) -> int:
     """Open the file for writing to its end: its descriptor. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | PLAIN
+    flags = os.O_WRONLY | os.O_APPEND
     try:
-        return os.open(path, flags, 0o600)
+        return os.open(path, flags | PLAIN)
     except FileNotFoundError:
         make_parents(path)
-        return os.open(path, flags, 0o600)
+        return open_in_room(path, flags | os.O_CREAT)
 
 
 def _load() -> str:

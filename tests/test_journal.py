@@ -352,18 +352,20 @@ def test_a_forked_child_closes_no_file_that_has_the_number_of_the_journal_s(path
 
 def test_a_file_that_cannot_be_closed_stops_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file server says then that the quota is exceeded."""
+    real = os.close
 
     def refuse(fd: int) -> None:
-        lock.close_kept(fd)
+        real(fd)
         raise OSError(errno.EDQUOT, "quota")
 
     monkeypatch.setenv("XDG_STATE_HOME", str(path.parent.parent))
-    monkeypatch.setattr(journal, "close_kept", refuse)
     log = journal.Log(resolve(warn=print), ["make"], "id")
-    for _ in range(2):
-        log.prepare()
-    log.started((0,), 0.0, overflow=False)
-    log.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", refuse)
+        for _ in range(2):
+            log.prepare()
+        log.started((0,), 0.0, overflow=False)
+        log.close()
     assert [line["event"] for line in lines(path)] == ["started"]
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import stat
@@ -511,16 +512,27 @@ def test_a_pool_that_another_user_has_made_before(users: Users, mode: int, slot:
 
 @several_users
 def test_root_in_the_home_of_a_user(users: Users) -> None:
-    """With the user's HOME root makes a pool there that its owner cannot use."""
+    """With the user's HOME root makes nothing, neither pool nor journal, also where his links lead."""
     home = users.dir.parent / "home"
     home.mkdir()
     os.chown(home, ALICE, ALICE)
     environ = {"HOME": str(home), "BUILD_SLOTS_DIR": ""}
-    assert users.slot_run(*ECHO, environ=environ).stdout == "ran 0\n"
-    assert (home / ".cache" / ".build-slots").stat().st_uid == 0
-    result = users.run(*users.as_user(ALICE, script("slot-run"), *ECHO), environ=environ)
-    assert (result.stdout, result.stderr.count("\n")) == ("ran none\n", 1)
-    assert "Permission denied" in result.stderr
+    for links in (False, True):
+        if links:  # where everything of root's would land
+            mine = users.dir.parent / "roots"
+            mine.mkdir()
+            for name in (".cache", ".local"):
+                shutil.rmtree(home / name)
+                (home / name).symlink_to(mine)
+                os.lchown(home / name, ALICE, ALICE)
+        before = sorted(users.dir.parent.rglob("*"))
+        result = users.slot_run(*ECHO, environ=environ)
+        assert (result.stdout, result.stderr.count("\n")) == ("ran none\n", 1)
+        assert "root makes nothing in a place of another user" in result.stderr
+        assert sorted(users.dir.parent.rglob("*")) == before
+        if not links:
+            result = users.run(*users.as_user(ALICE, script("slot-run"), *ECHO), environ=environ)
+            assert (result.stdout, result.stderr) == ("ran 0\n", "")
 
 
 @several_users

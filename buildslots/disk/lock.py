@@ -200,6 +200,47 @@ def _check_links(path: str, fd: int) -> None:
         raise OSError(errno.ELOOP, "is being replaced", path)
 
 
+def check_root(path: str) -> None:
+    """Raise PermissionError if we are root and the absolute `path` is in a place of another user.
+
+    What root makes there its owner cannot use, but can read, and a link of his may lead root anywhere. A
+    directory that a group shares is nobody's alone, nor is a sticky one that everybody can write.
+    """
+    if not hasattr(os, "geteuid") or os.geteuid() or path in _roots:
+        return
+    end = 0
+    while end != len(path):
+        end = path.find("/", end + 1) if "/" in path[end + 1 :] else len(path)
+        try:
+            about = os.lstat(path[:end])
+        except FileNotFoundError:
+            break
+        if about.st_uid == 0 or about.st_mode & 0o1002 == 0o1002 or is_shared(path[:end]):
+            continue
+        if about.st_uid == UNMAPPED and _in_user_namespace():
+            continue
+        why = (
+            f"root makes nothing in a place of another user (uid {about.st_uid}), and so takes no slot there"
+        )
+        raise PermissionError(errno.EPERM, why, path[:end])
+    _roots.add(path)
+
+
+_roots: set[str] = set()
+"""Paths that `check_root` has found to be root's."""
+UNMAPPED = 65534
+"""Who, in a user namespace, seems to own the files of users that it does not know (user_namespaces(7))."""
+
+
+def _in_user_namespace() -> bool:
+    """Whether we are root of a part of the users only."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as ids:
+            return ids.read().split() != ["0", "0", str(2**32 - 1)]
+    except OSError:
+        return False
+
+
 def is_shared(directory: str | int) -> bool:
     """Whether what is made in `directory` is its group's: it is setgid and group-writable, not everybody's.
 
