@@ -120,16 +120,15 @@ def keep(path: str) -> int:
     if fd is None:
         put_aside(path)
         fd = open_in_room(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    _make_room(fd)
+        _make_room(fd)
     return fd
 
 
 def _make_room(fd: int) -> None:
     """See to it that `end` will have a place in the file `fd`, also if the disk is full by then."""
     try:
-        if os.lseek(fd, 0, os.SEEK_END) <= ENDED_AT:
-            os.lseek(fd, ENDED_AT, os.SEEK_SET)
-            os.write(fd, bytes(NONCE_BYTES))
+        os.lseek(fd, ENDED_AT, os.SEEK_SET)
+        os.write(fd, bytes(NONCE_BYTES))
     except OSError:
         pass  # it is full now: the record will say so, if it has no place either
     os.lseek(fd, 0, os.SEEK_SET)
@@ -142,7 +141,10 @@ def reopen(path: str, flags: int = 0) -> int | None:
     """
     fd = open_in_room(path, os.O_RDWR | flags)
     try:
-        if _is_for_records(fd):
+        about = os.fstat(fd)
+        if _is_for_records(fd, about):
+            if about.st_size <= ENDED_AT:
+                _make_room(fd)
             return fd
     except BaseException:
         close(fd)
@@ -151,14 +153,14 @@ def reopen(path: str, flags: int = 0) -> int | None:
     return None
 
 
-def _is_for_records(fd: int) -> bool:
-    """Whether the file `fd` is one of ours: regular, of one name, with a record or nothing in it."""
-    about = os.fstat(fd)
+def _is_for_records(fd: int, about: os.stat_result) -> bool:
+    """Whether `fd` is a file of ours: regular, of one name, with a record or nothing in it."""
     if not S_ISREG(about.st_mode) or about.st_nlink > 1 or about.st_size > ENDED_AT + NONCE_BYTES:
         return False
-    begin = os.read(fd, len(MAGIC)) if about.st_size else b""
-    if begin:
-        os.lseek(fd, 0, os.SEEK_SET)
+    if not about.st_size:
+        return True
+    begin = os.read(fd, len(MAGIC))
+    os.lseek(fd, 0, os.SEEK_SET)
     return begin == MAGIC or not begin.strip(b"\0")
 
 
