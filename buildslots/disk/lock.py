@@ -135,8 +135,8 @@ class Room:
     def __enter__(self) -> tuple[str, int | None]:
         if not DIR_FDS:
             return self._path, None
-        above, name = os.path.split(self._path)
-        self._fd = open_directory(above, follow=os.path.basename(above) not in ROOMS)
+        above, _, name = self._path.rpartition("/")
+        self._fd = open_directory(above or "/", follow=above.rpartition("/")[2] not in ROOMS)
         return name, self._fd
 
     def __exit__(
@@ -159,7 +159,10 @@ def open_directory(path: str, *, follow: bool = True) -> int:
     try:
         # What the kernel says of an open directory has no links in it (proc_pid_fd(5)): nearly always it is
         # the path itself, and one call has looked at the whole way.
-        resolved = _resolved(fd)
+        try:
+            resolved = os.readlink(f"/proc/self/fd/{fd}") if _LINUX else None
+        except OSError:
+            resolved = None  # without /proc
         if resolved != path and (resolved is None or _reached.get(path) != resolved):
             _check_links(path, fd)
             if resolved is not None:
@@ -170,18 +173,9 @@ def open_directory(path: str, *, follow: bool = True) -> int:
     return fd
 
 
+_LINUX = sys.platform == "linux"
 _reached: dict[str, str] = {}
 """Where paths have led by links of ours or root's: what is there now may be reached by them at any time."""
-
-
-def _resolved(fd: int) -> str | None:
-    """The path of the open directory `fd`; None where the system does not tell."""
-    if sys.platform != "linux":
-        return None
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return None
 
 
 def _check_links(path: str, fd: int) -> None:
@@ -503,6 +497,18 @@ class Mutex:
         self._path = path
         self._fd = -1
         self._opened_at = 0.0
+
+    def take(self, flags: int = os.O_CREAT) -> bool:
+        """Try once: whether it was got. Raises what `tries` does."""
+        fd = open_lock(self._path, flags)
+        try:
+            if try_lock(fd) and has_name(fd, self._path):
+                self._fd, fd = fd, -1
+                return True
+        finally:
+            if fd >= 0:
+                close(fd)
+        return False
 
     def tries(
         self, patience_s: float, again_s: float, flags: int = os.O_CREAT

@@ -460,19 +460,21 @@ class PoolDirectory:
         Who keeps it keeps nobody for longer than MUTEXES_S in all, nor beyond `late_at`: then `action` runs
         without, and the order of arrival is not exact.
         """
-        mishaps = _Mishaps(self)
+        mishaps = None
         while True:
             mutex = Mutex(f"{self.path}/mutex")
             try:
                 try:
-                    yield from self._get(mutex)
+                    if not mutex.take():
+                        yield from self._wait_for(mutex)
                     return action()
                 finally:
                     mutex.release()
             except OSError as error:
+                mishaps = mishaps or _Mishaps(self)
                 mishaps.mend(error)
 
-    def _get(self, mutex: Mutex) -> Naps[bool]:
+    def _wait_for(self, mutex: Mutex) -> Naps[bool]:
         began = time.monotonic()
         left_s = max(0.0, min(self._mutexes_s, self.late_at - began))
         patience_s = min(MUTEX_PATIENCE_S, left_s * 2 / 3)
@@ -507,11 +509,12 @@ class PoolDirectory:
 
         What is in the way of a file or directory of the pool, and cannot be used, is put aside.
         """
-        mishaps = _Mishaps(self)
+        mishaps = None
         while True:
             try:
                 return action()
             except OSError as error:
+                mishaps = mishaps or _Mishaps(self)
                 mishaps.mend(error)
 
     def take(self, claim: Claim, limit: int, files: SlotFiles | None = None) -> Hold | None:
