@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 
+FAILURES = (OSError, ImportError)
+"""What the machinery fails with: a call, or a module that cannot be loaded, for want of a descriptor, say."""
+
+
 class SlotPool:
     """The build slots of one pool, with settings as `slot-run` has them.
 
@@ -117,7 +121,7 @@ class SlotPool:
             slot = admission.acquire(cancel=cancel)
         except SlotTimeoutError:
             raise
-        except OSError as error:
+        except FAILURES as error:
             return self._unthrottled(error)
         admission.started(slot)
         for sentence in admission.repaired:
@@ -142,7 +146,7 @@ class SlotPool:
             slot = await aio.acquire(admission)
         except SlotTimeoutError:
             raise
-        except OSError as error:
+        except FAILURES as error:
             return self._unthrottled(error)
         admission.started(slot)
         for sentence in admission.repaired:
@@ -173,7 +177,7 @@ class SlotPool:
         settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
         return Admission(settings, sys.orig_argv)
 
-    def _unthrottled(self, error: OSError) -> Slot:
+    def _unthrottled(self, error: Exception) -> Slot:
         """A slot that holds nothing, because of `error`."""
         import warnings  # noqa: PLC0415 - off the fast path
 

@@ -491,18 +491,26 @@ def test_masses_of_slots_that_somebody_looks_at(pool: Pool) -> None:
     assert (result.stdout, result.stderr) == ("ran 2000\n", "")
 
 
-def test_slots_that_are_looked_at_for_ever_are_not_waited_for_longer_than_the_timeout(
+def test_slots_that_cannot_be_counted_in_time_are_not_taken(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If even the time for one try does not suffice."""
-    monkeypatch.setattr(slots, "TAKE_S", 0.0)
+    """And their looker sleeps until its timeout."""
     SlotPool(slots=1).acquire().release()
-    for number in range(1, 50):
-        (pool.dir / f"slot-{number}").hardlink_to(pool.dir / "slot-0")
-    with open(pool.dir / "slot-0") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        with pytest.raises(TimeoutError):
-            SlotPool(slots=1).acquire(0.2, "fail")
+    for number in range(1, 300):
+        (pool.dir / f"slot-{number}").touch()
+    monkeypatch.setattr(slots, "TAKE_S", -1.0)
+    with pytest.raises(TimeoutError):
+        SlotPool(slots=1).acquire(0.2, "fail")
+    monkeypatch.undo()
+    SlotPool(slots=1, dir=str(pool.dir)).acquire(0.2, "fail").release()
+
+
+def test_another_name_of_a_slot_is_no_slot(pool: Pool) -> None:
+    """One that somebody has given to the one that is taken: it would be held by others for ever."""
+    pool.slot_run("true")
+    (pool.dir / "slot-1").hardlink_to(pool.dir / "slot-0")
+    result = pool.slot_run("-n1", "-t1", *ECHO)
+    assert (result.stdout, result.stderr) == ("ran 0\n", "")
 
 
 @pytest.mark.parametrize("options", [(), ("-t0",)])

@@ -4,18 +4,20 @@ A pool is a directory::
 
     slot-N            one empty file per slot, N = 0, 1, 2, … without leading zeros
     mutex             locked while a process looks at slots and queue together
-    queue/TICKET      one file per waiter, named NUMBER-LIMIT, 20 digits and 1 to 9 digits
+    queue/TICKET      one file per waiter, named NUMBER-LIMIT, 20 digits (below 10**17) and 1 to 9 digits
     holders/slot-N    who holds slot N (a record)
     bells/slot-N      FIFO; the holder of slot N keeps it open
     bells/TICKET      FIFO; the owner of the ticket keeps it open
     pools/NAME        a named pool: a directory like this one (in the default pool only)
+    .aside-*          what had one of these names and was none of ours; never read, removed by people
 
 **Locks.** Every lock is an exclusive, non-blocking, advisory `flock(2)` of the whole file (on
 Windows, `LockFileEx` of the byte at offset 0). It belongs to the open file description, so it
 is gone when the last descriptor is closed, however the process ended, and an explicit unlock
 frees it whoever else still has a copy. A lock counts only if, after it was won, the file still
 has its name (`fstat` and `stat` agree): a cache cleaner may have removed it. If not, open the
-name again. Slot files are created when missing and never removed, truncated or written.
+name again. Slot files are created when missing and never removed, truncated or written, and opened for
+reading only, since builds inherit the descriptors. (Unless that is refused with EBADF: NFS wants to write.)
 
 **Modes.** In a pool whose directory is setgid and group-writable and not everybody's (mode & 02022 ==
 02020) files and FIFOs are made 0660 and directories 2770, whatever the umask: each member of the group
@@ -23,18 +25,27 @@ locks, reads and overwrites, removes and knocks at what is another's. In any oth
 0700. A named pool takes after the default pool. A directory is made under another name and renamed, and
 so appears with its mode; a file has it a moment later, so a member who may not open something in a
 group's pool tries again a few times. What exists is opened without O_CREAT, what does not is made with
-O_EXCL, what is only locked need not be writable. No symbolic link in a pool is followed, and none in the
-place of `queue`, `holders` or `bells` by who makes, writes or removes something there. A record is
-written only into a regular file that has no other name; whatever else has its place is removed first. No
-process needs to signal another.
+O_EXCL, what is only locked need not be writable. No process needs to signal another.
+
+**Who else can write the pool**, or a directory above it, is not trusted. Who makes, writes or removes
+something opens its directory first, checks that no symbolic link has led there but one of its own or
+root's, none at all in the place of `queue`, `holders` or `bells`, and names it by that descriptor. A record
+is written only into a regular file that has no other name, and that is empty, begins with NULs or is a
+record; a ticket is removed only if it is such a file, a bell if it is a FIFO, the mutex if it is an empty
+file. Whatever else has such a name, and what cannot be opened for longer than it takes to make, is given
+the name `.aside-NAME-RANDOM` in its directory (an empty file of one's own is made readable again, an empty
+directory in the line removed). A mode is changed by a descriptor, and only of what was made just now. No
+look at masses of names takes long: tickets that were not come to within 0.1 s count as alive, slots within
+0.5 s as held.
 
 **Holding** slot N is holding the lock of `slot-N`. Nothing else counts: a program that knows
 none of this and runs `flock slot-0 make` is a holder like any other.
 
 **The mutex** is held for a fraction of a millisecond while a process arrives: it makes the order of
 arrival exact. It is *not* what bounds the pool: see "Taking". Therefore a process that cannot get it
-for a second (its owner is stopped in the middle, say) removes the file and goes on with a new
-one, up to 30 times in a row.
+for a second (its owner is stopped in the middle, say) removes the file and goes on with a new one, and
+without any if it cannot get that for half a second: somebody keeps it on purpose. So it does after two
+seconds of one build in all, and a second after its timeout. Who only looks waits for it for 0.2 s.
 
 **Looking** at a lock without wanting it is taking it shared and dropping it at once. A slot that could
 not be locked, but that is not held, was looked at: try again.
@@ -78,15 +89,16 @@ a slot lie free for a second, which all those before it could have taken by the 
 who all got a knock and left it unread all that time, takes it. The second in line knocks 0.1 s after it
 saw the slot, each one further back half a second later.
 
-**Falling through** one after the other (`--on-timeout paced`): under the mutex, after its timeout T,
-whoever has P live tickets before its own takes overflow slots if no record in `holders` was written
-for T * (P + 1) of its own wait. Whoever takes slots or lets go of them writes one.
+**Falling through** one after the other (`--on-timeout paced`): under the mutex, after its timeout T, whoever
+has P live tickets before its own (names of one file are one) takes overflow slots if no record in `holders`
+was written for T * (P + 1) of its own wait. Whoever takes slots or lets go of them writes one. Others can do
+so, too: who has not come forward in the line for T * (P + 2) takes them in any case.
 
 **Starting.** Who waited leaves the line when its build has started, not when it has the slot: so builds
 start in the order in which they joined.
 
 **Holding on**: who has taken a slot writes its record, and hangs its bell after that. The records of several
-slots have one nonce.
+slots have one nonce. A command inherits the locks, and its bells opened for writing only.
 
 **Letting go** of a slot: unlock, write into the bell if another process may have a copy of it, close; of
 several, unlock all, then ring and close each. Only then say in each record that it has ended; who has no
@@ -96,9 +108,10 @@ found them dead and done so. Before that, when it has to wait as the head, or el
 the third bell behind its own: those who are near watch the head most closely, should those before them be
 stopped.
 
-**Nesting.** The environment variable BUILD_SLOTS_HELD lists the slots that a command runs under,
-`N:NONCE` joined by commas. Such an entry is believed while slot N is locked, its bell has not rung, and its
-record, read after these two, has that nonce.
+**Nesting.** The environment variable BUILD_SLOTS_HELD lists the slots that a command runs under, `N:NONCE`
+joined by commas; the last 64 count. Such an entry is believed while slot N is locked, its bell has not rung,
+and its record, read after these two, has that nonce. If one of them is there and cannot be read, the build
+runs at once without a slot: it might wait for its own.
 
 The modules: `lock` (locks, the mutex), `bells`, `records`, `slots` (the directory, taking),
 `queue` (tickets), `wait` and `handover` (the waiting itself, loaded only when one has to wait).

@@ -331,6 +331,19 @@ def give_back_mode(path: str) -> bool:
             close(fd)
 
 
+def cannot_be(path: str, is_kind: Callable[[int], bool], access: int) -> bool:
+    """Whether what has the name `path` is of another kind than `is_kind(st_mode)` says, or is closed to us.
+
+    Looked at, and not concluded from an error: that may have another reason, and somebody may have it locked.
+    """
+    try:
+        if not is_kind(os.lstat(path).st_mode):
+            return True
+    except OSError:
+        return False
+    return not os.access(path, access, effective_ids=os.access in os.supports_effective_ids)
+
+
 def put_aside(path: str) -> None:
     """Give what has the name `path` in a pool another name there, beginning with ASIDE.
 

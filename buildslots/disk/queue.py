@@ -39,14 +39,22 @@ LARGEST_CAP = 10**9 - 1
 TIDY_S = 0.1
 """How long one look at the line may take over tickets of the dead. There may be any number: somebody has made
 them, or the machine was switched off. What is left counts as alive, until a later look has come to it."""
+MANY = 5000
+"""So many tickets are looked at in one look: no more have ever waited in one pool. With that many somebody
+counts as ahead in any case."""
 YOUNG_S = 1.0
 """How long another user's ticket that cannot be opened may be one that is being made."""
 
 
 def waiting(directory: str) -> list[str]:
-    """The names of all tickets in the pool `directory`, live or not, first come first."""
+    """The names of all tickets in the pool `directory`, live or not, first come first; of masses some."""
+    names: list[str] = []
     try:
-        names = os.listdir(f"{directory}/queue")
+        with os.scandir(f"{directory}/queue") as entries:
+            for entry in entries:
+                names.append(entry.name)
+                if len(names) == MANY:  # in no order: the others will be seen when some of these are gone
+                    break
     except FileNotFoundError:
         return []
     names.sort()
@@ -151,13 +159,14 @@ def line(directory: str) -> list[str]:
 
     After TIDY_S the last one that was not looked at yet counts as alive.
     """
-    return _live(directory, waiting(directory))
+    names = waiting(directory)
+    return _live(directory, names, least=int(len(names) >= MANY))
 
 
-def _live(directory: str, names: list[str]) -> list[str]:
-    """`names` without the last ones, of which none is a live ticket's."""
+def _live(directory: str, names: list[str], least: int) -> list[str]:
+    """`names` without the last ones, of which none is a live ticket's, but for the first `least` ones."""
     until = time.monotonic() + TIDY_S
-    while names and not live(directory, names[-1]):
+    while len(names) > least and not live(directory, names[-1]):
         names.pop()
         if time.monotonic() > until:
             break
@@ -248,7 +257,8 @@ class Ticket:
             line = waiting(self._directory)
             place = sum(name < self.name for name in line)
             self._near = line[place + 3] if len(line) > place + 3 else None
-            names = _live(self._directory, line[:place])
+            least = int(len(line) >= MANY)
+            names = _live(self._directory, line[: max(place, least)], least)
         return names
 
     def give_way(self) -> None:

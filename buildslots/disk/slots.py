@@ -10,13 +10,14 @@ import errno
 import os
 import sys
 import time
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISFIFO, S_ISREG
 
 from buildslots.disk import bells, queue, records
 from buildslots.disk.lock import (
     NO_FILE,
     ROOMS,
     Mutex,
+    cannot_be,
     close,
     close_kept,
     forget,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 HELD, LOOKED_AT = -1, -2
 """Why a slot could not be locked; one that somebody just looks at is not held, but not to be had."""
+NEVER = float("inf")
 LOOKS = 10
 """How often a slot is tried that is not held but looked at, for a microsecond each."""
 OPEN_MAX = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 1024
@@ -60,7 +62,10 @@ needs some, too."""
 REMOVALS = 100
 """How often one step makes the directories again that somebody removes, before it gives up."""
 SKIPPED = 8
-"""So many slots that are looked at are passed over in peace; with more, somebody does that on purpose."""
+"""So many slots that are looked at are passed over in peace; with more, somebody does that on purpose, and
+the next number is the first that no slot has."""
+MANY = 64
+"""With more slot files than that it is worth a look whether some are one file."""
 TAKE_S = 0.5
 """How long one try to take slots may last. Nearly always it is over in some microseconds a slot."""
 MUTEX_PATIENCE_S = 1.0
@@ -239,7 +244,10 @@ def _let_the_woken_run() -> None:
     are idle: then the slot would lie free until this process sleeps (bench/README.md).
     """
     if hasattr(os, "sched_yield"):
-        os.sched_yield()
+        try:
+            os.sched_yield()
+        except OSError:
+            pass  # a sandbox may refuse any call (seccomp(2))
 
 
 class Claim:
@@ -405,14 +413,26 @@ class SlotFiles:
 
 
 def slot_numbers(path: str) -> list[int]:
-    """The numbers of all slot files in the pool directory `path`, ascending."""
-    numbers = []
-    for name in os.listdir(path):
-        digits = name[5:]
-        if name.startswith("slot-") and digits.isdecimal() and digits == str(int(digits)):
-            numbers.append(int(digits))
+    """The numbers of all slot files in the pool directory `path`, ascending; of many names of one, one."""
+    numbers = [number for name in os.listdir(path) if (number := _number(name)) is not None]
+    if len(numbers) > MANY:
+        files: dict[int, int] = {}
+        with os.scandir(path) as entries:
+            for entry in entries:
+                number = _number(entry.name)
+                if number is not None:
+                    files[entry.inode()] = min(number, files.get(entry.inode(), number))
+        numbers = list(files.values())
     numbers.sort()
     return numbers
+
+
+def _number(name: str) -> int | None:
+    """The number of the slot that is called `name`; None if none is."""
+    digits = name[5:]
+    if name.startswith("slot-") and digits.isdecimal() and len(digits) < 10 and digits == str(int(digits)):
+        return int(digits)
+    return None
 
 
 class PoolDirectory:
@@ -562,7 +582,7 @@ class PoolDirectory:
     def _lock_lowest(self, weight: int, limit: int, files: SlotFiles, locks: Locks) -> tuple[int, bool]:
         """Lock the lowest slots into `locks`: how many others are held, and whether one below is not.
 
-        Who cannot tell within TAKE_S, because of masses of slots that somebody looks at, takes none.
+        Who cannot tell within TAKE_S, because of masses of slots, takes none.
         """
         until = time.monotonic() + TAKE_S
         held = number = 0
@@ -573,21 +593,42 @@ class PoolDirectory:
                 files.give(number)
             elif fd == HELD:
                 held += 1
+            elif files.skipped == SKIPPED:
+                number = self._last(number)
             elif files.skipped > SKIPPED and time.monotonic() > until:
                 return limit, False
             number += 1
         if held >= limit:
             return held, False
-        others = [n for n in slot_numbers(self.path) if n not in locks]
-        busy: set[int] = set()
-        for count, other in enumerate(others):
-            if files.locked(other):
-                busy.add(other)
-                if len(busy) >= limit:
-                    break
-            if count & 255 == 255 and time.monotonic() > until:
-                return limit, False
-        return len(busy), len(busy) < limit and any(n < number and n not in busy for n in others)
+        held, lowest = self._count(limit, files, locks, until)
+        return held, not files.skipped and lowest < number
+
+    def _count(self, limit: int, files: SlotFiles, locks: Locks, until: float) -> tuple[int, float]:
+        """How many slots others hold (`limit` if that cannot be told by then); the lowest that nobody has."""
+        held, lowest = 0, NEVER
+        for count, other in enumerate(slot_numbers(self.path)):
+            if other in locks:
+                continue
+            if not files.locked(other) or self._is_one_of(locks, other):
+                lowest = min(lowest, other)
+            else:
+                held += 1
+            if held >= limit or (count & 255 == 255 and time.monotonic() > until):
+                return limit, NEVER
+        return held, lowest
+
+    def _last(self, number: int) -> int:
+        """The largest number that a slot has, and `number` at least."""
+        names = (_number(name) for name in os.listdir(self.path))
+        return max(number, *(other for other in names if other is not None))
+
+    def _is_one_of(self, locks: Locks, number: int) -> bool:
+        """Whether slot `number` is another name of one of `locks`, which somebody has given it."""
+        try:
+            about = os.stat(self._slot(number))
+        except OSError:
+            return False
+        return any(os.path.samestat(about, os.fstat(fd)) for fd in locks.values())
 
     def take_despite(self, claim: Claim) -> Hold | None:
         """Take what only the machine's state has kept from the claim, which no longer waits for that."""
@@ -614,7 +655,8 @@ class PoolDirectory:
                 if (fd := lock_file(self._slot(number))) is not None:
                     locks[number] = fd
                 elif time.monotonic() > until:
-                    raise OSError(errno.EBUSY, "too many slots are held or looked at", self._slot(number))
+                    number = self._last(number)
+                    until = NEVER
                 number += 1
             return Hold(self.path, locks, claim)
         finally:
@@ -740,16 +782,20 @@ class _Mishaps:
     def _in_the_way(self, error: OSError) -> str | None:
         """Which file or room of the pool, or which directory of a named pool, `error` is about."""
         kinds = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-        if not isinstance(error, kinds) and error.errno not in NO_FILE:
-            return None
         path, pool = error.filename, self._directory.path
-        if not isinstance(path, str) or not os.path.lexists(path):
+        known = isinstance(error, kinds) or error.errno in NO_FILE
+        if not known or not isinstance(path, str) or not os.path.lexists(path):
             return None
         if path in self._directory.chain()[1:]:
             return path if os.path.islink(path) or not os.path.isdir(path) else None
         room, name = os.path.split(path)
-        if room == pool:
-            return path if name in ROOMS or name == "mutex" or name.startswith("slot-") else None
-        if os.path.dirname(room) != pool or os.path.basename(room) not in ROOMS:
+        if room == pool and name in ROOMS:
+            room = path
+        elif room == pool and (name == "mutex" or name.startswith("slot-")):
+            return path if cannot_be(path, S_ISREG, os.R_OK) else None
+        elif os.path.dirname(room) != pool or os.path.basename(room) not in ROOMS:
             return None
-        return path if os.path.isdir(room) and not os.path.islink(room) else room
+        if os.path.islink(room) or not os.path.isdir(room):
+            return room
+        wanted = S_ISFIFO if room.endswith("bells") else S_ISREG
+        return path if path != room and cannot_be(path, wanted, os.R_OK | os.W_OK) else None

@@ -238,9 +238,9 @@ class Wait:
             ears = self._ears = Ears(self._directory, self._ticket, ahead, self._new_poll())
             self._listen(ears, ahead)
             again -= 1
-            if ears.too_late and again:
+            if ears.too_late and again and len(ahead) <= MOST_PASSED:
                 continue
-            if ears.too_late:  # somebody keeps us from what seems to be free: look again soon
+            if ears.too_late:  # what seems to be free is not: look again soon
                 ears.deaf_head = True
             elif self._is_head:
                 self._make_ready(ears)

@@ -150,14 +150,14 @@ def supervise(pid: int) -> int:
 
 def die_of(signum: int) -> None:
     """End this process by the signal `signum`, as a shell expects it, without a core dump."""
-    import resource  # noqa: PLC0415 - only a death needs it
-
     try:
+        import resource  # noqa: PLC0415 - only a death needs it
+
         # 1, not 0: with a core_pattern that pipes, only 1 stops the kernel from dumping; in a
         # file, a byte is too little for any dump. core(5) and fs/coredump.c.
         resource.setrlimit(resource.RLIMIT_CORE, (1, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    except (ValueError, OSError):
-        pass  # the hard limit is 0: no dump anyway
+    except (ValueError, OSError, ImportError):
+        pass  # the hard limit is 0: no dump anyway; or no descriptor is left to load that with
     try:
         _signal.signal(signum, _signal.SIG_DFL)
     except (OSError, ValueError):
