@@ -43,12 +43,28 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     KeyPath = tuple[str, ...]
 
-# A config file is a few lines. The limit is for what a path can lead to (a core dump, /dev/zero), and small
-# because tomllib takes quadratic time over a key of thousands of parts: half a minute for 64 KiB of "a.a.a".
+# A config file is a few lines. The limit is for what a path can lead to (a core dump, /dev/zero).
 _CONFIG_BYTES = 16384
 
-# How many lines of one value the search for a key's line follows. Each costs another parse of all before it.
-_VALUE_LINES = 100
+# Dots in a line, outside comments and texts: our longest key has three. tomllib takes quadratic time over the
+# parts of a key, and for each line below a [table] as much as its name has parts: 2 s for 16 KiB of "a.a.a".
+_DOTS = 16
+
+# Mistakes that are reported one by one: nobody reads 3,000 of them, and difflib, which looks for what was
+# meant, takes its time for each.
+_PROBLEMS = 10
+
+# What tells where a statement of TOML ends, and whether a dot is one of a key. A text that is not closed goes
+# to the end of its line, or of the file: the reader complains of it before it comes to what follows. Each
+# alternative takes whatever stands behind its first characters, so that nothing is looked at twice.
+_TOKENS = r"""
+    (?P<text> \"{3} (?: [^"\\]+ | \\[\s\S]? | "{1,2}(?!") )* (?: "{3,5} )?
+            | '{3} (?: [^']+ | '{1,2}(?!') )* (?: '{3,5} )?
+            | " (?: [^"\\\n]+ | \\[^\n]? )* "?
+            | ' [^'\n]* '? )
+  | \#[^\n]*
+  | (?P<mark> [.\n\[\]{}] )
+"""
 
 GATES: dict[str, tuple[Callable[[str, str], object], str]] = {
     "min_free_memory": (parse_memory, NOT_BYTES),
@@ -66,6 +82,8 @@ def load(path: str, warn: Callable[[str], None]) -> Config:
     problems: list[str] = []
     content = _read_config(path, problems)
     config = _parsed_config(path, content, problems) if content else Config()
+    if len(problems) > _PROBLEMS:
+        problems[_PROBLEMS:] = [f"{path}: {len(problems) - _PROBLEMS} more mistakes; ignored"]
     for line in map(printable, problems):
         if line not in _reported:
             _reported.add(line)
@@ -107,6 +125,11 @@ def _parsed_config(path: str, content: bytes, problems: list[str]) -> Config:
     try:
         # Without the mark that Windows editors put at the start; TOML does not know it.
         text = content.decode("utf-8").removeprefix("\ufeff")
+        statements, crowded = _statements(text)
+        if crowded:
+            problem = f", line {crowded}: more than {_DOTS} dots outside comments and texts"
+            problems.append(f"{path}{problem}; the whole file is ignored")
+            return Config()
         document = tomllib.loads(text)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
@@ -117,7 +140,7 @@ def _parsed_config(path: str, content: bytes, problems: list[str]) -> Config:
         # Brackets nested a thousand deep, a number of 5000 digits: the reader lets these through from below.
         problem = f": {error}"
     else:
-        return _Checker(printable(path), _key_lines(text), problems).check(document)
+        return _Checker(printable(path), _key_lines(statements), problems).check(document)
     problems.append(f"{path}{problem}; the whole file is ignored")
     return Config()
 
@@ -187,7 +210,8 @@ class _Checker:
                     gate = _word_from_toml(_as_text(value), source, parse, problem)
                     self.config.gates.setdefault(pool, {})[key] = gate
                 else:
-                    self._ignored(f"{source}: no such setting{_hint(key, root=not above)}")
+                    hint = _hint(key, root=not above) if len(self.problems) < _PROBLEMS else ""
+                    self._ignored(f"{source}: no such setting{hint}")
             except SettingError as error:
                 self._ignored(error)
 
@@ -262,33 +286,57 @@ def _toml_key(key: str) -> str:
     return shown if bare.isascii() and bare.isalnum() else repr(shown)
 
 
-def _key_lines(text: str) -> dict[KeyPath, int]:
+def _statements(text: str) -> tuple[list[tuple[int, str]], int]:
+    """Cut a TOML text into its statements, each with the number of its first line.
+
+    Also returns the first line with more than `_DOTS` dots, where it stops; 0 if there is none.
+    """
+    import re  # noqa: PLC0415 - tomllib's too
+
+    found: list[tuple[int, str]] = []
+    start = depth = dots = 0
+    first = line = 1
+    for token in re.finditer(_TOKENS, text, re.VERBOSE):
+        mark = token["mark"]
+        if mark == ".":
+            dots += 1
+            if dots > _DOTS:
+                return found, line
+        elif mark == "\n":
+            line += 1
+            dots = 0
+            if depth <= 0:  # less than 0 in what is no TOML
+                found.append((first, text[start : token.end()]))
+                start, first, depth = token.end(), line, 0
+        elif mark:
+            depth += 1 if mark in "[{" else -1
+        elif token["text"]:
+            line += token["text"].count("\n")
+    found.append((first, text[start:]))
+    return found, 0
+
+
+def _key_lines(statements: list[tuple[int, str]]) -> dict[KeyPath, int]:
     """Find the line on which each key and table of a valid TOML text starts, for messages only.
 
-    The reader keeps no positions. So the text is cut into its statements, each the fewest lines that the
-    reader accepts on their own, and each statement's keys are those of what it reads as. Keys in an inline
-    table have the line on which the table starts. Ends early, with what it has found, at a value of more than
-    a hundred lines.
+    The reader keeps no positions. So it reads each statement once more, alone, and the statement's keys are
+    those of what it reads as. Keys in an inline table have the line on which the table starts.
     """
     import tomllib  # noqa: PLC0415 - as above
 
     lines: dict[KeyPath, int] = {}
     table: KeyPath = ()
-    pending: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        pending.append(line)
-        try:
-            statement = tomllib.loads("\n".join([*pending, ""]))
-        except (ValueError, RecursionError):
-            if len(pending) >= _VALUE_LINES:
-                break
+    for line, text in statements:
+        bare = text.strip()
+        if not bare or bare.startswith("#"):
             continue
-        start = number - len(pending) + 1
-        header = pending[0].lstrip().startswith("[")
-        pending = []
-        paths = _paths(statement)
+        try:
+            paths = _paths(tomllib.loads(bare))
+        except (ValueError, RecursionError):
+            continue
+        header = bare.startswith("[")
         for path in paths:
-            lines.setdefault(path if header else table + path, start)
+            lines.setdefault(path if header else table + path, line)
         if header:
             table = paths[-1]
     return lines

@@ -799,6 +799,69 @@ def test_config_of_hostile_bytes(machine: Machine) -> None:
         assert all(len(line) < 400 and "\n" not in line for line in machine.said)
 
 
+CROWDED = "more than 16 dots outside comments and texts; the whole file is ignored"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        pytest.param("a." * 8000 + "a = 1", 1, id="key"),
+        pytest.param("slots = 2\n[" + "a." * 4000 + "a]\n" + "b = 1\n" * 1000, 2, id="table"),
+        pytest.param("# " + "." * 99 + "\n" + "a . " * 17 + "a = 1", 2, id="blanks"),
+        pytest.param("x = [\n{" + "a." * 17 + "a = 1}]", 2, id="inline"),
+        pytest.param("'#'." + "a." * 17 + "a = 1", 1, id="behind-a-hash-in-a-text"),
+        pytest.param('"\\"#"' + ".a" * 17 + " = 1", 1, id="behind-an-escape"),
+        pytest.param('x = ["""\n"#""""", {' + "a." * 17 + "a = 1}]", 2, id="behind-five-quotes"),
+        pytest.param("x = ['''\n#''''', {" + "a." * 17 + "a = 1}]", 2, id="behind-five-apostrophes"),
+        pytest.param('x = "\\\\" # "\n' + "a." * 17 + "a = 1", 2, id="behind-a-backslash"),
+    ],
+)
+def test_config_with_a_key_of_many_parts(machine: Machine, text: str, line: int) -> None:
+    """The reader would take seconds over it: the file is refused, and the line named."""
+    assert machine.with_config(text).resolve().slots == 5
+    assert machine.said == [f"{machine.config}, line {line}: {CROWDED}"]
+
+
+def test_dots_in_comments_and_texts_are_nobody_s_concern(machine: Machine) -> None:
+    """Nor are those of several lines together."""
+    dots = "." * 99
+    text = f'# {dots}\nslots = 2 # {dots}\nx = \'{dots}\'\ny = """\n{dots}"\\"#\n{dots}"""\n'
+    assert machine.with_config(text + "[pools.a.b]\nc.d = 1.5\n" * 1).resolve().slots == 2
+    assert [line.partition(": ")[2] for line in machine.said] == [
+        "no such setting; ignored",
+        "no such setting; ignored",
+        "no such setting; ignored",
+    ]
+
+
+def test_the_line_of_a_key_behind_long_values(machine: Machine) -> None:
+    """However many lines they have, and whatever brackets and quotes are in them."""
+    values = ["[\n" + "1, # ]\n" * 200 + "]", '"""\n' + "[{\n" * 150 + '"""', "'''\n\n#'''", "'['", '"\\"["']
+    text = "".join(f"x{number} = {value}\n" for number, value in enumerate(values))
+    machine.with_config(f"{text}slots = 0\n[pools.link]\nslots = 0\n").resolve()
+    after = text.count("\n")
+    lines = [line.split(", ")[1] for line in machine.said]
+    assert lines == [
+        "line 1",
+        "line 203",
+        "line 355",
+        "line 358",
+        "line 359",
+        f"line {after + 1}",
+        f"line {after + 3}",
+    ]
+
+
+def test_config_with_thousands_of_mistakes(machine: Machine) -> None:
+    """The first ten are named, the rest is counted."""
+    machine.with_config("".join(f"slot{number} = 1\n" for number in range(1200))).resolve()
+    assert len(machine.said) == 11
+    assert (
+        machine.said[9] == f"{machine.config}, line 10, key slot9: no such setting, perhaps 'slots'; ignored"
+    )
+    assert machine.said[10] == f"{machine.config}: 1190 more mistakes; ignored"
+
+
 def test_byte_order_mark_is_no_mistake(machine: Machine) -> None:
     """A file with the mark that Windows editors leave is read like any other."""
     assert machine.with_config(b"\xef\xbb\xbfslots = 2\r\n").resolve().slots == 2
