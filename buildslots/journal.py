@@ -65,7 +65,7 @@ LIMIT = 4 * 1024 * 1024
 KEPT = 4
 """Older files; with these the journal has at most 20 MiB."""
 COMMAND_CHARACTERS = 4096
-"""So much of a command line stands in a line, as in the records of disk.records."""
+"""So much of a command line stands in a line, as in the records of disk.records; and of any other text."""
 
 
 class Log:
@@ -96,11 +96,11 @@ class Log:
         if settings.journal == "commands":
             what = f'"command":[{",".join(map(_quoted, _shortened(command)))}]'
         else:
-            what = f'"program":{_quoted(_program(command))}'
+            what = f'"program":{_quoted(_cut(_program(command)))}'
         self._about = (
-            f'"id":{_quoted(build)},"pool":{_quoted(settings.pool)},"dir":{_quoted(settings.dir)}'
+            f'"id":{_quoted(build)},"pool":{_quoted(settings.pool)},"dir":{_quoted(_cut(settings.dir))}'
             f",{_process()},{what}"
-            f',"cwd":{_quoted(cwd)}'
+            f',"cwd":{_quoted(_cut(cwd))}'
         )
 
     def queued(self) -> None:
@@ -152,7 +152,7 @@ class Log:
     def degraded(self, cause: str) -> None:
         """It runs without any slot."""
         self.close()
-        self._write("degraded", f'"cause":{_quoted(cause)}')
+        self._write("degraded", f'"cause":{_quoted(_cut(cause))}')
 
     def _write(self, event: str, fields: str, at: float | None = None) -> None:
         if not self._path:
@@ -272,6 +272,11 @@ def _shortened(command: list[str]) -> list[str]:
         if room < 0:
             return [*command[:count], "…"]
     return command
+
+
+def _cut(text: str) -> str:
+    """`text`, or its beginning: an argument may have 128 KiB, and each character may become six in a line."""
+    return text if len(text) <= COMMAND_CHARACTERS else f"{text[: COMMAND_CHARACTERS - 1]}…"
 
 
 def _quoted(text: str) -> str:
