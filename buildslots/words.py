@@ -1,8 +1,51 @@
-"""Numbers and other processes' words, made fit for people to read."""
+"""Numbers and other processes' words, made fit for people to read.
+
+What others wrote may be hostile: a command, a directory, a host's name. `printable` takes out what is no
+text, `cells` and `fit` measure what is left as a terminal does, and `shown` does all that in bounded time.
+Texts that are not ASCII load `unicodedata` (1 MB), the others nothing.
+"""
 
 from __future__ import annotations
 
 import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATH_SHOWN = 120
+"""Cells of a directory in a sentence or a table; of a longer one the end, which tells directories apart."""
+COMMAND_SHOWN = 200
+"""Cells of a command line in a table; --json has all that is known of it."""
+NAME_SHOWN = 64
+"""Cells of the name of a host, a user or a file; Linux gives a host's 64 bytes (HOST_NAME_MAX)."""
+SENTENCE_SHOWN = 1000
+"""Cells of an error, or of another text that may repeat what others wrote."""
+MARKS = 2
+"""Marks that a character keeps: enough for Vietnamese, Thai and Arabic, too few for a stack of accents."""
+
+# Printable to Python, and without ink: fillers, ignorable letters and marks, Braille without dots, a musical
+# note without a head, a hieroglyph's space. From Default_Ignorable_Code_Point in DerivedCoreProperties.txt,
+# and the names with BLANK and NULL in UnicodeData.txt.
+_BLANK = frozenset(
+    (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, 0x13441, 0x13442, 0x16FE4, 0x1D159)
+)
+# Variation selectors and the two joiners. They have no ink either, but belong into emoji, Persian and Hindi.
+# Without them the text is still readable, and terminals agree on its width.
+_JOINER, _EMOJI = "\u200d", "\ufe0f"
+_DROPPED = frozenset(
+    (*range(0x180B, 0x1810), 0x200C, 0x200D, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
+)
+# Vowels and finals of decomposed Hangul: letters that are drawn into the syllable before them.
+_HANGUL = frozenset((*range(0x1161, 0x1200), *range(0xD7B0, 0xD7FC)))
+# Colours of an emoji's skin: drawn into it, or, where a terminal cannot, behind it.
+_SKIN = frozenset(range(0x1F3FB, 0x1F400))
+# Wide since Unicode 16; the tables of Python 3.11 to 3.13 are older.
+_WIDE = frozenset(
+    (*range(0x2630, 0x2638), *range(0x268A, 0x2690), *range(0x4DC0, 0x4E00), *range(0x1D300, 0x1D377))
+)
+# Numbers in circles on black squares: wide to the C library of GNU, and so to tmux.
+_PERHAPS_WIDE = frozenset(range(0x3248, 0x3250))
 
 
 def span(seconds: float) -> str:
@@ -37,13 +80,149 @@ def counted(numbers: tuple[int, ...]) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` without anything that could steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    """`text` without anything that could steer a terminal, hide, or grow out of its line.
+
+    "?" stands for what is no visible character: controls, marks of direction, spaces other than " ", blank
+    letters, halves of surrogate pairs. A character keeps `MARKS` marks; variation selectors and joiners are
+    dropped behind characters that are not ASCII.
+    """
+    if text.isascii():
+        return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    unicode = _unicode()
+    if unicode is None:
+        return printable(text.encode("ascii", "replace").decode())
+    category = unicode[0]
+    kept: list[str] = []
+    marks = 0  # which may still follow
+    for c in text:
+        number = ord(c)
+        if number in _DROPPED and kept and not kept[-1].isascii():
+            continue
+        if not c.isprintable() or number in _BLANK or number in _DROPPED:
+            c = "?"  # noqa: PLW2901 - what stands for it
+        elif number >= 0x80 and (category(c)[0] == "M" or number in _HANGUL or number in _SKIN):
+            if marks:
+                kept.append(c)
+                marks -= 1
+            elif not kept:  # it would go to the character before ours
+                kept.append("?")
+            continue
+        kept.append(c)
+        marks = MARKS
+    return "".join(kept)
 
 
-def short_path(path: str) -> str:
-    """`path` with ~ for the home directory, made fit to print."""
+def cells(text: str) -> int:
+    """How many cells of a terminal `text` takes: wide characters two, marks and the like none."""
+    if text.isascii() and text.isprintable():
+        return len(text)
+    return sum(width for _, width in _clusters(text))
+
+
+def fit(text: str, width: int, *, most: bool = False) -> str:
+    """`text` in at most `width` cells; if that cuts it, it ends in "…". No character loses its marks.
+
+    Args:
+        text: What `printable` made.
+        width: In cells; 0 and less leaves nothing.
+        most: Whether to count as those terminals do that need most room. They do not agree on the vowels of
+            India and the colours of emoji's skin.
+    """
+    used = end = cut = 0
+    if text.isascii() and len(text) <= width:
+        return text
+    for cluster, room in _clusters(text, most=most):
+        used += room
+        if used > width:
+            return text[:cut] + "…" if width > 0 else ""
+        end += len(cluster)
+        if used < width:
+            cut = end
+    return text
+
+
+def fit_end(text: str, width: int) -> str:
+    """The end of `text` in at most `width` cells, as `fit`: if that cuts it, it begins with "…"."""
+    clusters = list(_clusters(text))
+    used = sum(room for _, room in clusters)
+    if used <= width:
+        return text
+    start = 0
+    for cluster, room in clusters:
+        if used < width:
+            break
+        used -= room
+        start += len(cluster)
+    return "…" + text[start:] if width > 0 else ""
+
+
+def shown(text: str, width: int) -> str:
+    """What others wrote, made printable and cut to `width` cells, in time that does not grow with `text`."""
+    read = text[: _read(width)]
+    return fit(printable(read) + "…" * (len(read) < len(text)), width)
+
+
+def shown_end(text: str, width: int) -> str:
+    """Likewise, but the end of `text`."""
+    read = text[-_read(width) :]
+    return fit_end("…" * (len(read) < len(text)) + printable(read), width)
+
+
+def short_path(path: str, width: int = PATH_SHOWN) -> str:
+    """`path` with ~ for the home directory, made fit to print: its end, if it is wider than `width` cells."""
     home = os.path.expanduser("~")
     if home != "~" and (path == home or path.startswith(home + os.sep)):
         path = "~" + path[len(home) :]
-    return printable(path)
+    return shown_end(path, width)
+
+
+def _read(width: int) -> int:
+    """How many characters to look at for `width` cells: a base and its marks in each, and some to drop."""
+    return 4 * (1 + MARKS) * max(width, 1)
+
+
+def _unicode() -> tuple[Callable[[str], str], Callable[[str], str]] | None:
+    """The category and the width of a character in Unicode's tables; None if they cannot be loaded.
+
+    That is where no descriptor is left.
+    """
+    try:
+        from unicodedata import category, east_asian_width  # noqa: PLC0415 - 1 MB that ASCII does not need
+    except (ImportError, OSError):
+        return None
+    return category, east_asian_width
+
+
+def _clusters(text: str, *, most: bool = False) -> Iterator[tuple[str, int]]:
+    """Each character of `text` with the marks that follow it, and its cells; with `most` as in `fit`."""
+    cluster, room, joined = "", 0, False
+    for c in text:
+        width, apart = (1, 1) if " " <= c <= "~" or c == "…" else _width(c)
+        if cluster and (joined or not width):
+            cluster += c
+            if most and not joined:
+                room += apart
+            if c == _EMOJI and room == 1 and not cluster[0].isalpha():
+                room = 2
+        else:
+            if cluster:
+                yield cluster, room
+            cluster, room = c, apart if most else width
+        joined = c == _JOINER
+    if cluster:
+        yield cluster, room
+
+
+def _width(c: str) -> tuple[int, int]:
+    """The cells of `c` as most terminals have it, and as those do that need most room."""
+    unicode = _unicode()
+    if unicode is None:
+        return 2, 2
+    category, east_asian_width = unicode
+    number, kind = ord(c), category(c)
+    width = 2 if east_asian_width(c) in "WF" or number in _WIDE else 1
+    if kind in ("Mn", "Me", "Cf", "Cc") or number in _HANGUL:
+        return 0, 0
+    if kind == "Mc" or number in _SKIN:
+        return 0, width
+    return width, 2 if number in _PERHAPS_WIDE else width

@@ -33,6 +33,8 @@ CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 NO_SLOT = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
+SENTENCE, NAME = 1000, 300
+"""Characters of a sentence, and of a command's name in one: both may be as long as an argument, 128 KiB."""
 ENDING = tuple(
     getattr(_signal, name)
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -94,12 +96,24 @@ def run(args: list[str]) -> int:
 
 def say(text: str) -> None:
     """Write one line to stderr, fit for a terminal; nowhere, if that is closed or full."""
-    # Not by `words.printable`: what is to be said may be that no descriptor is left to load a module with.
+    text = _cut(text, SENTENCE)
+    if not text.isascii():
+        try:
+            from buildslots.words import printable  # noqa: PLC0415 - the fast path says nothing
+
+            text = printable(text)
+        except (ImportError, OSError):
+            # What is to be said may be that no descriptor is left to load a module with.
+            text = text.encode("ascii", "replace").decode()
     shown = "".join(c if c.isprintable() else "?" for c in text)
     try:
         os.write(2, f"slot-run: {shown}\n".encode())
     except OSError:
         pass
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _interrupt(signum: int, _frame: object) -> None:
@@ -205,7 +219,7 @@ def _run_command(command: list[str], slot: Slot | None, admission: Admission | N
         if slot is not None and admission is not None:
             admission.started(slot)  # over before it began: the journal has both
             slot.release(status)
-        say(f"{command[0]}: {error.strerror}")
+        say(f"{_cut(command[0], NAME)}: {error.strerror}")
         return status
     except BaseException:
         if slot is not None and admission is not None:

@@ -9,7 +9,7 @@ import os
 import time
 
 from buildslots.disk import queue, records
-from buildslots.words import printable, short_path, span
+from buildslots.words import fit, short_path, shown, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ AGAIN_S = 30.0
 LIVE_S = 1.0
 HOLDERS_SHOWN = 4
 COMMAND_SHOWN = 40
-"""Characters of a holder's command in the line."""
+DIRECTORY_SHOWN = 80
+"""Cells of a holder's command and of its directory in the line."""
 
 
 class Notice:
@@ -35,7 +36,7 @@ class Notice:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._began = time.monotonic()
-        self._width = 0  # columns of the line that stands on the terminal now
+        self._stands = False  # whether a line that is to be rewritten is on the terminal now
         self._spoken = False
         self.due = self._began + FIRST_S
 
@@ -46,10 +47,10 @@ class Notice:
         self._spoken = True
         line = f"slot-run: {self._line(directory, ticket, held_back)}"
         if live:
-            columns = os.get_terminal_size(2).columns
-            line = line if len(line) < columns else line[: columns - 2] + "…"
+            # A line that wraps is not rewritten: the next one would stand below its beginning.
+            line = fit(line, os.get_terminal_size(2).columns - 1, most=True)
             _write(f"\r{line}\x1b[K")
-            self._width = len(line)
+            self._stands = True
         else:
             self.clear()
             _write(line + "\n")
@@ -62,9 +63,9 @@ class Notice:
 
     def clear(self) -> None:
         """Remove the line that is kept up to date in place."""
-        if self._width:
+        if self._stands:
             _write("\r\x1b[K")
-            self._width = 0
+            self._stands = False
 
     def _line(self, directory: PoolDirectory, ticket: queue.Ticket, held_back: str | None = None) -> str:
         names = queue.waiting(directory.path)
@@ -109,12 +110,10 @@ def _holder(record: dict[str, str] | None, slots: list[int]) -> str:
         return f"another program (slot-{slots[0]})"
     program, *arguments = record["command"].split("\0")[:-1] or ["?"]
     # Without its directory, or all holders would look alike when the line is cut.
-    command = printable(" ".join([os.path.basename(program) or program, *arguments]))
-    if len(command) > COMMAND_SHOWN:
-        command = command[: COMMAND_SHOWN - 1] + "…"
+    command = shown(" ".join([os.path.basename(program) or program, *arguments]), COMMAND_SHOWN)
     several = f", {len(slots)} slots" if len(slots) > 1 else ""
     held = span(records.age_s(record) or 0.0)
-    return f"`{command}` in {short_path(record.get('cwd', '?'))} ({held}{several})"
+    return f"`{command}` in {short_path(record.get('cwd', '?'), DIRECTORY_SHOWN)} ({held}{several})"
 
 
 def _on_live_terminal() -> bool:

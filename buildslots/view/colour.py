@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from buildslots.view.table import command, duration, heading, path, pid, remarks
-from buildslots.words import counted, printable, short_path, size
+from buildslots.words import SENTENCE_SHOWN, counted, fit_end, short_path, shown, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def print_statuses(statuses: list[PoolStatus], *, every: bool) -> None:
         terminal.print(headline(status))
         if has_lines:
             terminal.print(Text(f"directory {short_path(status.dir)}", "dim"))
-            terminal.print(Text(f"cap {status.cap}: {printable(status.cap_source)}", "dim"))
+            terminal.print(Text(f"cap {status.cap}: {shown(status.cap_source, SENTENCE_SHOWN)}", "dim"))
             for table in (holders(status, terminal.width), line(status, terminal.width)):
                 if table.row_count:
                     terminal.print(Group("", table))
@@ -147,14 +146,7 @@ def _build(build: Holder | Waiter) -> Text:
 
 def _directory(directory: str | None, room: int) -> Text:
     """The end of the path, which tells directories apart, where all but the command leaves `room`."""
-    text, room = path(directory), room * 2 // 5  # the command gets the rest
-    if len(text) > 2 * max(room, 1):  # measuring what is too long anyway would take long, too
-        text = text[-2 * max(room, 1) :]
-    if cell_len(text) > room:
-        while text and cell_len(text) >= room:
-            text = text[1:]
-        text = "…" + text
-    return Text(text, "dim")
+    return Text(fit_end(path(directory), max(room * 2 // 5, 1)), "dim")  # the command gets the rest
 
 
 def _scale(scale_s: float) -> str:

@@ -18,7 +18,7 @@ from buildslots.view.checks.journal import journal
 from buildslots.view.checks.limits import cap, settings
 from buildslots.view.checks.split import split
 from buildslots.view.checks.trial import trial
-from buildslots.words import printable
+from buildslots.words import PATH_SHOWN, SENTENCE_SHOWN, printable, short_path, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _found(options: argparse.Namespace, chosen: Settings, mistakes: tuple[str, .
             status = pool_status(chosen)
         except OSError as error:
             text = (
-                f"it cannot be seen who holds the slots: {error.strerror}: {printable(str(error.filename))}"
+                f"it cannot be seen who holds the slots: {error.strerror}: {short_path(str(error.filename))}"
             )
             yield Finding("holders", PROBLEM, text)
             checks = tuple(item for item in CHECKS if item[0] not in {"holders", "leftovers"})
@@ -68,7 +68,7 @@ def _found(options: argparse.Namespace, chosen: Settings, mistakes: tuple[str, .
         try:
             yield from check(subject)
         except (OSError, psutil.Error) as error:
-            yield Finding(name, PROBLEM, f"this could not be checked: {printable(str(error))}")
+            yield Finding(name, PROBLEM, f"this could not be checked: {shown(str(error), SENTENCE_SHOWN)}")
 
 
 def _report(options: argparse.Namespace, chosen: Settings | None, found: list[Finding]) -> int:
@@ -105,10 +105,13 @@ def _lines(found: list[Finding]) -> Iterator[tuple[str, str]]:
 
 def _value(value: object) -> str:
     if isinstance(value, dict):
-        return printable(", ".join(f"{name}={inner}" for name, inner in value.items())) or "none"
+        each = (
+            f"{shown(str(name), PATH_SHOWN)}={shown(str(inner), PATH_SHOWN)}" for name, inner in value.items()
+        )
+        return shown(", ".join(each), SENTENCE_SHOWN) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else printable(str(value))
+    return "none" if value is None else shown(str(value), SENTENCE_SHOWN)
 
 
 def _print_colours(lines: list[tuple[str, str]]) -> None:

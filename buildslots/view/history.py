@@ -9,7 +9,7 @@ from dataclasses import asdict
 from buildslots.view.figures import Figures, advice_now, builds_in_words, by, figures
 from buildslots.view.past import asked_for
 from buildslots.view.table import table
-from buildslots.words import printable, short_path, span
+from buildslots.words import short_path, shown, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ROWS = 10
 """How many directories and programs are shown to people; --json has them all."""
+NAMED = 60
+"""Cells of a directory or a program."""
 HEAD = [
     "BUILDS",
     "QUEUED",
@@ -128,5 +130,4 @@ def _row(its: Figures) -> list[str]:
 
 
 def _shown(key: str, name: str) -> str:
-    text = short_path(key) if name == "cwd" else printable(key)
-    return text if len(text) <= 60 else "…" + text[-59:] if name == "cwd" else text[:59] + "…"
+    return short_path(key, NAMED) if name == "cwd" else shown(key, NAMED)

@@ -17,7 +17,7 @@ import psutil
 
 from buildslots.disk import records
 from buildslots.status import is_local, lives
-from buildslots.words import counted, printable, short_path, span
+from buildslots.words import counted, short_path, shown, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ BUILD, RUNS_ON, STRAY, UNSEEN, FOREIGN, ELSEWHERE = (
     "elsewhere",  # of another host or container, where our pids mean nothing
 )
 SHOWN = 60
-"""Characters of a command in a sentence."""
+"""Cells of a command in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +212,8 @@ def described(process: psutil.Process) -> str:
 def quoted(command: list[str] | tuple[str, ...]) -> str:
     """A command in a sentence, of bounded length, its program without the directory."""
     words = [os.path.basename(word) or word for word in command[:1]] + list(command[1:])
-    text = printable(shlex.join(words).replace("'…'", "…")) or "?"
-    return f"`{text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}`"
+    text = shlex.join(words).replace("'…'", "…")
+    return f"`{shown(text, SHOWN) or '?'}`"
 
 
 def _cwd(process: psutil.Process) -> str | None:

@@ -14,6 +14,7 @@ import sys
 from buildslots import __version__
 from buildslots.errors import SettingError
 from buildslots.settings import parse_duration
+from buildslots.words import SENTENCE_SHOWN, shown
 
 SHELLS = ("bash", "zsh", "fish")
 SHORTEST_S = 0.05
@@ -115,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def warn(text: str) -> None:
     """Say one line on stderr."""
-    sys.stderr.write(f"buildslots: {text}\n")
+    sys.stderr.write(f"buildslots: {shown(text, SENTENCE_SHOWN)}\n")
 
 
 def _of_pool(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,16 @@ import shlex
 from itertools import pairwise
 
 from buildslots.status import Waiter
-from buildslots.words import counted, printable, short_path, span
+from buildslots.words import (
+    COMMAND_SHOWN,
+    NAME_SHOWN,
+    SENTENCE_SHOWN,
+    cells,
+    counted,
+    short_path,
+    shown,
+    span,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +28,7 @@ def status_text(status: PoolStatus) -> str:
     lines = [
         heading(status),
         f"directory {short_path(status.dir)}",
-        f"cap {status.cap}: {status.cap_source}",
+        f"cap {status.cap}: {shown(status.cap_source, SENTENCE_SHOWN)}",
     ]
     if status.holders:
         rows = [
@@ -59,9 +68,11 @@ def pools_text(statuses: list[PoolStatus]) -> str:
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
     """`rows` under `head`, in columns."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    widths = [max(map(cells, column)) for column in zip(head, *rows, strict=True)]
     return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(
+            text + " " * (width - cells(text)) for text, width in zip(row, widths, strict=True)
+        ).rstrip()
         for row in [head, *rows]
     ]
 
@@ -92,7 +103,7 @@ def _where(host: str | None) -> str:
     """Where a build is whose pid means nothing here: by its name, if that is not ours, too."""
     if host is None or (hasattr(os, "uname") and host == os.uname().nodename):
         return "in another pid namespace"
-    return f"on {printable(host)}"
+    return f"on {shown(host, NAME_SHOWN)}"
 
 
 def pid(number: int | None) -> str:
@@ -112,4 +123,4 @@ def path(directory: str | None) -> str:
 
 def command(arguments: tuple[str, ...]) -> str:
     """A command line, which may be unknown, fit to print."""
-    return printable(shlex.join(arguments).replace("'…'", "…")) or "?"
+    return shown(shlex.join(arguments).replace("'…'", "…"), COMMAND_SHOWN) or "?"

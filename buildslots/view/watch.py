@@ -15,7 +15,7 @@ from buildslots.view import colour
 from buildslots.view.costs import Trees
 from buildslots.view.keyboard import Keyboard
 from buildslots.view.status import for_eyes
-from buildslots.words import printable, short_path, size
+from buildslots.words import SENTENCE_SHOWN, short_path, shown, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _section(
     parts: list[RenderableType] = [colour.headline(status)]
     if not limit or not (status.holders or status.waiters):
         return parts
-    source = f"cap {status.cap}: {printable(status.cap_source)}, {short_path(status.dir)}"
+    source = f"cap {status.cap}: {shown(status.cap_source, SENTENCE_SHOWN)}, {short_path(status.dir)}"
     parts.append(Text(source, "dim", no_wrap=True, overflow="ellipsis"))
     tables: list[tuple[int, Callable[[int], RenderableType]]] = [
         (len(status.holders), lambda rows: colour.live_holders(status, costs, width, rows)),
@@ -137,5 +137,5 @@ def _machine(width: int) -> Text:
         overflow="ellipsis",
     )
     hint = "q or Ctrl-C ends"
-    room = width - len(text) - len(hint)
+    room = width - text.cell_len - len(hint)
     return text.append(" " * room + hint, "dim") if room > 2 else text

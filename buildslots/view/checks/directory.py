@@ -11,7 +11,7 @@ from buildslots.disk import queue, records
 from buildslots.disk.lock import is_shared, locked
 from buildslots.settings import cache_dir
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
-from buildslots.words import printable, short_path
+from buildslots.words import NAME_SHOWN, PATH_SHOWN, short_path, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def place(subject: Subject) -> list[Finding]:
     relative = subject.environ.get("BUILD_SLOTS_DIR", "")
     if why == "BUILD_SLOTS_DIR" and not os.path.isabs(relative):
         problems.append(
-            f"BUILD_SLOTS_DIR is the relative path {relative!r}, another pool in every working directory: "
-            "make it absolute"
+            f"BUILD_SLOTS_DIR is the relative path {shown(repr(relative), PATH_SHOWN)}, another pool in "
+            "every working directory: make it absolute"
         )
     if not os.path.isdir(there):
         problems.append(
@@ -116,7 +116,7 @@ def _not_for_us(path: str, there: str) -> Iterator[str]:
     if os.stat(above).st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
         yield (
             f"every user of this machine can put another directory in the place of {shown}: "
-            f"`chmod o-w {short_path(above)}`"
+            f"`chmod o-w {shlex.quote(above)}`"
         )
     if mode & stat.S_IWOTH and mode & stat.S_ISVTX:
         yield (
@@ -308,8 +308,8 @@ def _listed(path: str) -> list[str]:
 
 
 def _names(names: list[str]) -> str:
-    shown = ", ".join(printable(name) for name in sorted(names)[:NAMED])
-    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+    first = ", ".join(shown(name, NAME_SHOWN) for name in sorted(names)[:NAMED])
+    return first if len(names) <= NAMED else f"{first} and {len(names) - NAMED} more"
 
 
 def _group(gid: int) -> str:

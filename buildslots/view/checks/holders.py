@@ -11,7 +11,7 @@ from buildslots.disk import queue, records
 from buildslots.status import is_local, lives, pool_status
 from buildslots.view import keepers
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
-from buildslots.words import printable
+from buildslots.words import NAME_SHOWN, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _of_slot(subject: Subject, kept: keepers.Kept) -> list[Finding]:
         program = who or (f"process {holder.pid}" if holder.pid else "one that you may not see")
         level, text = NOTE, f"{slot} is locked by another program: {program}"
     elif kept.state == keepers.ELSEWHERE:
-        there = f"{printable(holder.host or '?')}, pid {holder.pid} there"
+        there = f"{shown(holder.host or '?', NAME_SHOWN)}, pid {holder.pid} there"
         level = NOTE
         text = (
             f"{slot} {is_} held from another container or machine ({there}): only there can its build be seen"
@@ -138,7 +138,7 @@ def _goes_on(process: psutil.Process) -> str:
     command = f"`kill -CONT {process.pid}`"
     try:
         if process.uids().real != os.geteuid() != 0:
-            return f"{command} by its owner, {printable(process.username())}, lets it go on"
+            return f"{command} by its owner, {shown(process.username(), NAME_SHOWN)}, lets it go on"
     except psutil.Error:
         pass  # gone
     return f"{command} lets it go on"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from stat import S_IMODE, S_ISREG, S_IWOTH
 
 from buildslots.journal import NAME
@@ -38,7 +39,7 @@ def journal(subject: Subject) -> list[Finding]:
     elif os.name == "posix" and S_IMODE(file.st_mode) & OTHERS:
         level, text = PROBLEM, f"others may read {shown}, which tells what you build: `chmod 600` it"
     elif os.name == "posix" and S_IMODE(os.stat(os.path.dirname(path)).st_mode) & S_IWOTH:
-        above = short_path(os.path.dirname(path))
+        above = shlex.quote(os.path.dirname(path))
         level, text = PROBLEM, f"every user of this machine can replace {shown}: `chmod 700 {above}`"
     elif kept == "commands":
         level, text = NOTE, f"{text}, with whole command lines ({source})"

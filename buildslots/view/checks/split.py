@@ -10,7 +10,7 @@ import psutil
 from buildslots.settings import DEFAULT_POOL, base_dir, pool_dir
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
 from buildslots.view.keepers import command_of, in_our_namespace, quoted
-from buildslots.words import printable, short_path
+from buildslots.words import PATH_SHOWN, short_path, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def split(subject: Subject) -> list[Finding]:
     for path, (processes, theirs) in sorted(_groups(ours).items()):
         names = _differing(environ, theirs)
         settings = ", ".join(
-            f"{name}={printable(theirs[name])}" if name in theirs else f"no {name}" for name in names
+            f"{name}={shown(theirs[name], PATH_SHOWN)}" if name in theirs else f"no {name}" for name in names
         )
         example = processes[0]
         more = f" and {len(processes) - 1} more" if len(processes) > 1 else ""
