@@ -253,6 +253,35 @@ def test_a_narrow_terminal(pool: Pool, terminal: Terminal) -> None:
     wait_until(lambda: any("[red]mark[/]?[31m" in line for line in terminal.lines()), "the text as it is")
 
 
+@pytest.mark.linux
+@pytest.mark.parametrize(("columns", "live"), [(60, False), (80, True), (80, False), (120, True)])
+def test_words_whose_width_terminals_do_not_agree_on(
+    pool: Pool, terminal: Terminal, tmp_path: Path, columns: int, live: bool
+) -> None:
+    """Wide, combined, with vowels that tmux gives a cell: a row for each build; wrapping is as before."""
+    words = "日本語-हिन्दी-ကြိုး-e\u0301\u0302-👍🏽-🎉-각"
+    directory = tmp_path / words
+    directory.mkdir()
+    command = (script("slot-run"), "-n1", "sh", "-c", f"echo up {words}{words}{words}; read x")
+    pool.popen(*command, cwd=directory).started()
+    waiter = pool.popen(*command, cwd=directory)
+    wait_until(lambda: pool.status().waiters, "a waiter")
+    terminal.resize(columns, 20)
+    terminal.type_at_prompt(f"clear; {script('buildslots')} status{' --watch --interval 0.1' * live}")
+    wait_until(lambda: list(table(terminal, "LINE")) == [waiter.pid], "the line on the screen")
+    if not live:
+        wait_until(lambda: terminal.lines()[-1] == "$", "a prompt")
+    lines = terminal.lines()
+    heads = [number for number, line in enumerate(lines) if line.startswith(("SLOT", "LINE"))]
+    end = len(lines) - (not live)
+    assert heads == [end - 4, end - 2], lines
+    assert "각" in lines[-1 if live else -2]
+    if live:
+        terminal.keys("q")
+    terminal.type_at_prompt(f"clear; printf '%0{columns + 1}d' 7; echo")
+    wait_until(lambda: "7" in terminal.lines(), "a line that wraps")
+
+
 def test_watching_from_a_program(pool: Pool) -> None:
     """One JSON document a line, as --json has it, at once and again and again; Ctrl-C ends it."""
     options = ("--watch", "--json", "--all", "--interval", "1h")

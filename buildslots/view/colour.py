@@ -6,6 +6,7 @@ directories are cut where the terminal is narrow; pids and times never are.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from rich.console import Console, Group
@@ -18,7 +19,7 @@ from buildslots.words import SENTENCE_SHOWN, counted, fit_end, short_path, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from rich.console import RenderableType
@@ -47,9 +48,29 @@ def console() -> Console:
     return Console(markup=False, emoji=False, highlight=False)
 
 
+@contextmanager
+def unwrapped(terminal: Console) -> Iterator[None]:
+    """Let no row go over the edge into the next line, however wide the terminal draws it (DECAWM).
+
+    Terminals that follow the C library's wcwidth(3), tmux too, give the vowels of India and the colours of
+    emoji's skin cells of their own, and rich none.
+    """
+    terminal.file.write("\x1b[?7l")
+    try:
+        yield
+    finally:
+        terminal.file.write("\x1b[?7h")
+        terminal.file.flush()
+
+
 def print_statuses(statuses: list[PoolStatus], *, every: bool) -> None:
     """Print what `view.table` has as plain text."""
     terminal = console()
+    with unwrapped(terminal):
+        _print_statuses(terminal, statuses, every=every)
+
+
+def _print_statuses(terminal: Console, statuses: list[PoolStatus], *, every: bool) -> None:
     had_lines = False
     for number, status in enumerate(statuses):
         has_lines = not every or bool(status.holders or status.waiters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 
 import psutil
 from rich.console import Group
@@ -48,7 +49,9 @@ def _show(pools: Pools, interval_s: float) -> int:
     terminal = colour.console()
     trees = Trees()
     due = time.monotonic() + min(interval_s, SECOND_S)
-    with Keyboard() as keyboard, Live(console=terminal, screen=True, auto_refresh=False) as live:
+    with Keyboard() as keyboard, ExitStack() as screen:
+        live = screen.enter_context(Live(console=terminal, screen=True, auto_refresh=False))
+        screen.enter_context(colour.unwrapped(terminal))
         while True:
             statuses = pools.look()
             picture = _picture(statuses, _costs(statuses, trees), terminal.width, terminal.height)
@@ -57,9 +60,10 @@ def _show(pools: Pools, interval_s: float) -> int:
             if happened == "q":
                 return 0
             if happened == "stop":
-                live.stop()
+                screen.close()
                 keyboard.stop()
-                live.start()
+                screen.enter_context(live)
+                screen.enter_context(colour.unwrapped(terminal))
             elif happened is None:
                 due = max(due + interval_s, time.monotonic())
 
