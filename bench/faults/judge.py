@@ -1,0 +1,126 @@
+"""The promises, and which of them one run has broken.
+
+It goes by what the same scenario did when nothing was injected (`usual`), and by what README.md promises.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from bench.faults.calls import OWN_SIGNALS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.faults.run import Fault, Outcome
+
+LATE_S = 4.0
+"""How much longer than usual a run may take: a second for a mutex that somebody keeps, the rest for a machine
+that has other work."""
+OURS = "slot-run: "
+WAITING = re.compile(r"slot-run: (waiting for|starting after) ")
+GARBAGE = ("Traceback", "Exception ignored", "Fatal Python error", "Error in sys.excepthook")
+CANNOT_EXECUTE = 126
+NO_SLOT = 75
+
+
+def broken(fault: Fault, usual: Outcome, outcome: Outcome) -> list[str]:
+    """What `outcome`, of a run with `fault`, has broken: a phrase for each promise."""
+    judged = _library if fault.scenario.is_library else _slot_run
+    return [*_all(fault, usual, outcome), *judged(fault, usual, outcome)]
+
+
+def _all(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
+    if outcome.status is None:
+        yield "did not end"
+    elif outcome.seconds > usual.seconds + LATE_S:
+        yield f"took {outcome.seconds:.1f} s, usually {usual.seconds:.1f} s"
+    for garbage in GARBAGE:
+        if any(garbage in line for line in outcome.lines):
+            yield f"{garbage}: {outcome.lines[-1]}"
+            break
+    if any(line.startswith(("began", "ended")) and line.endswith(" free") for line in outcome.log):
+        yield "the slot was not held while the command ran"
+    number = fault.scenario.where_nested
+    if number and any(line.split()[1] not in (number, "none") for line in outcome.log):
+        yield f"nested in slot {number}, and ran in another one"
+    if outcome.running:
+        yield "a process was left"
+    if outcome.live:
+        yield f"a ticket stayed in line: {outcome.live}"
+    if not outcome.free:
+        yield "the slot did not become free"
+    if outcome.others:
+        yield outcome.others
+
+
+def _begun(outcome: Outcome) -> list[str]:
+    return [line for line in outcome.log if line.startswith("began")]
+
+
+def _may_run(fault: Fault) -> bool:
+    """Whether one that usually gives up may run without a slot: the pool failed while it waited."""
+    return fault.scenario.refuses and not fault.call.leaving and fault.error not in OWN_SIGNALS
+
+
+def _died(fault: Fault, outcome: Outcome) -> bool:
+    """Whether it died of the signal that came."""
+    return fault.error in ("SIGTERM", "SIGINT", "SIGKILL") and outcome.status == -signal.Signals[fault.error]
+
+
+def _slot_run(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
+    begun = _begun(outcome)
+    died = _died(fault, outcome)
+    lines = [line for line in outcome.lines if not WAITING.match(line)]
+    usually = [line for line in usual.lines if not WAITING.match(line)]
+    strange = [line for line in lines if not line.startswith(OURS)]
+    if strange and not any(garbage in line for line in outcome.lines for garbage in GARBAGE):
+        yield f"wrote: {strange[-1]}"
+    # One line more than usual at most; a signal is no failure, of which something would have to be said.
+    if len(lines) > len(usually) + (fault.error not in OWN_SIGNALS) and not strange:
+        yield f"said {len(lines)} lines: {lines}"
+    is_mute = fault.call.name == "write" and fault.call.shown.startswith("write(2,")
+    if begun and begun[0] == "began none" and not any("without a slot" in line for line in lines) and not is_mute:
+        yield "ran without a slot, and did not say so"
+    if died:
+        if len(begun) > 1:
+            yield f"the command ran {len(begun)} times"
+        return
+    expected = [(len(_begun(usual)), usual.status)]
+    if _may_run(fault):
+        expected.append((1, int(fault.scenario.command or 0)))
+    if fault.call.spawns and fault.error not in OWN_SIGNALS:
+        expected.append((0, CANNOT_EXECUTE))
+    if (len(begun), outcome.status) not in expected:
+        times, status = expected[0]
+        yield f"ran {len(begun)} times, status {outcome.status}; usually {times}, {status}"
+
+
+def _library(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
+    begun = _begun(outcome)
+    if outcome.lines and not any(garbage in line for line in outcome.lines for garbage in GARBAGE):
+        yield f"wrote: {outcome.lines[-1]}"
+    if fault.error == "SIGKILL":
+        return
+    if outcome.result is None or usual.result is None:
+        yield f"ended with status {outcome.status} in the middle"
+        return
+    result, usually = outcome.result, usual.result
+    interrupted = fault.error == "SIGINT" and result["raised"] == "KeyboardInterrupt"
+    # What could not be closed or unlocked stays so as long as the process: see the package.
+    kept = set(result["locked"]) - set(usually["locked"])
+    if kept and (interrupted or fault.call.name not in ("close", "flock")) and fault.error not in OWN_SIGNALS[2:]:
+        yield f"still holds {', '.join(sorted(kept))} after the block"
+    unthrottled = [text for text in result["warnings"] if text.startswith("UnthrottledWarning")]
+    if len(result["warnings"]) > 1 or len(unthrottled) != len(result["warnings"]):
+        yield f"warned: {result['warnings']}"
+    if interrupted:
+        return
+    if any(line == "began none" for line in begun) != bool(unthrottled):
+        yield f"{'warned of a slot that it had' if unthrottled else 'ran without a slot, and did not warn'}"
+    what = (len(begun), result["value"], result["raised"])
+    expected = (len(_begun(usual)), usually["value"], usually["raised"])
+    if what != expected and not (_may_run(fault) and what == (1, "done", None)):
+        yield f"the block ran {what[0]} times, returned {what[1]}, raised {what[2]}; usually {expected}"
