@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bench.faults.sweep import Sweep, Verdict
 
 PROGRESS_S = 30.0
+JOBS = 2 * (os.cpu_count() or 1)
+"""Two for each core, because a run sleeps for half of its time."""
 
 
 def main() -> int:
@@ -33,7 +35,9 @@ def main() -> int:
     parser.add_argument("--call", action="append", metavar="CALL", help="of these system calls only")
     parser.add_argument("--error", action="append", metavar="ERROR", help="of these errors and signals only")
     parser.add_argument("--only", metavar="SCENARIO:CALL:ERROR:N", help="repeat this one, and show it")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time")
+    parser.add_argument(
+        "--jobs", type=int, default=JOBS, help=f"how many at a time; {JOBS} if nothing is said"
+    )
     parser.add_argument("--list", action="store_true", help="show what would be tried, and do nothing")
     options = parser.parse_args()
     names = options.scenario or [scenario.name for scenario in SCENARIOS]
@@ -46,7 +50,9 @@ def main() -> int:
     _adopt_orphans()
     # Those in the pool who are threads of this process are told so too if it cannot be used.
     warnings.simplefilter("ignore")
-    for name in [name for name in os.environ if name.startswith(("BUILD_SLOT", "MAX_CONCURRENT_BUILDS", "XDG_"))]:
+    for name in [
+        name for name in os.environ if name.startswith(("BUILD_SLOT", "MAX_CONCURRENT_BUILDS", "XDG_"))
+    ]:
         del os.environ[name]
     os.environ["BUILD_SLOTS_JOURNAL"] = "off"
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
@@ -67,7 +73,9 @@ def main() -> int:
             for fault in swept.faults:
                 print(f"{fault}  {fault.call.shown}")
             return 0
-        print(f"{len(swept.faults)} faults in {len(scenarios)} scenarios, {options.jobs} at a time", flush=True)
+        print(
+            f"{len(swept.faults)} faults in {len(scenarios)} scenarios, {options.jobs} at a time", flush=True
+        )
         verdicts = sweeping.run(runner, swept, options.jobs, Progress(len(swept.faults)).tell)
         return report(swept, verdicts, time.monotonic() - began)
 
@@ -86,13 +94,15 @@ class Progress:
         self._broken += bool(verdict.broken)
         if time.monotonic() > self._told + PROGRESS_S:
             self._told = time.monotonic()
-            print(f"{self._done} of {self._count}, {self._broken} broke a promise", file=sys.stderr, flush=True)
+            print(
+                f"{self._done} of {self._count}, {self._broken} broke a promise", file=sys.stderr, flush=True
+            )
 
 
 def repeat(runner: Runner, scenario: Scenario, only: str) -> int:
     """Try the one fault that `only` names, and show all that came of it."""
     name, error, n = only.split(":")[1:]
-    recorded = sweeping.record(runner, scenario)
+    recorded = sweeping.make_record(runner, scenario)
     found = [call for call in recorded.calls if (call.name, call.n) == (name, int(n))]
     fault = Fault(scenario, found[0] if found else _unknown(name, int(n)), error)
     verdict = sweeping.attempt(runner, recorded, fault)

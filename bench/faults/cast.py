@@ -100,7 +100,7 @@ class Stage:
             return []
 
     def play(self, pid: int | None, stderr: Path) -> None:
-        """Do what is due, with the process under test being `pid` (if it is known) and having said `stderr`."""
+        """Do what is due, while the process under test is `pid`, if that is known, and has said `stderr`."""
         if not self._scenario.release or self._holder is None:
             return
         late = time.monotonic() - self._began > JOIN_S

@@ -37,15 +37,18 @@ def _all(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
         yield "did not end"
     elif outcome.seconds > usual.seconds + LATE_S:
         yield f"took {outcome.seconds:.1f} s, usually {usual.seconds:.1f} s"
-    for garbage in GARBAGE:
-        if any(garbage in line for line in outcome.lines):
-            yield f"{garbage}: {outcome.lines[-1]}"
-            break
-    if any(line.startswith(("began", "ended")) and line.endswith(" free") for line in outcome.log):
+    if garbage := _garbage(outcome):
+        yield f"{garbage}: {outcome.lines[-1]}"
+    if any(line.endswith(" free") for line in outcome.log):
         yield "the slot was not held while the command ran"
     number = fault.scenario.where_nested
     if number and any(line.split()[1] not in (number, "none") for line in outcome.log):
         yield f"nested in slot {number}, and ran in another one"
+    yield from _left(outcome)
+
+
+def _left(outcome: Outcome) -> Iterator[str]:
+    """What was left behind, for others to be hindered by."""
     if outcome.running:
         yield "a process was left"
     if outcome.live:
@@ -56,6 +59,11 @@ def _all(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
         yield outcome.others
 
 
+def _garbage(outcome: Outcome) -> str | None:
+    """What Python has to say on stderr, and nobody may be shown."""
+    return next((text for text in GARBAGE if any(text in line for line in outcome.lines)), None)
+
+
 def _begun(outcome: Outcome) -> list[str]:
     return [line for line in outcome.log if line.startswith("began")]
 
@@ -63,6 +71,11 @@ def _begun(outcome: Outcome) -> list[str]:
 def _may_run(fault: Fault) -> bool:
     """Whether one that usually gives up may run without a slot: the pool failed while it waited."""
     return fault.scenario.refuses and not fault.call.leaving and fault.error not in OWN_SIGNALS
+
+
+def _may_be_not_nested(fault: Fault) -> bool:
+    """Whether what the outer slot is known by was gone: then it has ended, as far as one can know."""
+    return fault.scenario.where_nested is not None and fault.error == "ENOENT"
 
 
 def _died(fault: Fault, outcome: Outcome) -> bool:
@@ -76,13 +89,18 @@ def _slot_run(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
     lines = [line for line in outcome.lines if not WAITING.match(line)]
     usually = [line for line in usual.lines if not WAITING.match(line)]
     strange = [line for line in lines if not line.startswith(OURS)]
-    if strange and not any(garbage in line for line in outcome.lines for garbage in GARBAGE):
+    if strange and not _garbage(outcome):
         yield f"wrote: {strange[-1]}"
     # One line more than usual at most; a signal is no failure, of which something would have to be said.
     if len(lines) > len(usually) + (fault.error not in OWN_SIGNALS) and not strange:
         yield f"said {len(lines)} lines: {lines}"
     is_mute = fault.call.name == "write" and fault.call.shown.startswith("write(2,")
-    if begun and begun[0] == "began none" and not any("without a slot" in line for line in lines) and not is_mute:
+    if (
+        begun
+        and begun[0] == "began none"
+        and not any("without a slot" in line for line in lines)
+        and not is_mute
+    ):
         yield "ran without a slot, and did not say so"
     if died:
         if len(begun) > 1:
@@ -91,6 +109,8 @@ def _slot_run(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
     expected = [(len(_begun(usual)), usual.status)]
     if _may_run(fault):
         expected.append((1, int(fault.scenario.command or 0)))
+    if _may_be_not_nested(fault):
+        expected.append((0, NO_SLOT))
     if fault.call.spawns and fault.error not in OWN_SIGNALS:
         expected.append((0, CANNOT_EXECUTE))
     if (len(begun), outcome.status) not in expected:
@@ -99,28 +119,50 @@ def _slot_run(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
 
 
 def _library(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
-    begun = _begun(outcome)
-    if outcome.lines and not any(garbage in line for line in outcome.lines for garbage in GARBAGE):
+    if outcome.lines and not _garbage(outcome):
         yield f"wrote: {outcome.lines[-1]}"
     if fault.error == "SIGKILL":
         return
     if outcome.result is None or usual.result is None:
         yield f"ended with status {outcome.status} in the middle"
         return
-    result, usually = outcome.result, usual.result
+    result = outcome.result
     interrupted = fault.error == "SIGINT" and result["raised"] == "KeyboardInterrupt"
     # What could not be closed or unlocked stays so as long as the process: see the package.
-    kept = set(result["locked"]) - set(usually["locked"])
-    if kept and (interrupted or fault.call.name not in ("close", "flock")) and fault.error not in OWN_SIGNALS[2:]:
+    kept = set(result["locked"])
+    if (
+        kept
+        and (interrupted or fault.call.name not in ("close", "flock"))
+        and fault.error not in OWN_SIGNALS[2:]
+    ):
         yield f"still holds {', '.join(sorted(kept))} after the block"
     unthrottled = [text for text in result["warnings"] if text.startswith("UnthrottledWarning")]
     if len(result["warnings"]) > 1 or len(unthrottled) != len(result["warnings"]):
         yield f"warned: {result['warnings']}"
-    if interrupted:
-        return
-    if any(line == "began none" for line in begun) != bool(unthrottled):
-        yield f"{'warned of a slot that it had' if unthrottled else 'ran without a slot, and did not warn'}"
-    what = (len(begun), result["value"], result["raised"])
-    expected = (len(_begun(usual)), usually["value"], usually["raised"])
-    if what != expected and not (_may_run(fault) and what == (1, "done", None)):
-        yield f"the block ran {what[0]} times, returned {what[1]}, raised {what[2]}; usually {expected}"
+    if not interrupted:
+        yield from _block(fault, usual, outcome, warned=bool(unthrottled))
+
+
+def _block(fault: Fault, usual: Outcome, outcome: Outcome, *, warned: bool) -> Iterator[str]:
+    """What became of the block, which nothing has interrupted."""
+    begun = _begun(outcome)
+    ran_without = any(line == "began none" for line in begun)
+    if ran_without and not warned:
+        yield "ran without a slot, and did not warn"
+    if warned and not ran_without:
+        yield "warned of a slot that it had"
+    what, expected = _result(outcome), _result(usual)
+    allowed = [expected]
+    if _may_run(fault):
+        allowed.append((1, "done", None))
+    if _may_be_not_nested(fault):
+        allowed.append((0, None, "SlotTimeoutError"))
+    if what not in allowed:
+        yield "the block ran {} times, returned {}, raised {}".format(*what) + "; usually {}, {}, {}".format(
+            *expected
+        )
+
+
+def _result(outcome: Outcome) -> tuple[int, str | None, str | None]:
+    result = outcome.result or {}
+    return len(_begun(outcome)), result.get("value"), result.get("raised")

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.faults import subject
-from bench.faults.calls import OWN_SIGNALS, SPAWNING, again
+from bench.faults.calls import OWN_SIGNALS
 from bench.faults.cast import Stage
+from bench.faults.record import again
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,7 +155,9 @@ class Runner:
             shutil.rmtree(own, ignore_errors=True)
             trace.unlink(missing_ok=True)
 
-    def _environ(self, scenario: Scenario, own: Path, stage: Stage, *, writes_modules: bool) -> dict[str, str]:
+    def _environ(
+        self, scenario: Scenario, own: Path, stage: Stage, *, writes_modules: bool
+    ) -> dict[str, str]:
         environ = {
             "PATH": os.environ["PATH"],
             "HOME": str(self._scratch / "home"),
@@ -209,7 +212,8 @@ class Runner:
         while not (free := stage.is_free()) and time.monotonic() < deadline:
             time.sleep(STEP_S)
         outcome.free, outcome.live, outcome.others = free, stage.live(), stage.others
-        outcome.lines = errors.read_text(errors="replace").splitlines()
+        said = errors.read_text(errors="replace").splitlines()
+        outcome.lines = [line for line in said if not line.startswith("strace: ")]  # of a stop and SIGCONT
         outcome.log = _text(own / "log").splitlines()
         result = _text(own / "result")
         outcome.result = json.loads(result) if result else None
@@ -238,6 +242,7 @@ class Runner:
 
 def _find(outcome: Outcome, fault: Fault, record: str, own: str) -> None:
     """See which call has met the fault."""
+    outcome.is_same = False
     own_execs = 0
     seen = 0
     for line in record.splitlines():
@@ -246,9 +251,8 @@ def _find(outcome: Outcome, fault: Fault, record: str, own: str) -> None:
         if seen == fault.call.n:
             # What it has become is not under test any more.
             outcome.met = line if own_execs == 1 else ""
-            outcome.is_same = bool(outcome.met) and (
-                again(line.replace(own, "")) == fault.call.text or fault.call.name in SPAWNING
-            )
+            known = again(line.replace(own, "")) == fault.call.text
+            outcome.is_same = bool(outcome.met) and (known or "<unfinished" in line)
             return
 
 

@@ -18,7 +18,7 @@ class Scenario:
         release: When the slot that somebody holds is let go: "asleep", when the process under test sleeps in
             line, "told", when it has also said that it waits, or "", after its end.
         journal: Whether the journal is on.
-        refuses: Whether it gives up at its timeout, and so may run without a slot only if the pool fails before.
+        refuses: Whether it gives up at its timeout: without a slot it may run only if the pool fails before.
         where_nested: The number of the slot that it runs under, if it is nested.
     """
 
@@ -39,13 +39,13 @@ class Scenario:
 
     @property
     def group(self) -> tuple[object, ...]:
-        """What is the same in scenarios whose first calls are the same: these are tried in one of them."""
-        return self.is_library, self.refuses, self.where_nested, self.stage, self.journal
+        """What decides about the promises: where it is the same, the same calls are tried once."""
+        return self.is_library, self.refuses, self.where_nested, self.stage == "new"
 
 
 ONE = ("-n1",)
 SHORT = "0.2"
-"""Seconds of a timeout that is to be over. Long enough that strace does not make the process miss its start."""
+"""Seconds of a timeout that is to be over: long enough that the process is in line by then, under strace."""
 
 SCENARIOS = (
     Scenario("free", "run", ONE),
@@ -81,9 +81,7 @@ SCENARIOS = (
         refuses=True,
     ),
     # Nested it runs at once: that it has to give up tells one which took itself for not nested.
-    Scenario(
-        "nested", "nested", (*ONE, "-t", SHORT, "--on-timeout=fail"), stage="outer", where_nested="0"
-    ),
+    Scenario("nested", "nested", (*ONE, "-t", SHORT, "--on-timeout=fail"), stage="outer", where_nested="0"),
     Scenario("py-acquire", "library", ("acquire",)),
     Scenario("py-journal", "library", ("acquire",), journal=True),
     Scenario("py-with", "library", ("with_block",)),

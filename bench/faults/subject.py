@@ -1,7 +1,8 @@
 """The Python program under test: `python subject.py FUNCTION`.
 
 Writes what became of it as JSON into the file $FAULTS_RESULT, and a line into $FAULTS_LOG for each run of its
-block. What comes before the last `begin` is the interpreter's own. Between `pause` and `resume` it makes system calls that are its own and no part of the test.
+block. It leaves marks in strace's record: what comes before the last `begin` is the interpreter's own, and
+what comes between `pause` and `resume` is the test's.
 """
 
 from __future__ import annotations
@@ -44,6 +45,19 @@ def is_locked(name: str) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def own_locks() -> list[str]:
+    """The files of which this process has the lock, by proc_pid_fdinfo(5)."""
+    found = []
+    for fd in os.listdir("/proc/self/fdinfo"):
+        try:
+            with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as about:
+                if " FLOCK " in about.read():
+                    found.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        except FileNotFoundError:
+            pass  # the one with which the directory was listed
+    return found
 
 
 def block(slot: Slot) -> str:
@@ -161,10 +175,7 @@ def main() -> None:
         raised = type(error).__name__
     gc.collect()
     mark("pause")
-    pool = os.environ["BUILD_SLOTS_DIR"]
-    names = os.listdir(pool) if os.path.isdir(pool) else []
-    slots = [name for name in names if name.startswith("slot-")]
-    result = {"value": value, "raised": raised, "warnings": said, "locked": list(filter(is_locked, slots))}
+    result = {"value": value, "raised": raised, "warnings": said, "locked": own_locks()}
     with open(os.environ["FAULTS_RESULT"], "w", encoding="utf-8") as file:
         json.dump(result, file)
 

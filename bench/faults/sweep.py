@@ -7,7 +7,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from bench.faults import calls, judge
+from bench.faults import judge, record
 from bench.faults.calls import OWN_SIGNALS
 from bench.faults.run import Fault
 
@@ -15,12 +15,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from bench.faults.calls import Call
     from bench.faults.run import Outcome, Runner
     from bench.faults.scenarios import Scenario
 
 TRIES = 3
 """How often a run is made in which another call than the one that was meant has met the error."""
-SIGNALLESS = frozenset({"getpid", "gettid", "brk", "mmap", "munmap", "mprotect", "mremap", "exit_group", "futex"})
+CONTEXT = 12
+"""A call that comes after so many calls that are the same as before one in an earlier scenario, or earlier in
+the same one, is made at the same place of the code in the same situation, and is not tried again."""
+SIGNALLESS = frozenset(
+    {"getpid", "gettid", "brk", "mmap", "munmap", "mprotect", "mremap", "exit_group", "futex"}
+)
 """What is no system call of ours, or too short for a signal to come in it and not at the next."""
 
 
@@ -30,7 +36,7 @@ class Recorded:
 
     scenario: Scenario
     usual: Outcome
-    calls: list[calls.Call]
+    calls: list[Call]
 
 
 @dataclass
@@ -55,13 +61,13 @@ class Sweep:
     faults: list[Fault] = field(default_factory=list)
 
 
-def record(runner: Runner, scenario: Scenario) -> Recorded:
+def make_record(runner: Runner, scenario: Scenario) -> Recorded:
     """Run `scenario` with nothing injected. Raises RuntimeError if it does not do what it always does."""
     runner.warm(scenario)
     outcome, text, own = runner.record(scenario)
     if outcome.status is None or not outcome.free or outcome.live or outcome.others:
         raise RuntimeError(f"{scenario.name} fails though nothing was injected: {outcome}")
-    return Recorded(scenario, outcome, calls.read(text, own))
+    return Recorded(scenario, outcome, record.read(text, own))
 
 
 def plan(runner: Runner, scenarios: Iterable[Scenario], jobs: int) -> Sweep:
@@ -69,33 +75,39 @@ def plan(runner: Runner, scenarios: Iterable[Scenario], jobs: int) -> Sweep:
     sweep = Sweep()
     seen: set[tuple[object, ...]] = set()
     with ThreadPoolExecutor(jobs) as pool:
-        for recorded in pool.map(lambda scenario: record(runner, scenario), scenarios):
+        for recorded in pool.map(lambda scenario: make_record(runner, scenario), scenarios):
             scenario = recorded.scenario
             sweep.recorded[scenario.name] = recorded
-            before: tuple[object, ...] = scenario.group
+            before: list[str] = []
             for call in recorded.calls:
-                # All that was done before, and this call: what was tried in an earlier scenario that began
-                # with the same calls is not tried again. (The hash, because the whole of it grows long.)
-                before = (hash((before, call.text)),)
+                if call.name in SIGNALLESS:
+                    continue
+                before = [*before[-CONTEXT:], f"{call.text} {call.about}"]
                 for error in (*call.errors(), *_signals(scenario, call)):
-                    if (*before, error) not in seen:
-                        seen.add((*before, error))
+                    key = (*scenario.group, *before, error)
+                    if key not in seen:
+                        seen.add(key)
                         sweep.faults.append(Fault(scenario, call, error))
     return sweep
 
 
-def _signals(scenario: Scenario, call: calls.Call) -> tuple[str, ...]:
+def _signals(scenario: Scenario, call: Call) -> tuple[str, ...]:
     if call.foreign or call.asks_loop or call.name in SIGNALLESS:
         return ()
-    # Whoever uses the library has to know what SIGTERM does to his program: it dies, as of SIGKILL.
-    return OWN_SIGNALS[1:] if scenario.is_library else OWN_SIGNALS
+    # By turns, for they do the same to a process: it is to end in good order, or it makes others wait.
+    end, pause = (("SIGTERM", "SIGSTOP"), ("SIGINT", "DELAY"))[call.n % 2]
+    # Whoever uses the library has to know what SIGTERM does to a program: it dies, as of SIGKILL.
+    return "SIGINT" if scenario.is_library else end, "SIGKILL", pause
 
 
 def sample(faults: list[Fault], seed: int) -> list[Fault]:
-    """One of each class of scenarios, call and error, drawn by `seed`."""
+    """One of each class of scenarios, call and error, drawn by `seed`; of signals, call and signal."""
     kinds: dict[tuple[str, str, str], list[Fault]] = defaultdict(list)
     for fault in faults:
-        kinds[fault.scenario.kind, fault.call.name, fault.error].append(fault)
+        kind = "library" if fault.scenario.is_library else "slot-run"
+        if fault.error not in OWN_SIGNALS:
+            kind = fault.scenario.kind
+        kinds[kind, fault.call.name, fault.error].append(fault)
     draw = random.Random(seed)
     return [draw.choice(found) for found in kinds.values()]
 
