@@ -111,6 +111,7 @@ DEGRADED = "slot-run: running without a slot: [Errno 5] Input/output error"
         ({"free": False}, "did not become free"),
         ({"running": True}, "a process was left"),
         ({"others": "the first in line got slot 1"}, "got slot 1"),
+        ({"others": "slot 0 was taken while somebody held it"}, "was taken"),
     ],
 )
 def test_what_a_slot_run_may_not_do(

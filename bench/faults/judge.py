@@ -9,6 +9,7 @@ import re
 import signal
 
 from bench.faults.calls import OWN_SIGNALS
+from bench.faults.cast import TAKEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def _all(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
     if number and any(line.split()[1] not in (number, "none") for line in outcome.log):
         yield f"nested in slot {number}, and ran in another one"
     yield from _left(outcome)
+    # Who is told that a held slot's file is gone has to believe it: somebody may have removed the pool.
+    if outcome.others and not (outcome.others == TAKEN and fault.error == "ENOENT"):
+        yield outcome.others
 
 
 def _left(outcome: Outcome) -> Iterator[str]:
@@ -55,8 +59,6 @@ def _left(outcome: Outcome) -> Iterator[str]:
         yield f"a ticket stayed in line: {outcome.live}"
     if not outcome.free:
         yield "the slot did not become free"
-    if outcome.others:
-        yield outcome.others
 
 
 def _garbage(outcome: Outcome) -> str | None:
@@ -136,8 +138,9 @@ def _library(fault: Fault, usual: Outcome, outcome: Outcome) -> Iterator[str]:
         and fault.error not in OWN_SIGNALS[2:]
     ):
         yield f"still holds {', '.join(sorted(kept))} after the block"
-    unthrottled = [text for text in result["warnings"] if text.startswith("UnthrottledWarning")]
-    if len(result["warnings"]) > 1 or len(unthrottled) != len(result["warnings"]):
+    unthrottled = [text for text in result["warnings"] if text.startswith("UnthrottledWarning: ")]
+    healed = [text for text in result["warnings"] if text.startswith("RuntimeWarning: buildslots: ")]
+    if len(result["warnings"]) > 1 or len(unthrottled + healed) != len(result["warnings"]):
         yield f"warned: {result['warnings']}"
     if not interrupted:
         yield from _block(fault, usual, outcome, warned=bool(unthrottled))
