@@ -80,7 +80,7 @@ def outcomes(faults: SimpleNamespace, scenario: str, error: str = "EIO", **call:
     """A fault in `scenario`, and what usually comes of that."""
     (found,) = (found for found in faults.scenarios.SCENARIOS if found.name == scenario)
     values = {"name": "close", "n": 9, "text": "close", "about": "", "shown": "close(3) = 0"}
-    values |= dict.fromkeys(("foreign", "spawns", "asks_loop", "leaving"), False)
+    values |= dict.fromkeys(("foreign", "spawns", "asks_loop", "leaving", "after"), False)
     fault = faults.run.Fault(found, faults.calls.Call(**(values | call)), error)
     usual = faults.run.Outcome(status=0, seconds=0.1, log=["began 0 held", "ended 0 held"])
     if found.is_library:

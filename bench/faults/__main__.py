@@ -118,7 +118,18 @@ def repeat(runner: Runner, scenario: Scenario, only: str) -> int:
 
 def _unknown(name: str, n: int) -> Call:
     text = "not made when nothing is injected"
-    return Call(name, n, text, "", foreign=False, spawns=False, asks_loop=False, leaving=False, shown=text)
+    return Call(
+        name,
+        n,
+        text,
+        "",
+        foreign=False,
+        spawns=False,
+        asks_loop=False,
+        leaving=False,
+        after=False,
+        shown=text,
+    )
 
 
 def report(swept: Sweep, verdicts: list[Verdict], seconds: float) -> int:
@@ -134,10 +145,10 @@ def report(swept: Sweep, verdicts: list[Verdict], seconds: float) -> int:
         if verdict.broken:
             print(f"{'; '.join(verdict.broken)}\n    {verdict.fault.call.shown}")
             print(f"    python -m bench.faults --only {verdict.fault}")
-    missed = sum(not verdict.outcome.met for verdict in verdicts)
-    other = sum(not verdict.outcome.is_same for verdict in verdicts) - missed
+    missed = sum(not verdict.outcome.met or verdict.outcome.spoiled for verdict in verdicts)
+    other = sum(not verdict.outcome.is_same and bool(verdict.outcome.met) for verdict in verdicts)
     print(f"duration: {seconds:.0f} s")
-    print(f"met by no call, or by a later one than was meant: {missed}, {other}")
+    print(f"met by no call, or by another one than was meant: {missed}, {other}")
     print(f"faults: {len(verdicts)}")
     print(f"broken promises: {broken.total()}")
     return 1 if broken else 0

@@ -72,6 +72,7 @@ class Call:
         spawns: Whether it is one of those that start the command.
         asks_loop: Whether it is the event loop's own sleep.
         leaving: Whether it unlocks the ticket, or comes after that.
+        after: Whether the block of a Python program is over.
         shown: As strace shows it.
     """
 
@@ -83,6 +84,7 @@ class Call:
     spawns: bool
     asks_loop: bool
     leaving: bool
+    after: bool
     shown: str
 
     def errors(self) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ class _Reader:
         self._files: dict[str, str] = {}
         self._tickets: set[str] = set()
         self._loop = ""
-        self._began = self._paused = self._leaving = False
+        self._began = self._paused = self._leaving = self._after = False
 
     def hear(self, line: str) -> bool:
         """The next line; False if what follows is not under test any more."""
@@ -92,6 +92,7 @@ class _Reader:
                     spawns=name in SPAWNING or (name == "mmap" and "MAP_STACK" in arguments),
                     asks_loop=name in SLEEPING and first == self._loop,
                     leaving=self._leaving,
+                    after=self._after,
                     shown=line.replace(self._own, "…"),
                 )
             )
@@ -101,6 +102,7 @@ class _Reader:
     def _marked(self, arguments: str) -> None:
         """The subject has left a mark."""
         self._paused = f"{MARK}pause" in arguments
+        self._after = self._after or f"{MARK}resume" in arguments
         if f"{MARK}begin" in arguments:
             self.calls.clear()
             self._began = False

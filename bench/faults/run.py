@@ -91,6 +91,7 @@ class Outcome:
         others: What went wrong for the others, or "".
         met: The call that failed, as strace shows it, or "" if it was not reached.
         is_same: Whether that is the call that was meant.
+        spoiled: Whether strace itself failed, as it may when SIGCONT comes at the moment of a stop.
     """
 
     status: int | None = None
@@ -104,6 +105,7 @@ class Outcome:
     others: str = ""
     met: str = ""
     is_same: bool = True
+    spoiled: bool = False
 
 
 class Runner:
@@ -213,7 +215,8 @@ class Runner:
             time.sleep(STEP_S)
         outcome.free, outcome.live, outcome.others = free, stage.live(), stage.others
         said = errors.read_text(errors="replace").splitlines()
-        outcome.lines = [line for line in said if not line.startswith("strace: ")]  # of a stop and SIGCONT
+        outcome.lines = [line for line in said if not line.startswith("strace: ")]
+        outcome.spoiled = outcome.lines != said
         outcome.log = _text(own / "log").splitlines()
         result = _text(own / "result")
         outcome.result = json.loads(result) if result else None

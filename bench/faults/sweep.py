@@ -84,7 +84,9 @@ def plan(runner: Runner, scenarios: Iterable[Scenario], jobs: int) -> Sweep:
                     continue
                 before = [*before[-CONTEXT:], f"{call.text} {call.about}"]
                 for error in (*call.errors(), *_signals(scenario, call)):
-                    key = (*scenario.group, *before, error)
+                    # How a block's error and its slot are dropped differs, though the calls may be the same.
+                    ending = scenario.options if call.after else ()
+                    key = (*scenario.group, *ending, *before, error)
                     if key not in seen:
                         seen.add(key)
                         sweep.faults.append(Fault(scenario, call, error))
@@ -113,9 +115,13 @@ def sample(faults: list[Fault], seed: int) -> list[Fault]:
 
 
 def attempt(runner: Runner, recorded: Recorded, fault: Fault) -> Verdict:
-    """Try one fault; again if another call has met it, or if it was late, as anything may be once."""
+    """Try one fault; again if another call has met it, strace failed, or it was late, as anything may be."""
+    broken: list[str] = []
     for left in reversed(range(TRIES)):
         outcome = runner.fail(fault)
+        if outcome.spoiled:
+            broken = []
+            continue
         broken = judge.broken(fault, recorded.usual, outcome)
         late = len(broken) == 1 and (broken[0].startswith("took") or broken[0] == "did not end")
         if not left or (outcome.is_same and not late):
