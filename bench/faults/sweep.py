@@ -98,6 +98,8 @@ def _signals(scenario: Scenario, call: Call) -> tuple[str, ...]:
         return ()
     # By turns, for they do the same to a process: it is to end in good order, or it makes others wait.
     end, pause = (("SIGTERM", "SIGSTOP"), ("SIGINT", "DELAY"))[call.n % 2]
+    if call.after and scenario.options == ("forgotten",):
+        return "SIGKILL", pause  # what Ctrl-C raises in a `__del__` Python itself reports, whatever we do
     # Whoever uses the library has to know what SIGTERM does to a program: it dies, as of SIGKILL.
     return "SIGINT" if scenario.is_library else end, "SIGKILL", pause
 
