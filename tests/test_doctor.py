@@ -329,13 +329,16 @@ def tried(pool: Pool, patch: str) -> subprocess.CompletedProcess[str]:
     return pool.run(sys.executable, "-c", program)
 
 
+LOCKS_NOTHING = (
+    'trial.OWNER = \'import os, sys; os.open("lock", os.O_CREAT, dir_fd=int(sys.argv[3]));'
+    " print(True, True, flush=True); sys.stdin.read()'"
+)
+
+
 @pytest.mark.parametrize(
     ("patch", "words"),
     [
-        (
-            "trial.OWNER = 'import sys; print(True, True, flush=True); sys.stdin.read()'",
-            "locks problem a lock",
-        ),
+        (LOCKS_NOTHING, "locks problem a lock"),
         ("trial.OWNER = 'nonsense'", "could not lock a file or make a FIFO there: NameError"),
         ("trial.OWNER, trial.PATIENCE_S = 'import time; time.sleep(999)', 0.1", "no lock within"),
         (
@@ -353,13 +356,13 @@ def test_a_trial_that_fails(pool: Pool, patch: str, words: str) -> None:
 
 def test_a_lock_that_outlives_its_owner(pool: Pool) -> None:
     """As where a server has not heard of the end of a client."""
-    patch = "trial.RELEASE_S, trial.lock_file = 0.1, lambda path: None"
+    patch = "trial.RELEASE_S, trial.try_lock = 0.1, lambda fd: False"
     assert "locks problem a lock outlives the process" in tried(pool, patch).stdout
 
 
 def test_a_doctor_that_is_killed_leaves_nothing(pool: Pool) -> None:
     """The other process removes the scratch directory."""
-    result = tried(pool, "trial.locked = lambda path: os.kill(os.getpid(), 9)")
+    result = tried(pool, "trial.is_locked = lambda fd: os.kill(os.getpid(), 9)")
     assert result.returncode == -signal.SIGKILL
     wait_until(lambda: list(pool.dir.iterdir()) == [], "an empty pool")
 

@@ -1,23 +1,22 @@
 """Locks and FIFOs tried for real: another process takes both, is killed, and both must tell.
 
 In a scratch directory on the file system of the pool, which goes away whatever happens: the other
-process removes it should this one be killed.
+process removes it should this one be killed. See `view.scratch` for why both have it by descriptor only.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
 import time
 
 from buildslots.disk import bells
-from buildslots.disk.lock import lock_file, locked, try_lock, unlock
+from buildslots.disk.lock import is_locked, try_lock, unlock
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
-from buildslots.view.owner import BELL, LOCK
-from buildslots.words import SENTENCE_SHOWN, short_path, shown
+from buildslots.view.scratch import BELL, LOCK, Scratch, SwappedError
+from buildslots.words import printable, short_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,33 +28,50 @@ Not for ever: a dead file server can make a lock wait that long."""
 RELEASE_S = 2.0
 """How long after the end of its owner a lock may last: Windows does not promise "at once"."""
 ROUNDS = 100
-OWNER = "import sys; from buildslots.view.owner import own; own(sys.argv[1])"
+OWNER = "import sys; from buildslots.view.owner import own; own(*sys.argv[1:])"
+SAID = 200
+"""Characters of what the other process says that are shown."""
 
 
 def trial(subject: Subject) -> list[Finding]:
     """Whether locks exclude and are freed by kill -9, and whether bells ring then."""
     where = existing(subject.settings.dir)
     where = where if os.path.isdir(where) else os.path.dirname(where)
-    scratch = os.path.join(where, f".doctor-{os.urandom(8).hex()}")
     try:
-        os.mkdir(scratch, 0o700)
+        scratch = Scratch.make(where)
+    except SwappedError as error:
+        text = (
+            f"somebody puts other things into the place of what you make in {short_path(where)}, "
+            f"so nothing was tried: {error.filename}: {error.strerror}"
+        )
+        return [Finding("locks", PROBLEM, text)]
     except OSError as error:
         text = f"nothing can be created in {short_path(where)}, so builds run without slots: {error.strerror}"
         return [Finding("locks", PROBLEM, text)]
     try:
-        return list(_tried(scratch))
+        found = list(_tried(scratch))
     except OSError as error:
         text = f"locks do not work in {short_path(where)}, so builds run without slots: {error.strerror}"
-        return [Finding("locks", PROBLEM, text)]
+        found = [Finding("locks", PROBLEM, text)]
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        is_gone = scratch.remove()
+        scratch.close()
+    if not is_gone:
+        text = (
+            f"somebody has moved the directory {os.path.basename(scratch.name)} that you made in "
+            f"{short_path(where)}, or put files into it: it was left as it is"
+        )
+        found.append(Finding("locks", PROBLEM, text))
+    return found
 
 
-def _tried(scratch: str) -> Iterator[Finding]:
+def _tried(scratch: Scratch) -> Iterator[Finding]:
     # -P: what happens to lie in the working directory is not to be imported.
-    command = [sys.executable, "-P", "-c", OWNER, scratch]
+    command = [sys.executable, "-P", "-c", OWNER, scratch.name, *map(str, scratch.fds)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as owner:  # noqa: S603
+    with subprocess.Popen(  # noqa: S603
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, pass_fds=scratch.fds
+    ) as owner:
         watchdog = threading.Timer(PATIENCE_S, owner.kill)
         watchdog.start()
         try:
@@ -63,22 +79,44 @@ def _tried(scratch: str) -> Iterator[Finding]:
             if said not in {"True True", "True False"}:
                 yield Finding("locks", PROBLEM, _failed(owner, said))
                 return
-            lock, refused = f"{scratch}/{LOCK}", None
-            seen = locked(lock) and (refused := lock_file(lock)) is None
-            if refused is not None:
-                os.close(refused)
-            bell, rung = bells.listen(f"{scratch}/{BELL}")
-            try:
-                owner.kill()
-                owner.wait()
-                yield _locks(lock, seen=seen)
-                yield _fifos(bell, hung=said == "True True", rung=rung)
-            finally:
-                if bell is not None:
-                    os.close(bell)
+            yield from _seen(scratch, owner, hung=said == "True True")
         finally:
             watchdog.cancel()
             owner.kill()
+
+
+def _seen(scratch: Scratch, owner: subprocess.Popen[str], *, hung: bool) -> Iterator[Finding]:
+    """What is seen of the lock and the bell of `owner` while it lives, and when it is killed."""
+    lock = scratch.open(LOCK, os.O_RDWR)
+    bell = None
+    try:
+        # Both ways to ask: `status` looks, and a build takes.
+        seen = is_locked(lock) and not try_lock(lock)
+        bell = _listen(scratch)
+        owner.kill()
+        owner.wait()
+        yield _locks(lock, seen=seen)
+        yield _fifos(bell, hung=hung)
+    finally:
+        os.close(lock)
+        if bell is not None:
+            os.close(bell)
+
+
+def _listen(scratch: Scratch) -> int | None:
+    """Open the bell for poll(2), as a waiter does: its descriptor, or None if nobody keeps it open."""
+    try:
+        fd = scratch.open(BELL, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        os.read(fd, 1)
+    except BlockingIOError:
+        return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None
 
 
 def _failed(owner: subprocess.Popen[str], said: str) -> str:
@@ -86,10 +124,10 @@ def _failed(owner: subprocess.Popen[str], said: str) -> str:
     owner.kill()
     complaint = owner.stderr.read().strip() if owner.stderr else ""
     why = said or complaint.rpartition("\n")[2] or f"no lock within {PATIENCE_S:.0f} s"
-    return f"another process could not lock a file or make a FIFO there: {shown(why, SENTENCE_SHOWN)}"
+    return f"another process could not lock a file or make a FIFO there: {printable(why[:SAID])}"
 
 
-def _locks(path: str, *, seen: bool) -> Finding:
+def _locks(fd: int, *, seen: bool) -> Finding:
     if not seen:
         text = (
             "a lock that one process has does not exclude another, so nothing is bounded: "
@@ -97,7 +135,7 @@ def _locks(path: str, *, seen: bool) -> Finding:
         )
         return Finding("locks", PROBLEM, text)
     deadline = time.monotonic() + RELEASE_S
-    while (fd := lock_file(path)) is None:
+    while not try_lock(fd):
         if time.monotonic() > deadline:
             text = (
                 "a lock outlives the process that had it, so a crash keeps a slot: "
@@ -105,24 +143,21 @@ def _locks(path: str, *, seen: bool) -> Finding:
             )
             return Finding("locks", PROBLEM, text)
         time.sleep(0.01)
-    try:
+    unlock(fd)
+    began = time.perf_counter()
+    for _ in range(ROUNDS):
+        try_lock(fd)
         unlock(fd)
-        began = time.perf_counter()
-        for _ in range(ROUNDS):
-            try_lock(fd)
-            unlock(fd)
-        each_s = (time.perf_counter() - began) / ROUNDS
-    finally:
-        os.close(fd)
+    each_s = (time.perf_counter() - began) / ROUNDS
     text = f"locks exclude, and are freed by kill -9; one takes {each_s * 1e6:.0f} µs"
     return Finding("locks", OK, text, {"lock_s": round(each_s, 9)})
 
 
-def _fifos(bell: int | None, *, hung: bool, rung: bool) -> Finding:
+def _fifos(bell: int | None, *, hung: bool) -> Finding:
     if not hung:
         text = "there are no FIFOs here, so who is next in line looks every 50 ms instead of sleeping"
         return Finding("fifos", NOTE, text)
-    if bell is not None and not rung:
+    if bell is not None:
         listener = bells.poll()
         listener.register(bell, bells.POLLIN)
         if listener.poll(RELEASE_S * 1000):

@@ -1,0 +1,150 @@
+"""The directory in which the doctor's two processes try things out: made, used and removed by descriptor.
+
+Others may write the directory that it is in, and rename something else into its place at any moment. So the
+name serves twice only: to open the directory right after it was made, and to remove it at the end. Whatever
+else is done is done by its descriptor, and only names that we have made are removed, one by one. A tree is
+never removed: if something of somebody's got in, `rmdir` refuses.
+
+Imports nothing that it can do without, because a doctor is asked when a machine is busy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from stat import S_ISDIR
+
+from buildslots.disk.lock import PLAIN
+
+LOCK, BELL = "lock", "bell"
+"""All that is ever made in it."""
+BY_DESCRIPTOR = {
+    os.mkdir,
+    os.open,
+    os.rmdir,
+    os.stat,
+    os.unlink,
+    getattr(os, "mkfifo", None),
+} <= os.supports_dir_fd
+"""Whether files can be named by a descriptor of their directory; not on Windows, nor before macOS 13."""
+FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+PLACE = getattr(os, "O_PATH", os.O_RDONLY) | FOLDER
+"""For the directory above, which need not be readable."""
+
+
+class SwappedError(OSError):
+    """What lies in the scratch directory's place is not what was made there."""
+
+
+class Scratch:
+    """A scratch directory that this process may use, and one of its processes has to `remove`.
+
+    Attributes:
+        name: Its name in the directory above it; where there are no such descriptors, its path.
+        fds: The descriptors of the directory above and of itself; empty where there are none.
+    """
+
+    def __init__(self, name: str, fds: tuple[int, ...]) -> None:
+        self.name = name
+        self.fds = fds
+
+    @classmethod
+    def make(cls, where: str) -> Scratch:
+        """Make one in the directory `where`.
+
+        Raises:
+            SwappedError: Something else is in its place already. It was not touched.
+            OSError: It cannot be made.
+        """
+        name = f".doctor-{os.urandom(8).hex()}"
+        if not BY_DESCRIPTOR:
+            path = os.path.join(where, name)
+            os.mkdir(path, 0o700)
+            return cls(path, ())
+        above = os.open(where, PLACE)
+        try:
+            mask = os.umask(0o077)  # with 0777 only root could open what it has made
+            try:
+                os.mkdir(name, 0o700, dir_fd=above)
+            finally:
+                os.umask(mask)
+            return cls(name, (above, _opened(name, above)))
+        except BaseException:
+            os.close(above)
+            raise
+
+    def open(self, name: str, flags: int) -> int:
+        """Open the file `name` in it, for us alone if that makes it: its descriptor. Raises OSError."""
+        if not self.fds:
+            return os.open(os.path.join(self.name, name), flags | PLAIN, 0o600)
+        return os.open(name, flags | PLAIN, 0o600, dir_fd=self.fds[1])
+
+    def make_fifo(self, name: str) -> None:
+        """Make the FIFO `name` in it. Raises OSError."""
+        if not self.fds:
+            os.mkfifo(os.path.join(self.name, name), 0o600)
+        else:
+            os.mkfifo(name, 0o600, dir_fd=self.fds[1])
+
+    def remove(self) -> bool:
+        """Remove it with what we have made in it; False if it was moved, or has something else in it.
+
+        Raises nothing. Whatever else has its name by now stays.
+        """
+        try:
+            for name in (LOCK, BELL):
+                self._unlink(name)
+            if not self.fds:
+                os.rmdir(self.name)
+                return True
+            above, here = self.fds
+            named = os.stat(self.name, dir_fd=above, follow_symlinks=False)
+            if not os.path.samestat(named, os.fstat(here)):
+                return False
+            # Should it be swapped right now, rmdir(2) takes an empty directory at most; and who can put
+            # one there can remove it as well.
+            os.rmdir(self.name, dir_fd=above)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the descriptors; it is of no use after that."""
+        fds, self.fds = self.fds, ()
+        for fd in fds:
+            os.close(fd)
+
+    def _unlink(self, name: str) -> None:
+        try:
+            if not self.fds:
+                os.unlink(os.path.join(self.name, name))
+            else:
+                os.unlink(name, dir_fd=self.fds[1])
+        except FileNotFoundError:
+            pass
+
+
+def _opened(name: str, above: int) -> int:
+    """Open the directory `name` that was made just now in the directory `above`: its descriptor.
+
+    Raises SwappedError unless it is an empty directory of ours. That is not proof: somebody may have renamed
+    another empty one of ours to that name. But then nothing is lost that they could not have removed.
+    """
+    try:
+        fd = os.open(name, os.O_RDONLY | FOLDER | PLAIN, dir_fd=above)
+    except OSError as error:
+        raise SwappedError(error.errno, os.strerror(error.errno or 0), name) from error
+    if _is_new(fd):
+        return fd
+    os.close(fd)
+    raise SwappedError(errno.EEXIST, "it is another user's, or has something in it", name)
+
+
+def _is_new(fd: int) -> bool:
+    """Whether the file behind `fd` is an empty directory of ours."""
+    try:
+        found = os.fstat(fd)
+        with os.scandir(fd) as entries:
+            return S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and next(entries, None) is None
+    except OSError:
+        return False
