@@ -20,10 +20,11 @@ from builds import Pool, script, wait_until
 from strays import Strays
 
 from buildslots import SlotPool
-from buildslots.settings import state_dir
+from buildslots.settings import ON_TIMEOUT, state_dir
 from buildslots.view import doctor as command
 from buildslots.view import keepers
 from buildslots.view.checks import filesystem
+from buildslots.view.checks.limits import THEN
 from buildslots.view.main import main
 
 if TYPE_CHECKING:
@@ -401,6 +402,14 @@ def test_every_mistake_in_the_settings_is_a_problem(pool: Pool, tmp_path: Path) 
     seen = details(report, "settings")
     assert (seen["config"], seen["config_exists"], seen["timeout_s"]) == (str(config), True, 60)
     assert seen["timeout_source"] == f"{config}, line 2, key timeout"
+
+
+@pytest.mark.parametrize("then", ["run", "paced", "fail"])
+def test_each_choice_of_what_comes_after_the_timeout(pool: Pool, then: str) -> None:
+    """It is said in words; none of them is a failure of the check."""
+    level, text = only(doctor(pool, environ={"BUILD_SLOTS_ON_TIMEOUT": then}), "settings")
+    assert (level, f"then {THEN[then]} (BUILD_SLOTS_ON_TIMEOUT)" in text) == ("ok", True)
+    assert set(THEN) == set(ON_TIMEOUT)
 
 
 def test_where_the_pool_s_name_comes_from(pool: Pool) -> None:

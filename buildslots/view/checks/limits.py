@@ -9,6 +9,9 @@ from buildslots.settings import config_path, slots_variable
 from buildslots.view.checks import OK, PROBLEM, Finding, Subject
 from buildslots.words import short_path, span
 
+THEN = {"run": "runs anyway", "paced": "runs anyway, one in each such time", "fail": "fails"}
+"""What a build does after its timeout, by the setting."""
+
 
 def cap(subject: Subject) -> list[Finding]:
     """K, where it comes from, and all that it might have come from."""
@@ -51,7 +54,7 @@ def settings(subject: Subject) -> list[Finding]:
     if subject.mistakes:
         return [Finding("settings", PROBLEM, mistake, details) for mistake in subject.mistakes]
     wait = "as long as it takes" if chosen.timeout_s is None else span(chosen.timeout_s)
-    then = {"run": "runs anyway", "fail": "fails"}[chosen.on_timeout]
+    then = THEN[chosen.on_timeout]
     file = f"config file {short_path(path)}" if details["config_exists"] else "no config file"
     text = f"a build waits {wait} ({chosen.timeout_source}), then {then} ({chosen.on_timeout_source}); {file}"
     return [Finding("settings", OK, text, details)]
