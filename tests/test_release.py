@@ -92,8 +92,14 @@ def test_a_zombie_is_not_waited_for(pool: Pool, monkeypatch: pytest.MonkeyPatch)
     pool.slot_run("true")
     held = pool.popen("flock", "-o", str(pool.dir / "slot-0"), "sh", "-c", "echo up; read line")
     held.started()
-    kills: list[psutil.Process] = []
-    monkeypatch.setattr(psutil.Process, "kill", kills.append)
+    kills: list[int] = []
+    send = release._send
+
+    def sent(process: psutil.Process, signum: signal.Signals) -> None:
+        kills.extend([process.pid] if signum == signal.SIGKILL else [])
+        send(process, signum)
+
+    monkeypatch.setattr(release, "_send", sent)
     # psutil would reap it for us, as it is our child.
     monkeypatch.setattr(psutil, "wait_procs", lambda processes, **_: ([], processes))
     assert release.run(options(0)) == 0

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
+import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
-from builds import Pool, script
-from users import several_users
+from builds import DEADLINE_S, HELD_BUILD, Pool, script, wait_until
+from strays import DAEMON, Strays, is_gone
+from users import ALICE, Users, several_users
 
 from bench import swaps
+from buildslots.disk import records
+from buildslots.view import proof, release
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,3 +111,234 @@ def test_any_umask_of_who_asks_the_doctor(pool: Pool, umask: str) -> None:
     assert "ok       locks: locks exclude" in result.stdout
     assert "ok       fifos: FIFOs tell at once" in result.stdout
     assert list(pool.dir.iterdir()) == []
+
+
+# What release ends.
+
+SERVER = """
+import array, socket, sys
+plug = socket.socket(socket.AF_UNIX)
+plug.bind("\\0" + sys.argv[1])
+plug.listen()
+print("listens", flush=True)
+caller, _ = plug.accept()
+_, ancillary, _, _ = caller.recvmsg(1, socket.CMSG_SPACE(4))
+fds = array.array("i", ancillary[0][2])
+print("has", len(fds), flush=True)
+sys.stdin.read()
+"""
+PASS_ON = """
+import array, fcntl, os, socket, sys
+pool, name, nonce = sys.argv[1:]
+os.chdir(pool)
+for room in ("queue", "holders", "bells"):
+    os.path.isdir(room) or os.mkdir(room)
+slot = os.open("slot-0", os.O_RDWR | os.O_CREAT, 0o660)
+fcntl.flock(slot, fcntl.LOCK_EX)
+os.path.exists("bells/slot-0") or os.mkfifo("bells/slot-0")
+bell = os.open("bells/slot-0", os.O_RDWR)
+fields = sys.stdin.read().replace("NONCE", nonce)
+open("holders/slot-0", "w").write(fields)
+with socket.socket(socket.AF_UNIX) as plug:
+    plug.connect("\\0" + name)
+    plug.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [slot]))])
+fcntl.flock(bell, fcntl.LOCK_SH)
+print("passed", flush=True)
+import time; time.sleep(1000)
+"""
+DEAD = 2**22 + 1  # more than pid_max can be
+NONCE = "0123456789abcdef" * 2
+
+
+def dead_record(nonce: str) -> bytes:
+    """The record of a build that is gone, with its slot-run, here."""
+    lines = records.record(records.about(["make"], cap=1, nonce=nonce), waited_s=0.0).decode()
+    lines = re.sub(r"(?m)^pid \d+$", f"pid {DEAD}", lines)
+    return re.sub(r"(?m)^start \d+$", f"start 1\nchild {DEAD} 1", lines).encode()
+
+
+def released(pool: Pool, *args: str) -> tuple[int, str]:
+    """Status and words of `buildslots release ARGS` without a terminal."""
+    result = pool.run(script("buildslots"), "release", *args, stdin=subprocess.DEVNULL)
+    assert result.stderr == ""
+    return result.returncode, result.stdout
+
+
+@several_users
+@pytest.mark.parametrize("slot", [[], ["0"]])
+@pytest.mark.parametrize("marks", ["", f"1:{NONCE},0:{NONCE[::-1]},0:"])
+def test_a_member_passes_a_slot_to_a_process_of_ours(users: Users, marks: str, slot: list[str]) -> None:
+    """With the record of a dead build beside it: our process is not taken for that build's stray."""
+    name = str(users.dir)[-90:]
+    server = users.popen(sys.executable, "-c", SERVER, name, environ={"BUILD_SLOTS_HELD": marks})
+    assert server.started() == "listens"
+    member = users.popen(
+        *users.as_user(ALICE, sys.executable, "-P", "-c", PASS_ON, str(users.dir), name, NONCE)
+    )
+    assert member.process.stdin is not None
+    member.process.stdin.write(dead_record(NONCE))
+    member.process.stdin.close()
+    assert (server.started(), member.started()) == ("has 1", "passed")
+    assert "outlived its build" in users.run(script("buildslots"), "doctor").stdout
+    status, said = released(users, "--yes", *slot)
+    assert status == 1
+    assert f"nothing proves that {server.pid} is of that build" in said
+    assert "not done: there is no terminal to ask on, and here --yes is not enough" in said
+    assert server.process.poll() is None
+
+
+@several_users
+def test_with_yes_it_asks_about_what_nothing_proves(
+    users: Users, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is a terminal; a no is a no, and a yes a yes."""
+    test_a_member_passes_a_slot_to_a_process_of_ours(users, "", [])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    options = argparse.Namespace(pool=None, dir=None, slots=[], yes=True)
+    for answer, rest in (("n", 1), ("y", 0)):
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        assert release.run(options) == 1  # the member has it still
+        servers = [p for p in psutil.Process().children() if "CMSG_SPACE" in " ".join(p.cmdline())]
+        assert len(servers) == rest
+    capsys.readouterr()
+
+
+@several_users
+@pytest.mark.parametrize("bell", [True, False])
+@pytest.mark.parametrize("how", ["dead", "ended", "none"])
+def test_a_member_makes_a_running_build_look_like_a_stray(users: Users, how: str, bell: bool) -> None:
+    """By its record, and by taking its bell from it: with --yes it lives on."""
+    build = users.build("-n1")
+    build.started()
+    path = users.record()
+    nonce = records.last_nonce(path.read_bytes())
+    assert nonce is not None
+    text = {"dead": dead_record(nonce).ljust(records.ENDED_AT, b"\0"), "none": b""}.get(how)
+    path.write_bytes(path.read_bytes()[: records.ENDED_AT] + nonce.encode() if text is None else text)
+    if not bell:
+        (users.dir / "bells" / "slot-0").unlink()
+        os.mkfifo(users.dir / "bells" / "slot-0")
+    for args in ((), ("--yes",)):
+        released(users, *args)
+        assert build.process.poll() is None
+    assert build.finish() == 0
+
+
+@pytest.fixture(params=["private", pytest.param("shared", marks=several_users)])
+def any_pool(request: pytest.FixtureRequest) -> Pool:
+    """A pool of our own, and one of a group."""
+    return request.getfixturevalue("pool" if request.param == "private" else "users")
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("weight", [1, 2])
+def test_a_stray_of_ours_is_ended_unasked(any_pool: Pool, weight: int) -> None:
+    """It was started with the mark of the build, in whatever pool."""
+    strays = Strays(any_pool)
+    try:
+        stray = strays.leave(DAEMON, "-n2", f"-w{weight}")
+        status, said = released(any_pool, "--yes")
+        assert (status, "nothing proves" in said, is_gone(stray)) == (0, False, True), said
+    finally:
+        strays.end()
+
+
+@pytest.mark.linux
+def test_a_running_build_is_ended_unasked_by_its_number(any_pool: Pool) -> None:
+    """In a group's pool by its own process, which has the mark; slot-run ends with it."""
+    build = any_pool.build("-n1")
+    build.started()
+    status, said = released(any_pool, "--yes", "0")
+    assert (status, said.splitlines()[-1]) == (0, "slot 0 is free"), said
+    assert build.process.wait(DEADLINE_S) == -signal.SIGTERM
+
+
+LATE = "setsid sh -c 'until test -e {go}; do sleep 0.01; done; flock 64; touch {go}-done; exec {what}'"
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("what", ["sleep 1000", "env -i sleep 1000"])
+def test_a_stray_that_locks_the_slot_after_its_build(any_pool: Pool, tmp_path: Path, what: str) -> None:
+    """By the descriptor that it has inherited: it is known by its mark, and released as any other."""
+    go = tmp_path / "go"
+    daemon = LATE.format(go=go, what=f'sh -c "{what} & wait"')
+    build = any_pool.popen(
+        script("slot-run"), "-n1", "--", "sh", "-c", f"{daemon} >/dev/null 2>&1 & echo $!; read line"
+    )
+    stray = psutil.Process(int(build.started()))
+    try:
+        build.finish()
+        go.touch()
+        wait_until((tmp_path / "go-done").exists, "the stray's lock")
+        wait_until(lambda: [p.name() for p in stray.children()] == ["sleep"], "a sleep")
+        doctor = any_pool.run(script("buildslots"), "doctor").stdout
+        assert re.search(
+            rf"slot 0 is kept by {stray.pid} .* outlived its build: `buildslots release`", doctor
+        )
+        status, said = released(any_pool)
+        assert (status, f"slot 0: kept by {stray.pid} " in said, is_gone(stray)) == (1, True, False), said
+        status, said = released(any_pool, "--yes")
+        assert (status, said.splitlines()[-1], is_gone(stray)) == (0, "slot 0 is free", True), said
+    finally:
+        for process in [*stray.children(), stray] if stray.is_running() else []:
+            process.kill()
+
+
+@pytest.mark.linux
+def test_another_program_is_no_stray(any_pool: Pool) -> None:
+    """It locks the slot after a build and is of none, or of another one: plain `release` leaves it alone."""
+    any_pool.slot_run("true")
+    held = any_pool.popen(
+        "flock",
+        str(any_pool.dir / "slot-0"),
+        *("sh", "-c", HELD_BUILD),
+        environ={"BUILD_SLOTS_HELD": f"0:{NONCE}"},
+    )
+    held.started()
+    assert "another program has locked it" in released(any_pool, "--yes")[1]
+    assert held.process.poll() is None
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_a_signal_goes_to_that_very_process(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, has_pidfd: bool
+) -> None:
+    """If its pid is another one's when the pidfd is open, nothing is sent."""
+    if not has_pidfd:
+        monkeypatch.delattr(os, "pidfd_open")
+    build = pool.popen("sh", "-c", HELD_BUILD)
+    build.started()
+    process = psutil.Process(build.pid)
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "is_running", lambda: False)
+        patch.setattr(process, "_pid_reused", True)
+        try:
+            release._send(process, signal.SIGTERM)
+        except psutil.NoSuchProcess:
+            pass
+        assert build.process.poll() is None
+    release._send(psutil.Process(build.pid), signal.SIGTERM)
+    assert build.process.wait(DEADLINE_S) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("mode", "private"), [(0o700, True), (0o755, True), (0o2770, False), (0o777, False), (0o1777, False)]
+)
+@pytest.mark.parametrize("place", ["pool", "above"])
+def test_what_is_a_private_pool(pool: Pool, place: str, mode: int, private: bool) -> None:
+    """Nobody else can write it, or replace it: above it a sticky directory is as good."""
+    pool.slot_run("true")
+    (pool.dir if place == "pool" else pool.dir.parent).chmod(mode)
+    if os.geteuid() == 0:
+        os.chown(pool.dir if place == "pool" else pool.dir.parent, 0, 64000)
+    assert proof.is_private(str(pool.dir)) is (private or (place == "above" and mode == 0o1777))
+
+
+def test_the_nonce_of_a_record_that_has_ended() -> None:
+    """It is told whether the record has ended or not; of what is no record or no nonce, nothing is."""
+    text = records.record(records.about(["make"], cap=1, nonce=NONCE)).ljust(records.ENDED_AT, b"\0")
+    assert records.last_nonce(text) == records.last_nonce(text + NONCE.encode()) == NONCE
+    assert records.parse(text + NONCE.encode()) is None
+    short = records.record(records.about(["make"], cap=1, nonce="x" * 32))
+    assert [records.last_nonce(text) for text in (b"", short, text[:100])] == [None] * 3

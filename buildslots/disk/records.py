@@ -233,6 +233,12 @@ def parse(text: bytes) -> dict[str, str] | None:
     return None if ended and os.fsencode(fields.get("nonce", "")) == ended else fields
 
 
+def last_nonce(text: bytes) -> str | None:
+    """The nonce of the record in `text`, whether that has ended or not; None if there is none of 128 bits."""
+    nonce = (parse(text[:ENDED_AT]) or {}).get("nonce", "")
+    return nonce if len(nonce) == NONCE_BYTES and not set(nonce) - set("0123456789abcdef") else None
+
+
 def number(text: str | None) -> int | None:
     """The whole number that a field says, or None; nothing that is no pid or cap on any system."""
     if text is None or not text.isdecimal() or len(text) > len(str(2**31)) or int(text) >= 2**31:

@@ -12,11 +12,13 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass
+from itertools import islice
 
 import psutil
 
 from buildslots.disk import records
 from buildslots.status import is_local, lives
+from buildslots.view.proof import belongs, marks
 from buildslots.words import counted, short_path, shown, span
 
 TYPE_CHECKING = False
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
 BUILD, RUNS_ON, STRAY, UNSEEN, FOREIGN, ELSEWHERE = (
     "build",  # as it should be: the process that took it lives
     "runs on",  # slot-run is gone, but the build itself still has the lock, or may have
-    "stray",  # slot-run and the build are gone, something that they started has the lock
+    "stray",  # slot-run and the build have ended, something that they started has the lock
     "unseen",  # the same, but whoever has it is hidden from us
     "foreign",  # a program that does not know the protocol
     "elsewhere",  # of another host or container, where our pids mean nothing
 )
+MOST_FDS = 10_000
+"""So many descriptors of a process are looked at."""
 SHOWN = 60
 """Cells of a command in a sentence."""
 
@@ -54,14 +58,29 @@ class Kept:
 def kept(directory: str, holder: Holder) -> Kept:
     """Find out who keeps the slot of `holder` in the pool `directory`."""
     path = f"{directory}/slot-{holder.slot}"
-    if holder.foreign:
-        return Kept(holder, FOREIGN, keepers(path))
     record = records.read(f"{directory}/holders/slot-{holder.slot}")
+    if holder.foreign:
+        return _foreign(directory, holder, record, keepers(path))
     if record is not None and not is_local(record):
         return Kept(holder, ELSEWHERE)
     if not holder.orphaned:
         return Kept(holder, BUILD)
     return _orphaned(holder, (record or {}).get("child"), keepers(path))
+
+
+def _foreign(
+    directory: str, holder: Holder, record: dict[str, str] | None, processes: tuple[psutil.Process, ...]
+) -> Kept:
+    """Who keeps a slot that no record, or one that has ended, explains: another program, or a late stray.
+
+    A daemon that has inherited the descriptor can lock the slot again once slot-run has let go of it. All who
+    have the lock must be of that build: or slot-run itself is among them, and its bell was taken from it.
+    """
+    if record is None or not lives(record):
+        wanted = marks(directory, holder.slots)
+        if processes and all(belongs(process, wanted) for process in processes):
+            return Kept(holder, STRAY, processes)
+    return Kept(holder, FOREIGN, processes)
 
 
 def _orphaned(holder: Holder, child: str | None, processes: tuple[psutil.Process, ...]) -> Kept:
@@ -133,7 +152,8 @@ def _has_locked(process: psutil.Process, path: str, file: os.stat_result) -> boo
     name = os.path.basename(path)
     folder = f"/proc/{process.pid}"
     try:
-        descriptors = os.listdir(f"{folder}/fd")
+        with os.scandir(f"{folder}/fd") as entries:
+            descriptors = [entry.name for entry in islice(entries, MOST_FDS)]
     except OSError:
         return False  # gone, or not ours to look at
     for fd in descriptors:

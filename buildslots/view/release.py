@@ -1,12 +1,15 @@
 """`buildslots release`: end what keeps a slot although its build is gone, after saying what and asking.
 
 Nobody needs it in normal life: a slot is free when its build ends. What it may end is bounded: never
-this process or one above it, process 1, or processes of another user or pid namespace.
+this process or one above it, process 1, or processes of another user or pid namespace. Where others can write
+the pool, and so can make any process look like what keeps a slot, nothing is ended unasked that does not
+provably belong to the recorded build (`proof`).
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
@@ -15,7 +18,7 @@ import psutil
 from buildslots.disk import records
 from buildslots.settings import resolve
 from buildslots.status import pool_status
-from buildslots.view import keepers
+from buildslots.view import keepers, proof
 from buildslots.view.main import warn
 
 TYPE_CHECKING = False
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 TERM_S = 5.0
 """How long processes have after SIGTERM, and the system after SIGKILL."""
 STEP_S = 0.1
+NOT_FOUND = "whoever has it cannot be found: gone by now, or hidden from you"
 LEFT_ALONE = {
     keepers.BUILD: "its build runs",
     keepers.RUNS_ON: "its build runs, though who took it was killed",
@@ -63,14 +67,18 @@ def run(options: argparse.Namespace) -> int:
 def _release(settings: Settings, kept: keepers.Kept, *, yes: bool) -> bool:
     """Say what has the slot, ask, and end it: whether the slot was freed."""
     slot, before = keepers.slots_of(kept.holder), _mark(settings, kept.holder)
-    roots, refused = _roots(settings, kept)
+    candidates = _candidates(settings, kept, yes=yes)
+    roots, refused = _roots(kept, candidates)
     for why in refused:
         _say(f"{slot}: {why}")
     if not roots:
-        return False
+        return not refused and _is_gone(settings, kept, before)
     for root in roots:
         _say(f"{slot}: {_role(kept)} {keepers.described(root)}, {_processes([root])}")
-    if not yes and not _agreed(kept, roots):
+    doubtful = _doubtful(settings, kept, candidates)
+    for process in doubtful:
+        _say(f"{slot}: others can write this pool, and nothing proves that {process.pid} is of that build")
+    if not (yes and not doubtful) and not _agreed(kept, roots, yes=yes):
         return False
     now = _holder(settings, kept.holder, before)
     if now is None or _mark(settings, now) != before:  # an answer may take long
@@ -80,22 +88,60 @@ def _release(settings: Settings, kept: keepers.Kept, *, yes: bool) -> bool:
     return _is_freed(settings, kept.holder, before)
 
 
+def _is_gone(settings: Settings, kept: keepers.Kept, before: tuple[object, ...]) -> bool:
+    """Say that what has kept the slot has ended by now, if it has: it may have had another slot as well."""
+    now = _holder(settings, kept.holder, before)
+    if now is not None and _mark(settings, now) == before:
+        _say(f"{keepers.slots_of(kept.holder)}: {NOT_FOUND}")
+        return False
+    _say(f"{keepers.slots_of(kept.holder)} {_is(kept.holder)} free")
+    return True
+
+
+def _doubtful(
+    settings: Settings, kept: keepers.Kept, candidates: list[psutil.Process]
+) -> list[psutil.Process]:
+    """Of the `candidates` that we may end, those that others may have led us to.
+
+    If there is one, nothing of this slot is to be ended unasked: if slot-run itself is among them, then the
+    build runs, whatever the record says.
+    """
+    if proof.is_private(settings.dir):
+        return []
+    marks = proof.marks(settings.dir, kept.holder.slots)
+    permitted, _ = _permitted(candidates)
+    return [process for process in permitted if not proof.belongs(process, marks)]
+
+
+def _candidates(settings: Settings, kept: keepers.Kept, *, yes: bool) -> list[psutil.Process]:
+    """The processes that have the slot; of a build that runs the one that took it, which ends with it.
+
+    With `yes`, where only what is proven can be ended unasked, rather the build itself: slot-run was started
+    without a mark, and ends after its build.
+    """
+    if kept.state != keepers.BUILD:
+        return list(kept.processes)
+    if yes and not proof.is_private(settings.dir):
+        marks = proof.marks(settings.dir, kept.holder.slots)
+        found = keepers.keepers(f"{settings.dir}/slot-{kept.holder.slot}")
+        if proven := [process for process in found if proof.belongs(process, marks)]:
+            return proven
+    taker = keepers.taker(settings.dir, kept.holder)
+    return [] if taker is None else [taker]
+
+
 def _role(kept: keepers.Kept) -> str:
     if kept.state in {keepers.BUILD, keepers.RUNS_ON}:
         return "ITS BUILD STILL RUNS:"
     return "another program has locked it:" if kept.state == keepers.FOREIGN else "kept by"
 
 
-def _roots(settings: Settings, kept: keepers.Kept) -> tuple[list[psutil.Process], list[str]]:
-    """The processes to end, with their children, and why others are not to be."""
+def _roots(kept: keepers.Kept, processes: list[psutil.Process]) -> tuple[list[psutil.Process], list[str]]:
+    """Of `processes` those to end, with their children, and why others are not to be."""
     if kept.state == keepers.ELSEWHERE:
         return [], ["it is held from another container or machine, and can be released only there"]
-    processes = list(kept.processes)
-    if kept.state == keepers.BUILD:
-        taker = keepers.taker(settings.dir, kept.holder)
-        processes = [] if taker is None else [taker]
     if not processes:
-        return [], ["whoever has it cannot be found: gone by now, or hidden from you"]
+        return [], [NOT_FOUND]
     permitted, refused = _permitted(processes)
     # Without those that are in the tree of another one.
     below = {child for process in permitted for child in _tree([process])[1:]}
@@ -121,7 +167,7 @@ def _forbidden(process: psutil.Process) -> str | None:
         (lambda: process.pid == 1, "it is process 1"),
         (lambda: process == this, "it is this process"),
         (lambda: process in this.parents(), "this command runs under it"),
-        (lambda: not _is_ours(process), "it is another user's"),
+        (lambda: not proof.is_ours(process), "it is another user's"),
         (
             lambda: not keepers.in_our_namespace(process.pid),
             "it lives in another pid namespace, or may not be looked at",
@@ -134,12 +180,6 @@ def _forbidden(process: psutil.Process) -> str | None:
         return ""
     except psutil.AccessDenied:
         return "it may not be looked at"
-
-
-def _is_ours(process: psutil.Process) -> bool:
-    if hasattr(os, "getuid"):
-        return bool(process.uids().real == os.getuid())
-    return bool(process.username() == psutil.Process().username())
 
 
 def _tree(roots: list[psutil.Process]) -> list[psutil.Process]:
@@ -158,9 +198,10 @@ def _processes(roots: list[psutil.Process]) -> str:
     return "1 process" if count == 1 else f"{count} processes"
 
 
-def _agreed(kept: keepers.Kept, roots: list[psutil.Process]) -> bool:
+def _agreed(kept: keepers.Kept, roots: list[psutil.Process], *, yes: bool) -> bool:
     if not sys.stdin.isatty():
-        _say("not done: there is no terminal to ask on, and no --yes")
+        why = "here --yes is not enough" if yes else "no --yes"
+        _say(f"not done: there is no terminal to ask on, and {why}")
         return False
     what = "the running build" if kept.state in {keepers.BUILD, keepers.RUNS_ON} else "them"
     try:
@@ -174,17 +215,17 @@ def _end(tree: list[psutil.Process], slot: str) -> None:
     permitted, refused = _permitted(tree)
     for why in refused:
         _say(f"{slot}: {why}")
-    alive = _ended(permitted, psutil.Process.terminate)
+    alive = _ended(permitted, signal.SIGTERM)
     if alive:
-        _ended(alive, psutil.Process.kill)
+        _ended(alive, getattr(signal, "SIGKILL", signal.SIGTERM))  # on Windows both are the end
 
 
-def _ended(processes: list[psutil.Process], signal: Callable[[psutil.Process], None]) -> list[psutil.Process]:
-    """Send a signal, which psutil does only while the pid is still that process's: those who live on."""
+def _ended(processes: list[psutil.Process], signum: signal.Signals) -> list[psutil.Process]:
+    """Send a signal: those who live on."""
     for process in processes:
         try:
-            signal(process)
-        except psutil.Error:
+            _send(process, signum)
+        except (OSError, psutil.Error):
             pass  # gone, or told by who still has the slot
     deadline = time.monotonic() + TERM_S
     alive = processes
@@ -192,6 +233,29 @@ def _ended(processes: list[psutil.Process], signal: Callable[[psutil.Process], N
     while alive and time.monotonic() < deadline:
         alive = [process for process in psutil.wait_procs(alive, timeout=STEP_S)[1] if _lives(process)]
     return alive
+
+
+def _send(process: psutil.Process, signum: signal.Signals) -> None:
+    """Send a signal to `process`, and to no other that has its pid by now. Raises OSError and `psutil.Error`.
+
+    A pidfd stays that of one process (pidfd_open(2), Linux 5.3). psutil, where there is none, looks at the
+    start of the process and sends by the pid after that.
+    """
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        process.send_signal(signum)
+        return
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    except OSError:  # an old kernel, a filter of system calls, no descriptor left
+        process.send_signal(signum)
+        return
+    try:
+        if process.is_running():
+            signal.pidfd_send_signal(fd, signum)
+    finally:
+        os.close(fd)
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -16,7 +16,7 @@ from buildslots.disk import bells
 from buildslots.disk.lock import is_locked, try_lock, unlock
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
 from buildslots.view.scratch import BELL, LOCK, Scratch, SwappedError
-from buildslots.words import printable, short_path
+from buildslots.words import SENTENCE_SHOWN, short_path, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _failed(owner: subprocess.Popen[str], said: str) -> str:
     owner.kill()
     complaint = owner.stderr.read().strip() if owner.stderr else ""
     why = said or complaint.rpartition("\n")[2] or f"no lock within {PATIENCE_S:.0f} s"
-    return f"another process could not lock a file or make a FIFO there: {printable(why[:SAID])}"
+    return f"another process could not lock a file or make a FIFO there: {shown(why, SENTENCE_SHOWN)}"
 
 
 def _locks(fd: int, *, seen: bool) -> Finding:
