@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from buildslots.disk import records
 from buildslots.view import proof, release
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 # What the doctor makes, others may move away.
@@ -342,3 +344,145 @@ def test_the_nonce_of_a_record_that_has_ended() -> None:
     assert records.parse(text + NONCE.encode()) is None
     short = records.record(records.about(["make"], cap=1, nonce="x" * 32))
     assert [records.last_nonce(text) for text in (b"", short, text[:100])] == [None] * 3
+
+
+# Files that repeat what the journal knows.
+
+
+@pytest.fixture(params=["report", "trace"])
+def saved(request: pytest.FixtureRequest, pool: Pool) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `buildslots report -o FILE`, or `trace`, below the shell command `before`."""
+    pool.slot_run("true")
+
+    def save(file: str | Path, before: str = ":", **how: object) -> subprocess.CompletedProcess[str]:
+        text = f'{before}; exec {script("buildslots")} {request.param} -o "$FILE"'
+        return pool.run("sh", "-c", text, environ={"FILE": str(file)}, **how)
+
+    return save
+
+
+def is_saved(text: str) -> bool:
+    return "buildslots" in text and text.rstrip().endswith(("</html>", "}"))
+
+
+@pytest.mark.parametrize("umask", ["000", "022", "277", "777"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_reports_are_their_owner_s(
+    saved: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, umask: str, exists: bool
+) -> None:
+    """0600 whatever the umask is, and whatever mode was there; another name keeps what it had."""
+    place = tmp_path / "out" / "file"
+    place.parent.mkdir()
+    if exists:
+        place.write_text("old")
+        place.chmod(0o666)
+        (tmp_path / "other name").hardlink_to(place)
+    result = saved(place, f"umask {umask}")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert (stat.S_IMODE(place.stat().st_mode), is_saved(place.read_text())) == (0o600, True)
+    assert list(place.parent.iterdir()) == [place]
+    assert not exists or (tmp_path / "other name").read_text() == "old"
+
+
+def test_a_report_follows_links_of_ours(
+    saved: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """One after the other, also in the middle, and to a file that does not exist yet; they stay links."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "first").symlink_to("folder/second")
+    (tmp_path / "real" / "second").symlink_to(tmp_path / "real" / "file")
+    for _ in range(2):
+        assert saved(tmp_path / "first").returncode == 0
+        assert is_saved((tmp_path / "real" / "file").read_text())
+    assert sorted(path.name for path in tmp_path.glob("real/*")) == ["file", "second"]
+    assert saved("first", cwd=tmp_path).returncode == 0
+
+
+@several_users
+@pytest.mark.parametrize("where", ["at its place", "above it", "behind a link of ours"])
+def test_a_report_follows_no_link_of_others(
+    saved: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, where: str
+) -> None:
+    """One sentence, and nothing is written."""
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    mine.mkdir()
+    (mine / "file").write_text("mine")
+    if where == "above it":
+        theirs.symlink_to(mine)
+    else:
+        theirs.mkdir()
+        (theirs / "file").symlink_to(mine / "file")
+    os.chown(theirs if where == "above it" else theirs / "file", 12345, 12345, follow_symlinks=False)
+    place = theirs / "file"
+    if where == "behind a link of ours":
+        place = tmp_path / "link"
+        place.symlink_to(theirs / "file")
+    result = saved(place)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(r"buildslots: .* was not written: .* is a symbolic link .*\n", result.stderr)
+    assert [(path.name, path.read_text()) for path in mine.iterdir()] == [("file", "mine")]
+    assert theirs.is_symlink() or (theirs / "file").is_symlink()
+
+
+def test_a_report_is_written_into_what_is_no_file(
+    saved: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """A FIFO, /dev/null and /dev/stdout, be that a pipe or a file, stay what they are."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    ear = os.open(fifo, os.O_RDWR)  # what is written fits into it
+    null = os.stat("/dev/null")
+    try:
+        assert saved(fifo).returncode == 0
+        assert is_saved(os.read(ear, 1 << 20).decode())
+    finally:
+        os.close(ear)
+    assert stat.S_ISFIFO(fifo.lstat().st_mode)
+    assert saved("/dev/null").returncode == 0
+    assert os.path.samestat(os.stat("/dev/null"), null)
+    for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "-"):
+        assert is_saved(saved(name).stdout)
+        file = tmp_path / "stdout"
+        file.write_text("before\n")
+        assert saved(name, f"exec >>{file}").returncode == 0
+        assert file.read_text().startswith("before\n")
+        assert is_saved(file.read_text())
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["stdout"]
+
+
+@several_users
+def test_a_report_is_not_told_to_who_listens_there(
+    saved: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """A FIFO of another user in its place."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo, 0o666)
+    os.chown(fifo, 12345, 12345)
+    result = saved(fifo)
+    assert (result.returncode, "another user listens there" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("fault", ["write", "missing", "directory", "slash", "circle"])
+def test_a_report_that_cannot_be_written(
+    saved: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, fault: str
+) -> None:
+    """One line; the old file is whole, and nothing is left beside it."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    place, before = folder / "file", ":"
+    place.write_text("old")
+    if fault == "write":
+        before = "ulimit -f 0; trap '' XFSZ"
+    elif fault == "missing":
+        place = folder / "missing" / "file"
+    elif fault == "directory":
+        place = folder
+    elif fault == "slash":
+        place = f"{folder / 'new'}/"
+    elif fault == "circle":
+        place = tmp_path / "circle"
+        place.symlink_to("circle")
+    result = saved(place, before)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1), result
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("file", "old")]

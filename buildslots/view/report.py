@@ -13,8 +13,8 @@ from dataclasses import asdict
 from buildslots import __version__
 from buildslots.cap import machine_cap
 from buildslots.view.figures import advice_now, by, figures
+from buildslots.view.output import write
 from buildslots.view.past import asked_for
-from buildslots.view.trace import write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

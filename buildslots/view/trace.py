@@ -8,10 +8,10 @@ of asynchronous events ("b", "e"), which may overlap, and counters ("C").
 from __future__ import annotations
 
 import json
-import sys
 
 from buildslots import __version__
 from buildslots.view.figures import by
+from buildslots.view.output import write
 from buildslots.view.past import asked_for
 
 TYPE_CHECKING = False
@@ -31,15 +31,6 @@ def run(options: argparse.Namespace) -> int:
     shown = asked_for(options)
     write(options.output, json.dumps(trace(shown), separators=(",", ":")) + "\n")
     return 0
-
-
-def write(path: str, text: str) -> None:
-    """Write `text` to the file at `path`, or to stdout for "-". Raises OSError."""
-    if path == "-":
-        sys.stdout.buffer.write(text.encode())  # whatever the terminal's encoding: the formats are UTF-8
-    else:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
 
 
 def trace(shown: Past) -> dict[str, object]:
