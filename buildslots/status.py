@@ -19,6 +19,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from buildslots.settings import Settings
 
+MOST_NAMES, LOOK_S = 2000, 0.25
+"""So many names in the queue are looked at in any case, more only for so long; so many waiters are told."""
+MOST_FOREIGN = 64
+"""Of so many slots of other programs the system is asked who has them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -106,6 +111,7 @@ class PoolStatus:
         cap_source: Where K comes from.
         holders: By slot number.
         waiters: First come first.
+        unseen: How many names in the queue were not looked at, because there are too many.
     """
 
     pool: str
@@ -114,6 +120,7 @@ class PoolStatus:
     cap_source: str
     holders: tuple[Holder, ...]
     waiters: tuple[Waiter, ...]
+    unseen: int = 0
 
     @property
     def held(self) -> int:
@@ -121,17 +128,43 @@ class PoolStatus:
         return sum(holder.weight for holder in self.holders)
 
     def as_dict(self) -> dict[str, object]:
-        """The same as plain dicts, lists, strings and numbers: what `--json` prints."""
-        return asdict(self)
+        """The same as plain dicts, lists, strings and numbers: what `--json` prints.
+
+        Without `unseen` where that is 0, as it is in all pools that nobody has filled on purpose.
+        """
+        told = asdict(self)
+        if not self.unseen:
+            del told["unseen"]
+        return told
 
 
 def pool_status(settings: Settings) -> PoolStatus:
     """Look at the pool that `settings` name. Raises OSError if its directory cannot be read."""
     directory = PoolDirectory(settings.dir)
     holders = _holders(directory, settings.slots)
-    names = [name for name in queue.waiting(settings.dir) if locked(f"{settings.dir}/queue/{name}")]
+    names, unseen = _in_line(settings.dir)
     waiters = tuple(_waiter(directory, place, name) for place, name in enumerate(names, 1))
-    return PoolStatus(settings.pool, settings.dir, settings.slots, settings.slots_source, holders, waiters)
+    return PoolStatus(
+        settings.pool, settings.dir, settings.slots, settings.slots_source, holders, waiters, unseen
+    )
+
+
+def _in_line(directory: str) -> tuple[list[str], int]:
+    """The tickets of those who wait in the pool `directory`, and how many names were not looked at.
+
+    Members of a shared pool can make any number of them.
+    """
+    names = queue.waiting(directory)
+    live: list[str] = []
+    until = time.monotonic() + LOOK_S
+    for number, name in enumerate(names):
+        if number >= MOST_NAMES and time.monotonic() > until:
+            return live, len(names) - number
+        if locked(f"{directory}/queue/{name}"):
+            live.append(name)
+            if len(live) == MOST_NAMES:
+                return live, len(names) - number - 1
+    return live, 0
 
 
 def pid_here(directory: str, holder: Holder) -> int | None:
@@ -165,9 +198,14 @@ def _held(directory: PoolDirectory) -> list[tuple[int, bool | None]]:
 def _holders(directory: PoolDirectory, cap: int) -> tuple[Holder, ...]:
     """Who holds the slots, whoever has several of them once: their records have one nonce."""
     found: dict[str, Holder] = {}
+    foreign = 0
     for number, owned in _held(directory):
         record = records.read(f"{directory.path}/holders/slot-{number}")
-        holder = _holder(directory, number, cap, record, owned=owned)
+        if _is_foreign(record, owned=owned):
+            holder = _foreign_holder(directory, number, cap, ask=foreign < MOST_FOREIGN)
+            foreign += 1
+        else:
+            holder = _holder(number, record or {})
         nonce = None if holder.foreign or record is None else record.get("nonce")
         whose = nonce or f"slot-{number}"
         before = found.get(whose)
@@ -177,19 +215,19 @@ def _holders(directory: PoolDirectory, cap: int) -> tuple[Holder, ...]:
     return tuple(found.values())
 
 
-def _holder(
-    directory: PoolDirectory, number: int, cap: int, record: dict[str, str] | None, *, owned: bool | None
-) -> Holder:
-    alive = record is not None and lives(record)
-    if record is None or owned is False or (owned is None and not alive):
-        return _foreign_holder(directory, number, cap)
+def _is_foreign(record: dict[str, str] | None, *, owned: bool | None) -> bool:
+    """Whether no record explains that a slot is held, by what its bell tells (`_held`)."""
+    return record is None or owned is False or (owned is None and not lives(record))
+
+
+def _holder(number: int, record: dict[str, str]) -> Holder:
     return Holder(
         slot=number,
         slots=(number,),
         weight=1,
         overflow="overflow" in record,
         foreign=False,
-        orphaned=not alive,
+        orphaned=not lives(record),
         pid=records.number(record.get("pid")),
         command=_command(record),
         cwd=record.get("cwd"),
@@ -216,9 +254,9 @@ def _waiter(directory: PoolDirectory, place: int, name: str) -> Waiter:
     )
 
 
-def _foreign_holder(directory: PoolDirectory, number: int, cap: int) -> Holder:
-    """A program that locked the slot file without a record: what the system knows of it."""
-    pid = _lock_owner(f"{directory.path}/slot-{number}")
+def _foreign_holder(directory: PoolDirectory, number: int, cap: int, *, ask: bool) -> Holder:
+    """A program that locked the slot file without a record: what the system, if we `ask` it, knows of it."""
+    pid = _lock_owner(f"{directory.path}/slot-{number}") if ask else None
     command: tuple[str, ...] = ()
     cwd = held_s = None
     if pid is not None:

@@ -226,3 +226,35 @@ def _width(c: str) -> tuple[int, int]:
     if kind == "Mc" or number in _SKIN:
         return 0, width
     return width, 2 if number in _PERHAPS_WIDE else width
+
+
+LONGEST_WORD = 1000
+"""Characters of a word in a command that people are told; nobody reads or copies more."""
+
+
+def shell_word(text: str) -> str | None:
+    """`text` as one word for sh(1), with ~ for the home directory; None if it cannot be shown as it is.
+
+    What is not fit to print would be shown as something else, and a command with that would be about another
+    file.
+    """
+    import shlex  # noqa: PLC0415 - re, for advice only
+
+    home = os.path.expanduser("~")
+    if os.environ.get("HOME") and home != "~" and (text == home or text.startswith(home + os.sep)):
+        rest = text[len(home) + 1 :]
+        word = f"~/{shlex.quote(rest)}" if rest else "~"
+    else:
+        word = shlex.quote(text)
+    is_fit = len(word) <= LONGEST_WORD and word.isprintable() and printable(word) == word
+    return word if is_fit else None
+
+
+def prose(text: str) -> str:
+    """`text`, made fit to print, for a sentence in which backticks stand around commands."""
+    return shown(text, SENTENCE_SHOWN).replace("`", "?")
+
+
+def prose_path(path: str) -> str:
+    """The same of a path, with ~ for the home directory."""
+    return short_path(path).replace("`", "?")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -18,8 +20,10 @@ from strays import DAEMON, Strays, is_gone
 from users import ALICE, Users, several_users
 
 from bench import swaps
-from buildslots.disk import records
-from buildslots.view import proof, release
+from buildslots import status
+from buildslots.disk import lock, records
+from buildslots.view import proof, release, table
+from buildslots.words import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,8 +186,8 @@ def test_a_member_passes_a_slot_to_a_process_of_ours(users: Users, marks: str, s
     member.process.stdin.close()
     assert (server.started(), member.started()) == ("has 1", "passed")
     assert "outlived its build" in users.run(script("buildslots"), "doctor").stdout
-    status, said = released(users, "--yes", *slot)
-    assert status == 1
+    code, said = released(users, "--yes", *slot)
+    assert code == 1
     assert f"nothing proves that {server.pid} is of that build" in said
     assert "not done: there is no terminal to ask on, and here --yes is not enough" in said
     assert server.process.poll() is None
@@ -239,8 +243,8 @@ def test_a_stray_of_ours_is_ended_unasked(any_pool: Pool, weight: int) -> None:
     strays = Strays(any_pool)
     try:
         stray = strays.leave(DAEMON, "-n2", f"-w{weight}")
-        status, said = released(any_pool, "--yes")
-        assert (status, "nothing proves" in said, is_gone(stray)) == (0, False, True), said
+        code, said = released(any_pool, "--yes")
+        assert (code, "nothing proves" in said, is_gone(stray)) == (0, False, True), said
     finally:
         strays.end()
 
@@ -250,8 +254,8 @@ def test_a_running_build_is_ended_unasked_by_its_number(any_pool: Pool) -> None:
     """In a group's pool by its own process, which has the mark; slot-run ends with it."""
     build = any_pool.build("-n1")
     build.started()
-    status, said = released(any_pool, "--yes", "0")
-    assert (status, said.splitlines()[-1]) == (0, "slot 0 is free"), said
+    code, said = released(any_pool, "--yes", "0")
+    assert (code, said.splitlines()[-1]) == (0, "slot 0 is free"), said
     assert build.process.wait(DEADLINE_S) == -signal.SIGTERM
 
 
@@ -277,10 +281,10 @@ def test_a_stray_that_locks_the_slot_after_its_build(any_pool: Pool, tmp_path: P
         assert re.search(
             rf"slot 0 is kept by {stray.pid} .* outlived its build: `buildslots release`", doctor
         )
-        status, said = released(any_pool)
-        assert (status, f"slot 0: kept by {stray.pid} " in said, is_gone(stray)) == (1, True, False), said
-        status, said = released(any_pool, "--yes")
-        assert (status, said.splitlines()[-1], is_gone(stray)) == (0, "slot 0 is free", True), said
+        code, said = released(any_pool)
+        assert (code, f"slot 0: kept by {stray.pid} " in said, is_gone(stray)) == (1, True, False), said
+        code, said = released(any_pool, "--yes")
+        assert (code, said.splitlines()[-1], is_gone(stray)) == (0, "slot 0 is free", True), said
     finally:
         for process in [*stray.children(), stray] if stray.is_running() else []:
             process.kill()
@@ -486,3 +490,214 @@ def test_a_report_that_cannot_be_written(
     result = saved(place, before)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1), result
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("file", "old")]
+
+
+# Words of others in what doctor says: advice is run by whoever reads it.
+
+EVIL = ["a b", "$(touch OWNED)", "it's", "x`touch OWNED`y", '"; touch OWNED; "', "*", "~", "\\", "-x"]
+COMMAND = re.compile(r"`((?:chmod|chgrp|usermod|buildslots) .*)`")
+
+
+def advice(pool: Pool, check: str, *options: str, **environ: str) -> str:
+    """What doctor says, by JSON, of what is wrong with that."""
+    result = pool.run(script("buildslots"), "doctor", "--json", *options, environ=environ)
+    assert result.stderr == ""
+    (text,) = [
+        found["text"]
+        for found in json.loads(result.stdout)["checks"]
+        if (found["check"], found["level"]) == (check, "problem")
+    ]
+    return str(text)
+
+
+def words(pool: Pool, command: str) -> list[str]:
+    """The words of a command as sh(1) has them; and shlex agrees, which knows no ~."""
+    show = [sys.executable, "-c", "import json, sys; print(json.dumps(sys.argv[1:]))"]
+    result = pool.run(
+        "sh", "-c", f'show() {{ {shlex.join(show)} "$@"; }}; show {command}', cwd=pool.dir.parent
+    )
+    found = json.loads(result.stdout)
+    assert [os.path.expanduser(word) if word[0] == "~" else word for word in shlex.split(command)] == found
+    assert not list(pool.dir.parent.rglob("OWNED"))
+    return list(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "home"), [*((name, False) for name in EVIL), (EVIL[0], True), (EVIL[1], True)]
+)
+def test_advice_has_just_the_words_that_it_should(pool: Pool, name: str, home: bool) -> None:
+    """Directories with names that mean something to a shell, in the home and elsewhere."""
+    above = pool.dir.parent / "home" / name if home else pool.dir.parent / name
+    base = above / "pool"
+    base.mkdir(parents=True)
+    above.chmod(0o777)
+    text = advice(pool, "directory", BUILD_SLOTS_DIR=str(base))
+    assert words(pool, COMMAND.findall(text)[0]) == ["chmod", "o-w", str(above)]
+    above.chmod(0o755)
+    state = above / "state"
+    (state / "buildslots").mkdir(parents=True)
+    (state / "buildslots" / "journal.jsonl").touch(0o600)
+    (state / "buildslots").chmod(0o777)
+    text = advice(pool, "journal", XDG_STATE_HOME=str(state))
+    assert words(pool, COMMAND.findall(text)[0]) == ["chmod", "700", str(state / "buildslots")]
+
+
+@several_users
+@pytest.mark.parametrize("name", EVIL)
+def test_advice_to_root_has_just_the_words_that_it_should(users: Users, name: str) -> None:
+    """How a group's pool is repaired, and how a stray is ended."""
+    base = users.dir.parent / name
+    base.mkdir()
+    os.chown(base, -1, 64000)
+    base.chmod(0o2770)
+    (base / "slot-0").touch()
+    (base / "slot-0").chmod(0o600)
+    text = advice(users, "files", BUILD_SLOTS_DIR=str(base))
+    steps = [words(users, step) for step in COMMAND.findall(text)[0].split(" && ")]
+    rooms = [str(base / room) for room in ("queue", "holders", "bells")]
+    where = str(base)
+    assert steps == [
+        ["chgrp", "-R", "64000", where],
+        ["chmod", "-R", "g+rwX", where],
+        ["chmod", "g+s,-t", *rooms],
+    ]
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("name", EVIL)
+def test_advice_names_the_pool_of_the_options(pool: Pool, name: str) -> None:
+    """As they were given."""
+    pool.environ["BUILD_SLOTS_DIR"] = str(pool.dir.parent / name)
+    pool.dir = pool.dir.parent / name
+    strays = Strays(pool)
+    try:
+        strays.leave(DAEMON, "--pool", "link")
+        option = ["--dir=-x"] if name == "-x" else ["--dir", str(pool.dir)]
+        result = pool.run(
+            *(script("buildslots"), "doctor", "--json", "--pool", "link", *option), cwd=pool.dir.parent
+        )
+        text = next(f["text"] for f in json.loads(result.stdout)["checks"] if "outlived its" in f["text"])
+        expected = ["buildslots", "release", "--pool", "link", *option]
+        assert words(pool, re.findall(r"`(buildslots release .*)` ends it", text)[0]) == expected
+    finally:
+        strays.end()
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "a\nb", "\u202ex", b"\xff".decode(errors="surrogateescape")])
+def test_advice_with_what_cannot_be_shown_is_in_words(pool: Pool, name: str) -> None:
+    """A name that would be shown as another one is in no command."""
+    base = pool.dir.parent / name / "pool"
+    base.mkdir(parents=True)
+    base.parent.chmod(0o777)
+    text = advice(pool, "directory", BUILD_SLOTS_DIR=str(base))
+    assert "take from others the right to write" in text
+    assert "`" not in text
+
+
+def test_a_word_for_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the home in front, which need not be fit to print; and nothing that is too long to read."""
+    monkeypatch.setenv("HOME", "/h\x1b")
+    shown = [shell_word(text) for text in ("/h\x1b/a b", "/h\x1b", "/h\x1bx", "plain", "", "x" * 2000)]
+    assert shown == ["~/'a b'", "~", None, "plain", "''", None]
+    monkeypatch.delenv("HOME")
+    assert shell_word("~") == "'~'"
+
+
+@pytest.mark.linux
+def test_a_command_line_is_no_advice(pool: Pool) -> None:
+    """A process that is called like a sentence with a command in it."""
+    pool.slot_run("true")
+    lie = "echo up; read line # `touch OWNED`"
+    held = pool.popen("flock", "slot-0", "sh", "-c", lie, cwd=pool.dir)
+    held.started()
+    (one,) = pool.status().holders
+    assert one.foreign
+    text = next(
+        line for line in pool.run(script("buildslots"), "doctor").stdout.splitlines() if " holders: " in line
+    )
+    assert "touch OWNED" in text
+    assert "`touch OWNED" not in text
+
+
+# Masses.
+
+MANY = 12_000
+
+
+def plant_many(folder: Path, how: Callable[[Path], object]) -> None:
+    """Names of tickets, before all that come by the clock."""
+    for number in range(MANY):
+        how(folder / f"{number:020d}-1")
+
+
+@pytest.mark.parametrize("room", ["queue", "bells", "holders"])
+def test_masses_of_names_are_not_all_looked_at(pool: Pool, room: str) -> None:
+    """Doctor says that there are more; nothing that it or status tells is longer for them."""
+    pool.slot_run("true")
+    plant_many(pool.dir / room, lambda path: (path.touch(), os.utime(path, (1, 1))))
+    report = json.loads(pool.run(script("buildslots"), "doctor", "--json").stdout)
+    texts = [found["text"] for found in report["checks"] if found["check"] == "files"]
+    assert f"only 2000 names were looked at in each of {room}: there are more" in texts
+    if room == "queue":
+        (text,) = [found["text"] for found in report["checks"] if found["check"] == "leftovers"]
+        assert text.startswith("killed processes left 2000 tickets and more: ")
+    assert len(json.dumps(report)) < 20_000
+
+
+@pytest.mark.parametrize(("limit", "unseen"), [(0.0, MANY - 2000), (99.0, 0)])
+def test_status_looks_at_so_many_names(
+    pool: Pool, limit: float, unseen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And at more only for a moment; what it has not seen it says."""
+    pool.slot_run("true")
+    plant_many(pool.dir / "queue", lambda path: path.mkdir())
+    monkeypatch.setattr(status, "LOOK_S", limit)
+    seen = pool.status()
+    assert seen.unseen == unseen
+    assert seen.as_dict().get("unseen", 0) == unseen
+    assert ("unseen" in seen.as_dict(), "names in the queue were not" in table.heading(seen)) == (
+        bool(unseen),
+        bool(unseen),
+    )
+
+
+@pytest.mark.linux
+def test_what_is_no_ticket_is_called_what_it_is(pool: Pool) -> None:
+    """Directories, links and FIFOs by the name of a ticket were left by no killed process."""
+    pool.slot_run("true")
+    queue = pool.dir / "queue"
+    makers = {
+        "directory": lambda path: path.mkdir(),
+        "symbolic link": lambda path: path.symlink_to("/etc/passwd"),
+        "FIFO": os.mkfifo,
+    }
+    for number, make in enumerate(makers.values()):
+        path = queue / f"{number:020d}-1"
+        make(path)
+        os.utime(path, (1, 1), follow_symlinks=False)
+    report = json.loads(pool.run(script("buildslots"), "doctor", "--json").stdout)
+    said = {found["check"]: found for found in report["checks"]}
+    for number, kind in enumerate(makers):
+        assert f"queue/{number:020d}-1 is a {kind}" in said["files"]["text"]
+    assert said["files"]["level"] == "note"
+    assert said["leftovers"]["text"] == "nothing is left of dead processes"
+
+
+@pytest.mark.linux
+def test_masses_of_held_slots(pool: Pool) -> None:
+    """Each that is odd costs a look at all processes: a few are looked into, the rest is counted."""
+    pool.slot_run("true")
+    held = [os.open(pool.dir / f"slot-{number}", os.O_CREAT | os.O_RDWR) for number in range(300)]
+    try:
+        for fd in held:
+            assert lock.try_lock(fd)
+        report = json.loads(pool.run(script("buildslots"), "doctor", "--json").stdout)
+        texts = [found["text"] for found in report["checks"] if found["check"] == "holders"]
+        assert (len(texts), texts[-1]) == (
+            21,
+            "280 more slots are held by other programs, or by what outlived its build",
+        )
+        assert "200 more held slots were not looked into" in released(pool, "--yes")[1]
+    finally:
+        for fd in held:
+            os.close(fd)

@@ -19,7 +19,7 @@ import psutil
 from buildslots.disk import records
 from buildslots.status import is_local, lives
 from buildslots.view.proof import belongs, marks
-from buildslots.words import counted, short_path, shown, span
+from buildslots.words import counted, prose_path, shown, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def described(process: psutil.Process) -> str:
     words = [str(process.pid), quoted(command_of(process))]
     cwd, age = _cwd(process), age_s(process)
     if cwd is not None:
-        words += ["in", short_path(cwd)]
+        words += ["in", prose_path(cwd)]
     if age is not None:
         words.append(f"({span(age)})")
     return " ".join(words)
@@ -232,7 +232,7 @@ def described(process: psutil.Process) -> str:
 def quoted(command: list[str] | tuple[str, ...]) -> str:
     """A command in a sentence, of bounded length, its program without the directory."""
     words = [os.path.basename(word) or word for word in command[:1]] + list(command[1:])
-    text = shlex.join(words).replace("'…'", "…")
+    text = shlex.join(words).replace("'…'", "…").replace("`", "?")
     return f"`{shown(text, SHOWN) or '?'}`"
 
 

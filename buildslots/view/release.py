@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from itertools import islice
 
 import psutil
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 TERM_S = 5.0
 """How long processes have after SIGTERM, and the system after SIGKILL."""
 STEP_S = 0.1
+MOST_LOOKED_INTO = 100
+"""Held slots that are looked into unasked: each that no build explains is a look at all processes."""
 NOT_FOUND = "whoever has it cannot be found: gone by now, or hidden from you"
 LEFT_ALONE = {
     keepers.BUILD: "its build runs",
@@ -51,7 +54,10 @@ def run(options: argparse.Namespace) -> int:
         if slot not in held:
             _say(f"slot {slot} is not held")
     holders = {held[slot].slot: held[slot] for slot in (wanted or held) if slot in held}
-    found = [keepers.kept(settings.dir, holder) for holder in holders.values()]
+    most = len(holders) if wanted else MOST_LOOKED_INTO
+    found = [keepers.kept(settings.dir, holder) for holder in islice(holders.values(), most)]
+    if len(holders) > most:
+        _say(f"{len(holders) - most} more held slots were not looked into: name those that you mean")
     if not wanted:
         for kept in found:
             if kept.state != keepers.STRAY:

@@ -79,7 +79,12 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def heading(status: PoolStatus) -> str:
     """The pool in a line."""
-    return f"pool {status.pool}: {status.held} held of {status.cap}, {len(status.waiters)} waiting"
+    waiting = f"{len(status.waiters)} waiting{_more(status)}"
+    return f"pool {status.pool}: {status.held} held of {status.cap}, {waiting}"
+
+
+def _more(status: PoolStatus) -> str:
+    return f", {status.unseen} more names in the queue were not looked at" if status.unseen else ""
 
 
 def remarks(build: Holder | Waiter) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from buildslots.words import shell_word
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 """The levels: as it should be; worth knowing; wrong, and to be put right by somebody."""
+MOST_NAMES = 2000
+"""So many names in a directory are looked at: others may have made any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,18 @@ class Subject:
     mistakes: tuple[str, ...]
     environ: Mapping[str, str]
     status: PoolStatus | None
+
+
+def shell_line(*words: str) -> str | None:
+    """The command of those words, each quoted; None if one of them cannot be shown."""
+    quoted = [shell_word(word) for word in words]
+    return None if None in quoted else " ".join(filter(None, quoted))
+
+
+def command(*words: str) -> str | None:
+    """The same for a sentence, in backticks."""
+    line = shell_line(*words)
+    return None if line is None else f"`{line}`"
 
 
 def existing(path: str) -> str:

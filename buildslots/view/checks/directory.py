@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 import time
+from dataclasses import dataclass, field
+from itertools import islice
 
 from buildslots.disk import queue, records
 from buildslots.disk.lock import is_shared, locked
 from buildslots.settings import cache_dir
-from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
-from buildslots.words import NAME_SHOWN, PATH_SHOWN, short_path, shown
+from buildslots.view.checks import (
+    MOST_NAMES,
+    NOTE,
+    OK,
+    PROBLEM,
+    Finding,
+    Subject,
+    command,
+    existing,
+    shell_line,
+)
+from buildslots.words import prose, prose_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +33,18 @@ SETTLED_S = 10.0
 """What is younger may belong to a build that comes or goes at this moment."""
 NAMED = 5
 """So many files are named, the rest is counted."""
+FIRST_SLOTS = 64
+"""So many slots are looked at however many names lie beside them."""
+MOST_DIGITS = 9
+KINDS = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 UNFINISHED_S = 0.1
 """How long a file that somebody makes may take to get its mode."""
 
@@ -36,12 +59,12 @@ def place(subject: Subject) -> list[Finding]:
     relative = subject.environ.get("BUILD_SLOTS_DIR", "")
     if why == "BUILD_SLOTS_DIR" and not os.path.isabs(relative):
         problems.append(
-            f"BUILD_SLOTS_DIR is the relative path {shown(repr(relative), PATH_SHOWN)}, another pool in "
-            "every working directory: make it absolute"
+            f"BUILD_SLOTS_DIR is the relative path {relative!r}, another pool in every working directory: "
+            "make it absolute"
         )
     if not os.path.isdir(there):
         problems.append(
-            f"{short_path(there)} is no directory, so builds run without slots: move it away, "
+            f"{prose_path(there)} is no directory, so builds run without slots: move it away, "
             "or set BUILD_SLOTS_DIR to another place"
         )
     else:
@@ -54,8 +77,8 @@ def place(subject: Subject) -> list[Finding]:
     if there != path:
         state = ", which the first build will make"
     elif is_shared(path):
-        state = f", which the group {details['group']} shares"
-    return [Finding("directory", OK, f"the pool is in {short_path(path)}{state} (from {why})", details)]
+        state = f", which the group {prose(str(details['group']))} shares"
+    return [Finding("directory", OK, f"the pool is in {prose_path(path)}{state} (from {why})", details)]
 
 
 def reason(subject: Subject) -> str:
@@ -97,13 +120,12 @@ def _not_for_us(path: str, there: str) -> Iterator[str]:
     usable = os.access(there, os.R_OK | os.W_OK | os.X_OK)
     file = os.stat(there)
     ours = not hasattr(os, "getuid") or file.st_uid == os.geteuid()
-    shown, owner, group = short_path(there), _user(file.st_uid), _group(file.st_gid)
+    shown, owner, group = prose_path(there), prose(_user(file.st_uid)), prose(_group(file.st_gid))
     if not usable:
         remedy = "change its owner, mode or mount, or set BUILD_SLOTS_DIR to another place"
         if there == path and is_shared(path):
-            remedy = (
-                f"only the group {group} may: `usermod -aG {group} {_user(os.geteuid())}`, and log in again"
-            )
+            join = command("usermod", "-aG", _group(file.st_gid), _user(os.geteuid())) or "become a member"
+            remedy = f"only the group {group} may: {join}, and log in again"
         elif there == path and not ours:
             remedy = (
                 f"it belongs to {owner} alone: `chgrp` it to a group that has both of you and `chmod 2770` "
@@ -114,10 +136,8 @@ def _not_for_us(path: str, there: str) -> Iterator[str]:
         return
     mode, above = file.st_mode, os.path.dirname(os.path.realpath(path))
     if os.stat(above).st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
-        yield (
-            f"every user of this machine can put another directory in the place of {shown}: "
-            f"`chmod o-w {shlex.quote(above)}`"
-        )
+        repair = command("chmod", "o-w", above) or "take from others the right to write the one that it is in"
+        yield f"every user of this machine can put another directory in the place of {shown}: {repair}"
     if mode & stat.S_IWOTH and mode & stat.S_ISVTX:
         yield (
             f"every user of this machine can put files into {shown} and hold its slots, but none can use or "
@@ -140,9 +160,9 @@ def _not_for_us(path: str, there: str) -> Iterator[str]:
 
 def _not_for_the_group(path: str, file: os.stat_result) -> Iterator[str]:
     """Why those of its group cannot share the directory `path`, though they can write it."""
-    shown, group = short_path(path), _group(file.st_gid)
+    shown, group = prose_path(path), prose(_group(file.st_gid))
     # A group by its user's name is that user's own (usergroups in pam_umask(8)): nobody else is in it.
-    if not file.st_mode & stat.S_ISGID and group != _user(file.st_uid):
+    if not file.st_mode & stat.S_ISGID and _group(file.st_gid) != _user(file.st_uid):
         yield (
             f"the group {group} can remove the files in {shown}, but not use them, because each has its "
             "maker's own group and mode: `chmod g+s` shares the pool with the group, `chmod g-w` does not"
@@ -161,49 +181,98 @@ def files(subject: Subject) -> list[Finding]:
     if not os.path.isdir(path):
         return [Finding("files", OK, "no pool yet, so no files in it")]
     closed = _closed(path)
-    odd, barred, others = _unusual(path)
-    barred = [name for name in barred if name not in closed]
+    seen = _unusual(path)
+    odd, others = seen.odd, seen.others
+    barred = [name for name in seen.barred if name not in closed]
     found = []
     if odd:
-        text = f"{_names(odd)} should be {'directories' if set(odd) <= set(ROOMS) else 'files'}: remove them"
-        found.append(Finding("files", PROBLEM, f"builds cannot use the pool: {text}", {"files": odd}))
+        should = "directories" if set(odd) <= set(ROOMS) else "files"
+        text = f"{_names(list(odd))} should be {should}: remove them ({_kinds(odd)})"
+        found.append(Finding("files", PROBLEM, f"builds cannot use the pool: {text}", {"files": list(odd)}))
+    if seen.no_tickets:
+        text = (
+            f"in the queue lies what is no ticket, and nothing but you removes it: {_kinds(seen.no_tickets)}"
+        )
+        found.append(Finding("files", NOTE, text, {"files": list(seen.no_tickets)}))
     if barred:
         text = (
             f"you cannot read and write {_names(barred)}, so builds run without slots: change owner or mode"
         )
         found.append(Finding("files", PROBLEM, text, {"files": barred}))
     if closed:
-        group, where = _group(os.stat(path).st_gid), shlex.quote(path)
-        rooms = " ".join(shlex.quote(os.path.join(path, room)) for room in ROOMS)
-        repair = f"chgrp -R {group} {where} && chmod -R g+rwX {where} && chmod g+s,-t {rooms}"
+        group = _group(os.stat(path).st_gid)
         text = (
-            f"not everybody in the group {group} can use {_names(closed)}, so builds run without slots: "
-            f"as root, `{repair}`"
+            f"not everybody in the group {prose(group)} can use {_names(closed)}, "
+            f"so builds run without slots: {_repair(path, group)}"
         )
         found.append(Finding("files", PROBLEM, text, {"files": closed}))
     if others:
         text = f"other users own {_names(others)}, which you can use too"
         found.append(Finding("files", NOTE, text, {"files": others}))
+    if seen.crowded:
+        text = f"only {MOST_NAMES} names were looked at in each of {', '.join(seen.crowded)}: there are more"
+        found.append(Finding("files", NOTE, text, {"crowded": seen.crowded}))
     who = "you and its group" if is_shared(path) else "you"
     return found or [Finding("files", OK, f"{who} can read and write all files of the pool")]
 
 
-def _unusual(path: str) -> tuple[list[str], list[str], list[str]]:
-    """What in the pool `path` is of the wrong kind, what we cannot use, what is others' and no group's."""
-    odd, barred, others = [], [], []
+def _repair(path: str, group: str) -> str:
+    """What makes all in the pool `path` usable for its group."""
+    steps = (
+        shell_line("chgrp", "-R", group, path),
+        shell_line("chmod", "-R", "g+rwX", path),
+        shell_line("chmod", "g+s,-t", *(os.path.join(path, room) for room in ROOMS)),
+    )
+    if None in steps:
+        return "as root, give all in it to that group, readable and writable, the directories setgid"
+    return f"as root, `{' && '.join(filter(None, steps))}`"
+
+
+@dataclass(slots=True)
+class _Unusual:
+    """What in a pool is not as it should be, by its name below that.
+
+    Attributes:
+        odd: What builds stumble over, and what kind of thing it is.
+        no_tickets: What they pass over in the queue, likewise.
+        barred: What we cannot use.
+        others: What is others' and no group's.
+        crowded: Directories with more names than were looked at.
+    """
+
+    odd: dict[str, str] = field(default_factory=dict)
+    no_tickets: dict[str, str] = field(default_factory=dict)
+    barred: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    crowded: list[str] = field(default_factory=list)
+
+
+def _unusual(path: str) -> _Unusual:
+    """What is unusual in the pool `path`."""
+    found = _Unusual()
     shared = is_shared(path)
-    for name, entry in _entries(path):
-        is_room = name in ROOMS
-        if is_room != entry.is_dir(follow_symlinks=False) or entry.is_symlink():
-            odd.append(name)
-        elif not os.access(entry.path, _needed(name)):
-            if os.path.lexists(entry.path):  # and not just a build that ended
-                barred.append(name)
-        elif (
-            not shared and hasattr(os, "getuid") and entry.stat(follow_symlinks=False).st_uid != os.geteuid()
-        ):
-            others.append(name)
-    return odd, barred, others
+    for room in ("", *ROOMS):
+        names, more = _listed(os.path.join(path, room))
+        found.crowded += [room or "the pool"] * more
+        for name, file in _known(path, room, names):
+            kind = KINDS.get(stat.S_IFMT(file.st_mode), "something else")
+            where = os.path.join(path, name)
+            if (name in ROOMS) != stat.S_ISDIR(file.st_mode) or stat.S_ISLNK(file.st_mode):
+                (found.no_tickets if room == "queue" else found.odd)[name] = kind
+            elif room == "queue" and not stat.S_ISREG(file.st_mode):
+                found.no_tickets[name] = kind
+            elif not os.access(where, _needed(name)):
+                if os.path.lexists(where):  # and not just a build that ended
+                    found.barred.append(name)
+            elif not shared and hasattr(os, "getuid") and file.st_uid != os.geteuid():
+                found.others.append(name)
+    return found
+
+
+def _kinds(named: dict[str, str]) -> str:
+    """Which of the names is what: "queue/1 is a directory, queue/2 is a FIFO and 3 more"."""
+    shown = ", ".join(f"{prose(name)} is {kind}" for name, kind in sorted(named.items())[:NAMED])
+    return shown if len(named) <= NAMED else f"{shown} and {len(named) - NAMED} more"
 
 
 def _needed(name: str) -> int:
@@ -226,31 +295,35 @@ def _closed(path: str) -> list[str]:
 
 def _not_the_groups(path: str) -> set[str]:
     group = os.stat(path).st_gid
-    return {name for name, entry in _entries(path) if not _is_groups(name, entry, group)}
+    return {
+        name
+        for room in ("", *ROOMS)
+        for name, file in _known(path, room, _listed(os.path.join(path, room))[0])
+        if not _is_groups(name, file, group)
+    }
 
 
-def _is_groups(name: str, entry: os.DirEntry[str], group: int) -> bool:
-    """Whether all in `group` can use `entry`, and in a room make and remove files that they all can use."""
-    file = entry.stat(follow_symlinks=False)
+def _is_groups(name: str, file: os.stat_result, group: int) -> bool:
+    """Whether all in `group` can use that, and in a room make and remove files that they all can use."""
     bits = _needed(name) << 3
     usable = file.st_mode & bits == bits and (name not in ROOMS or file.st_mode & 0o3000 == 0o2000)
     return usable and file.st_gid == group
 
 
-def _entries(path: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """What the protocol knows in the pool `path`, by its name below that; gone ones are passed over."""
-    for room in ("", *ROOMS):
+def _known(path: str, room: str, names: list[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """What the protocol knows of `names` in a room of the pool `path`, by its name below that.
+
+    Gone ones are passed over. In the pool itself the first slots are looked at whatever was listed.
+    """
+    if not room:
+        first = [*ROOMS, "mutex", *(f"slot-{number}" for number in range(FIRST_SLOTS))]
+        names = list(dict.fromkeys([*first, *(name for name in names if name.startswith("slot-"))]))
+    for name in names:
+        below = os.path.join(room, name)
         try:
-            with os.scandir(os.path.join(path, room)) as entries:
-                for entry in entries:
-                    if room or entry.name in ROOMS or entry.name == "mutex" or entry.name.startswith("slot-"):
-                        try:
-                            entry.stat(follow_symlinks=False)
-                        except FileNotFoundError:
-                            continue
-                        yield os.path.join(room, entry.name), entry
+            yield below, os.lstat(os.path.join(path, below))
         except OSError:
-            pass  # missing, or what is found above it
+            pass  # gone, never made, or what is found above it
 
 
 def leftovers(subject: Subject) -> list[Finding]:
@@ -259,21 +332,34 @@ def leftovers(subject: Subject) -> list[Finding]:
     if status is None:
         return [Finding("leftovers", OK, "no pool yet, so nothing left in it")]
     held = {holder.slot for holder in status.holders}
+    listed = {room: _listed(f"{path}/{room}") for room in ROOMS}
     tickets = [
         name
-        for name in queue.waiting(path)
-        if _settled(f"{path}/queue/{name}") and not locked(f"{path}/queue/{name}")
+        for name in listed["queue"][0]
+        if _is_ticket(name)
+        and _settled(f"{path}/queue/{name}", stat.S_IFREG)
+        and not locked(f"{path}/queue/{name}")
     ]
-    bells = [name for name in _listed(f"{path}/bells") if _ownerless(path, name)]
-    kept = [name for name in _listed(f"{path}/holders") if _outlived(path, name, held)]
+    bells = [name for name in listed["bells"][0] if _ownerless(path, name)]
+    kept = [name for name in listed["holders"][0] if _outlived(path, name, held)]
     counts = {"tickets": len(tickets), "bells": len(bells), "records": len(kept)}
+    crowded = [room for room in ROOMS if listed[room][1]]
+    details = {**counts, **({"crowded": crowded} if crowded else {})}
     if not any(counts.values()):
-        return [Finding("leftovers", OK, "nothing is left of dead processes", dict(counts))]
+        return [Finding("leftovers", OK, "nothing is left of dead processes", details)]
     words = ", ".join(
         f"{count} {kind if count > 1 else kind[:-1]}" for kind, count in counts.items() if count
     )
-    text = f"killed processes left {words}: harmless, and the next build that comes across them removes them"
-    return [Finding("leftovers", NOTE, text, dict(counts))]
+    more = " and more" if crowded else ""
+    text = (
+        f"killed processes left {words}{more}: "
+        "harmless, and the next build that comes across them removes them"
+    )
+    return [Finding("leftovers", NOTE, text, details)]
+
+
+def _is_ticket(name: str) -> bool:
+    return len(name) > queue.NUMBER_DIGITS and name[: queue.NUMBER_DIGITS].isdecimal()
 
 
 def _ownerless(path: str, name: str) -> bool:
@@ -281,35 +367,41 @@ def _ownerless(path: str, name: str) -> bool:
     bell = f"{path}/bells/{name}"
     if name.startswith("slot-") or os.path.lexists(f"{path}/queue/{name}"):
         return False
-    return _settled(bell)
+    return _settled(bell, stat.S_IFIFO)
 
 
 def _outlived(path: str, name: str, held: set[int]) -> bool:
     """Whether the file `name` has the record of a holder whose slot nobody holds."""
     digits = name.removeprefix("slot-")
-    if not digits.isdecimal() or int(digits) in held:
+    if not digits.isdecimal() or len(digits) > MOST_DIGITS or int(digits) in held:
         return False
     record = records.read(f"{path}/holders/{name}")
     return record is not None and (records.age_s(record) or 0.0) > SETTLED_S
 
 
-def _settled(path: str) -> bool:
+def _settled(path: str, kind: int) -> bool:
+    """Whether a file of that kind is no build's that comes or goes at this moment."""
     try:
-        return time.time() - os.lstat(path).st_mtime > SETTLED_S
+        file = os.lstat(path)
     except OSError:
         return False  # gone
+    return stat.S_IFMT(file.st_mode) == kind and time.time() - file.st_mtime > SETTLED_S
 
 
-def _listed(path: str) -> list[str]:
+def _listed(path: str) -> tuple[list[str], bool]:
+    """Names in the directory `path`, sorted, at most MOST_NAMES, and whether there are more."""
     try:
-        return sorted(os.listdir(path))
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in islice(entries, MOST_NAMES)]
+            more = next(entries, None) is not None
     except OSError:
-        return []
+        return [], False  # missing, or what is found above it
+    return sorted(names), more
 
 
 def _names(names: list[str]) -> str:
-    first = ", ".join(shown(name, NAME_SHOWN) for name in sorted(names)[:NAMED])
-    return first if len(names) <= NAMED else f"{first} and {len(names) - NAMED} more"
+    shown = ", ".join(prose(name) for name in sorted(names)[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
 
 
 def _group(gid: int) -> str:

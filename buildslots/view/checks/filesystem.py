@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
-from buildslots.words import short_path
+from buildslots.words import prose_path
 
 NETWORK = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|afpfs|afs|9p|drvfs|lustre|ceph|gpfs|beegfs|glusterfs|orangefs|pvfs2|ocfs2|gfs2?"
@@ -48,15 +48,15 @@ def filesystem(subject: Subject) -> list[Finding]:
         return found
     if mount is None:
         return [
-            Finding("filesystem", NOTE, f"it cannot be found out what {short_path(where)} is mounted from")
+            Finding("filesystem", NOTE, f"it cannot be found out what {prose_path(where)} is mounted from")
         ]
     if LAYERED.fullmatch(mount.type):
         text = (
-            f"{short_path(where)} is on this container's own layer ({mount.type}): "
+            f"{prose_path(where)} is on this container's own layer ({mount.type}): "
             "other containers and their host do not see it; to share slots, mount one directory into all"
         )
         return [Finding("filesystem", NOTE, text, details)]
-    text = f"{mount.type}, mounted on {short_path(mount.point)}, is on this machine and has room"
+    text = f"{mount.type}, mounted on {prose_path(mount.point)}, is on this machine and has room"
     return [Finding("filesystem", OK, text, details)]
 
 
@@ -80,7 +80,7 @@ def _mount(path: str) -> Mount | None:
 
 def _unfit(where: str, mount: Mount | None) -> list[str]:
     """Sentences about what makes the file system of `where` unfit for a pool."""
-    place = short_path(where)
+    place = prose_path(where)
     unfit = []
     if mount is not None and is_network(mount.type, mount.options):
         unfit.append(

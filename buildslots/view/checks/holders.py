@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-import shlex
 
 import psutil
 
 from buildslots.disk import queue, records
 from buildslots.status import is_local, lives, pool_status
 from buildslots.view import keepers
-from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
-from buildslots.words import NAME_SHOWN, shown
+from buildslots.view.checks import MOST_NAMES, NOTE, OK, PROBLEM, Finding, Subject, command
+from buildslots.words import prose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from buildslots.status import Holder, PoolStatus
 
+LONGEST = 100
+"""Characters of another machine's name that are shown."""
+MOST_ODD = 20
+"""So many slots that are not held by a build that runs are looked into, each with a look at all processes."""
+MOST_FOUND = 40
+"""So many findings are told."""
 NAMED = 3
 """So many processes are named, the rest is counted."""
 
@@ -26,13 +31,20 @@ def holders(subject: Subject) -> list[Finding]:
     status, path = subject.status, subject.settings.dir
     if status is None:
         return [Finding("holders", OK, "no pool yet, so nobody holds a slot")]
-    found = [
-        finding
-        for holder in _confirmed(status, subject)
-        for finding in _of_slot(subject, keepers.kept(path, holder))
-    ]
+    found, odd = [], 0
+    for holder in _confirmed(status, subject):
+        odd += holder.foreign or holder.orphaned
+        if odd > MOST_ODD and (holder.foreign or holder.orphaned):
+            continue
+        found += _of_slot(subject, keepers.kept(path, holder))
+    if odd > MOST_ODD:
+        text = f"{odd - MOST_ODD} more slots are held by other programs, or by what outlived its build"
+        found.append(Finding("holders", NOTE, text, {"more": odd - MOST_ODD}))
     found += _stopped(path, status)
     found += _other_caps(status)
+    if len(found) > MOST_FOUND:
+        more = len(found) - MOST_FOUND
+        found[MOST_FOUND:] = [Finding("holders", NOTE, f"and {more} more of that kind", {"more": more})]
     count = status.held
     slots = "1 slot" if count == 1 else f"{count} slots"
     text = f"{slots} held of {status.cap}, {len(status.waiters)} waiting"
@@ -66,15 +78,11 @@ def _of_slot(subject: Subject, kept: keepers.Kept) -> list[Finding]:
         "pid": holder.pid,
         "processes": [keepers.about(process) for process in kept.processes],
     }
-    release = "buildslots release"
-    if subject.pool_option is not None:
-        release += f" --pool {subject.pool_option}"
-    if subject.dir_option is not None:
-        release += f" --dir {shlex.quote(subject.dir_option)}"
+    release = _release(subject) or "`buildslots release` with the options of this command"
     slot = keepers.slots_of(holder)
     is_, was = ("are", "were") if holder.weight > 1 else ("is", "was")
     if kept.state == keepers.STRAY:
-        level, text = PROBLEM, f"{slot} {is_} kept by {who}, which outlived its build: `{release}` ends it"
+        level, text = PROBLEM, f"{slot} {is_} kept by {who}, which outlived its build: {release} ends it"
     elif kept.state == keepers.UNSEEN:
         level = PROBLEM
         gone = f"{slot} {was} taken by {holder.pid}, which is gone"
@@ -85,7 +93,7 @@ def _of_slot(subject: Subject, kept: keepers.Kept) -> list[Finding]:
         program = who or (f"process {holder.pid}" if holder.pid else "one that you may not see")
         level, text = NOTE, f"{slot} is locked by another program: {program}"
     elif kept.state == keepers.ELSEWHERE:
-        there = f"{shown(holder.host or '?', NAME_SHOWN)}, pid {holder.pid} there"
+        there = f"{prose(holder.host or '?')[:LONGEST]}, pid {holder.pid} there"
         level = NOTE
         text = (
             f"{slot} {is_} held from another container or machine ({there}): only there can its build be seen"
@@ -93,6 +101,18 @@ def _of_slot(subject: Subject, kept: keepers.Kept) -> list[Finding]:
     else:
         return []
     return [Finding("holders", level, text, details)]
+
+
+def _release(subject: Subject) -> str | None:
+    """The command that ends what keeps a slot of this pool, or None if it cannot be shown."""
+    words = ["buildslots", "release"]
+    if subject.pool_option is not None:
+        words += ["--pool", subject.pool_option]
+    if subject.dir_option is not None:
+        # A path that begins with a dash would be an option.
+        dash = subject.dir_option.startswith("-")
+        words += [f"--dir={subject.dir_option}"] if dash else ["--dir", subject.dir_option]
+    return command(*words)
 
 
 def _stopped(path: str, status: PoolStatus) -> list[Finding]:
@@ -112,7 +132,7 @@ def _stopped(path: str, status: PoolStatus) -> list[Finding]:
 def _waiting(path: str) -> dict[int, psutil.Process]:
     """The processes in line, by pid, as far as they live here."""
     found = {}
-    for name in queue.waiting(path):
+    for name in queue.waiting(path)[:MOST_NAMES]:
         record = records.read(f"{path}/queue/{name}")
         pid = records.number(record.get("pid")) if record is not None and is_local(record) else None
         if record is None or pid is None:
@@ -135,13 +155,13 @@ def _is_stopped(process: psutil.Process) -> bool:
 
 def _goes_on(process: psutil.Process) -> str:
     """What lets a stopped process go on, and who may do that: kill(2)."""
-    command = f"`kill -CONT {process.pid}`"
+    remedy = f"`kill -CONT {process.pid}`"
     try:
         if process.uids().real != os.geteuid() != 0:
-            return f"{command} by its owner, {shown(process.username(), NAME_SHOWN)}, lets it go on"
+            return f"{remedy} by its owner, {prose(process.username())}, lets it go on"
     except psutil.Error:
         pass  # gone
-    return f"{command} lets it go on"
+    return f"{remedy} lets it go on"
 
 
 def _other_caps(status: PoolStatus) -> list[Finding]:

@@ -7,7 +7,7 @@ import os
 from buildslots.cap import machine_cap
 from buildslots.settings import config_path, slots_variable
 from buildslots.view.checks import OK, PROBLEM, Finding, Subject
-from buildslots.words import short_path, span
+from buildslots.words import prose_path, span
 
 THEN = {"run": "runs anyway", "paced": "runs anyway, one in each such time", "fail": "fails"}
 """What a build does after its timeout, by the setting."""
@@ -55,7 +55,7 @@ def settings(subject: Subject) -> list[Finding]:
         return [Finding("settings", PROBLEM, mistake, details) for mistake in subject.mistakes]
     wait = "as long as it takes" if chosen.timeout_s is None else span(chosen.timeout_s)
     then = THEN[chosen.on_timeout]
-    file = f"config file {short_path(path)}" if details["config_exists"] else "no config file"
+    file = f"config file {prose_path(path)}" if details["config_exists"] else "no config file"
     text = f"a build waits {wait} ({chosen.timeout_source}), then {then} ({chosen.on_timeout_source}); {file}"
     return [Finding("settings", OK, text, details)]
 

@@ -10,7 +10,7 @@ import psutil
 from buildslots.settings import DEFAULT_POOL, base_dir, pool_dir
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
 from buildslots.view.keepers import command_of, in_our_namespace, quoted
-from buildslots.words import PATH_SHOWN, short_path, shown
+from buildslots.words import prose, prose_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 VARIABLES = ("BUILD_SLOTS_DIR", "XDG_CACHE_HOME", "HOME")
 """What the directory follows from on Linux. TMPDIR is not among it."""
+
+LONGEST = 200
+"""Characters of a variable that are shown."""
 
 
 def split(subject: Subject) -> list[Finding]:
@@ -32,7 +35,7 @@ def split(subject: Subject) -> list[Finding]:
     for path, (processes, theirs) in sorted(_groups(ours).items()):
         names = _differing(environ, theirs)
         settings = ", ".join(
-            f"{name}={shown(theirs[name], PATH_SHOWN)}" if name in theirs else f"no {name}" for name in names
+            f"{name}={prose(theirs[name][:LONGEST])}" if name in theirs else f"no {name}" for name in names
         )
         example = processes[0]
         more = f" and {len(processes) - 1} more" if len(processes) > 1 else ""
@@ -59,7 +62,7 @@ def _of_user_database(environ: Mapping[str, str], ours: str) -> list[Finding]:
     if path == ours:
         return []
     details: dict[str, object] = {"dir": path, "pids": [], "variables": {"HOME": home}}
-    who = f"whatever starts with the home of the user database, {short_path(home)}, such as a cron job,"
+    who = f"whatever starts with the home of the user database, {prose_path(home)}, such as a cron job,"
     return [_finding(path, ours, who, details)]
 
 
@@ -69,11 +72,11 @@ def _finding(path: str, ours: str, who: str, details: dict[str, object]) -> Find
     details = {**details, "used": used}
     if used and not path.startswith(ours + os.sep):
         text = (
-            f"{who} builds in the pool {short_path(path)}, which yours does not count: "
+            f"{who} builds in the pool {prose_path(path)}, which yours does not count: "
             "set BUILD_SLOTS_DIR to one directory everywhere"
         )
         return Finding("split", PROBLEM, text, details)
-    return Finding("split", NOTE, f"{who} would build in another pool, {short_path(path)}", details)
+    return Finding("split", NOTE, f"{who} would build in another pool, {prose_path(path)}", details)
 
 
 def _groups(ours: str) -> dict[str, tuple[list[psutil.Process], dict[str, str]]]:

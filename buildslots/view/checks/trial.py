@@ -16,7 +16,7 @@ from buildslots.disk import bells
 from buildslots.disk.lock import is_locked, try_lock, unlock
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
 from buildslots.view.scratch import BELL, LOCK, Scratch, SwappedError
-from buildslots.words import SENTENCE_SHOWN, short_path, shown
+from buildslots.words import prose, prose_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ RELEASE_S = 2.0
 """How long after the end of its owner a lock may last: Windows does not promise "at once"."""
 ROUNDS = 100
 OWNER = "import sys; from buildslots.view.owner import own; own(*sys.argv[1:])"
-SAID = 200
-"""Characters of what the other process says that are shown."""
 
 
 def trial(subject: Subject) -> list[Finding]:
@@ -41,17 +39,17 @@ def trial(subject: Subject) -> list[Finding]:
         scratch = Scratch.make(where)
     except SwappedError as error:
         text = (
-            f"somebody puts other things into the place of what you make in {short_path(where)}, "
+            f"somebody puts other things into the place of what you make in {prose_path(where)}, "
             f"so nothing was tried: {error.filename}: {error.strerror}"
         )
         return [Finding("locks", PROBLEM, text)]
     except OSError as error:
-        text = f"nothing can be created in {short_path(where)}, so builds run without slots: {error.strerror}"
+        text = f"nothing can be created in {prose_path(where)}, so builds run without slots: {error.strerror}"
         return [Finding("locks", PROBLEM, text)]
     try:
         found = list(_tried(scratch))
     except OSError as error:
-        text = f"locks do not work in {short_path(where)}, so builds run without slots: {error.strerror}"
+        text = f"locks do not work in {prose_path(where)}, so builds run without slots: {error.strerror}"
         found = [Finding("locks", PROBLEM, text)]
     finally:
         is_gone = scratch.remove()
@@ -59,7 +57,7 @@ def trial(subject: Subject) -> list[Finding]:
     if not is_gone:
         text = (
             f"somebody has moved the directory {os.path.basename(scratch.name)} that you made in "
-            f"{short_path(where)}, or put files into it: it was left as it is"
+            f"{prose_path(where)}, or put files into it: it was left as it is"
         )
         found.append(Finding("locks", PROBLEM, text))
     return found
@@ -124,7 +122,7 @@ def _failed(owner: subprocess.Popen[str], said: str) -> str:
     owner.kill()
     complaint = owner.stderr.read().strip() if owner.stderr else ""
     why = said or complaint.rpartition("\n")[2] or f"no lock within {PATIENCE_S:.0f} s"
-    return f"another process could not lock a file or make a FIFO there: {shown(why, SENTENCE_SHOWN)}"
+    return f"another process could not lock a file or make a FIFO there: {prose(why)}"
 
 
 def _locks(fd: int, *, seen: bool) -> Finding:
