@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from buildslots.settings import Settings
 
+MASSES = 1_000_000
+"""So many names in the queue are counted, if they are not looked at."""
 MOST_NAMES, LOOK_S = 2000, 0.25
 """So many names in the queue are looked at in any case, more only for so long; so many waiters are told."""
 MOST_FOREIGN = 64
@@ -154,7 +156,7 @@ def _in_line(directory: str) -> tuple[list[str], int]:
 
     Members of a shared pool can make any number of them.
     """
-    names = queue.waiting(directory)
+    names = queue.waiting(directory, MASSES)
     live: list[str] = []
     until = time.monotonic() + LOOK_S
     for number, name in enumerate(names):

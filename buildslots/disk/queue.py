@@ -46,14 +46,14 @@ YOUNG_S = 1.0
 """How long another user's ticket that cannot be opened may be one that is being made."""
 
 
-def waiting(directory: str) -> list[str]:
-    """The names of all tickets in the pool `directory`, live or not, first come first; of masses some."""
+def waiting(directory: str, most: int = MANY) -> list[str]:
+    """The names of all tickets in the pool `directory`, live or not, first come first; of masses so many."""
     names: list[str] = []
     try:
         with os.scandir(f"{directory}/queue") as entries:
             for entry in entries:
                 names.append(entry.name)
-                if len(names) == MANY:  # in no order: the others will be seen when some of these are gone
+                if len(names) == most:  # in no order: the others will be seen when some of these are gone
                     break
     except FileNotFoundError:
         return []
