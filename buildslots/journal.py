@@ -251,11 +251,19 @@ def _load() -> str:
 
 
 def _process() -> str:
-    """Which process this is, in the words of a record."""
-    lines = records.this_process().decode("ascii", "backslashreplace").splitlines()
-    fields = dict(line.split(" ", 1) for line in lines)
-    pid = fields.pop("pid")
-    return ",".join([f'"pid":{pid}', *(f'"{name}":{_quoted(value)}' for name, value in fields.items())])
+    """Which process this is, in the words of a record; put together once for each, also after a fork."""
+    global _this  # noqa: PLW0603 - a cache of what cannot change
+    record = records.this_process()
+    if _this[0] != record:
+        lines = record.decode("ascii", "backslashreplace").splitlines()
+        fields = dict(line.split(" ", 1) for line in lines)
+        pid = fields.pop("pid")
+        words = [f'"pid":{pid}', *(f'"{name}":{_quoted(value)}' for name, value in fields.items())]
+        _this = record, ",".join(words)
+    return _this[1]
+
+
+_this: tuple[bytes, str] = (b"", "")
 
 
 def _program(command: list[str]) -> str:

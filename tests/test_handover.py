@@ -322,10 +322,10 @@ def test_a_holding_that_is_begun_twice_has_a_record(head: Head, monkeypatch: pyt
     """It has one nonce: what was said of the first try, which failed, is not said of the second."""
     hang, tries = bells.hang, [OSError(errno.EMFILE, "too many")]
 
-    def fail_once(path: str) -> int | None:
+    def fail_once(path: str, *more: object) -> int | None:
         if tries:
             raise tries.pop()
-        return hang(path)
+        return hang(path, *more)
 
     monkeypatch.setattr(bells, "hang_again", lambda *_: None)
     monkeypatch.setattr(bells, "hang", fail_once)

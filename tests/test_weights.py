@@ -147,10 +147,10 @@ def test_half_a_taking_leaves_nothing(pool: Pool, monkeypatch: pytest.MonkeyPatc
     before = set(os.listdir("/dev/fd"))
     keep = records.keep
 
-    def full(path: str) -> int:
+    def full(path: str, pool: int | None) -> int:
         if path.endswith("slot-1"):
             raise OSError(errno.ENOSPC, "No space left on device", path)
-        return keep(path)
+        return keep(path, pool)
 
     monkeypatch.setattr(records, "keep", full)
     with pytest.warns(UnthrottledWarning, match="slot-1"):

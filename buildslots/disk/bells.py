@@ -42,7 +42,7 @@ NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIN
 """How mkfifo(3) says that this file system or kernel has no FIFOs; a full disk speaks otherwise."""
 
 
-def hang(path: str, *, new: bool = False) -> int | None:
+def hang(path: str, pool: int | None = None, *, new: bool = False) -> int | None:
     """Keep the bell at `path` open: its descriptor, or None where FIFOs do not exist.
 
     A bell that is there serves again if it is silent: then no file system has anything to write.
@@ -52,11 +52,12 @@ def hang(path: str, *, new: bool = False) -> int | None:
 
     Args:
         path: Where.
+        pool: The pool as `lock.open_directory` has opened it, or None.
         new: Whether there is most likely none yet.
     """
     if not FIFOS:
         return None
-    with Room(path) as (name, room):
+    with Room(path, pool) as (name, room):
         try:
             since = _make(name, room) if new else None
             if since is None:

@@ -126,17 +126,26 @@ class Room:
     None.
     """
 
-    __slots__ = ("_fd", "_path")
+    __slots__ = ("_fd", "_path", "_pool")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, pool: int | None = None) -> None:
         self._path = path
+        self._pool = pool  # as `open_directory` has opened it, if the file is in a room of that
         self._fd: int | None = None
 
     def __enter__(self) -> tuple[str, int | None]:
         if not DIR_FDS:
             return self._path, None
         above, _, name = self._path.rpartition("/")
-        self._fd = open_directory(above or "/", follow=above.rpartition("/")[2] not in ROOMS)
+        room = above.rpartition("/")[2]
+        if self._pool is None:
+            self._fd = open_directory(above or "/", follow=room not in ROOMS)
+            return name, self._fd
+        try:
+            self._fd = os.open(room, os.O_RDONLY | DIRECTORY | PLAIN, dir_fd=self._pool)
+        except OSError as error:
+            error.filename = above  # for people
+            raise
         return name, self._fd
 
     def __exit__(
@@ -200,7 +209,7 @@ def check_root(path: str) -> None:
     What root makes there its owner cannot use, but can read, and a link of his may lead root anywhere. A
     directory that a group shares is nobody's alone, nor is a sticky one that everybody can write.
     """
-    if not hasattr(os, "geteuid") or os.geteuid() or path in _roots:
+    if path in _roots or not hasattr(os, "geteuid") or os.geteuid():
         return
     end = 0
     while end != len(path):
@@ -263,9 +272,9 @@ def open_file(path: str, flags: int) -> int:
     return open_in_room(path, flags)
 
 
-def open_in_room(path: str, flags: int) -> int:
+def open_in_room(path: str, flags: int, pool: int | None = None) -> int:
     """The same for what is to be written in a room of a pool: see `Room`."""
-    with Room(path) as (name, room):
+    with Room(path, pool) as (name, room):
         above = os.path.dirname(name) if room is None else room
         again = MADE_MEANWHILE
         while True:

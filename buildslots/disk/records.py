@@ -105,21 +105,21 @@ def about(command: list[str], *, cap: int, nonce: str, cwd: str | None = None, w
     return b"".join(lines)
 
 
-def keep(path: str) -> int:
+def keep(path: str, pool: int | None = None) -> int:
     """Open the file at `path` in `holders`, made if missing, to write records into it: its descriptor.
 
     What is no file of ours gets another name, and a new one is made: whoever else can write the pool may have
     put something there that its owner is going to miss, or a FIFO at which they listen. Raises OSError.
     """
     try:
-        fd = reopen(path, os.O_CREAT)
+        fd = reopen(path, os.O_CREAT, pool)
     except OSError as error:
         if error.errno not in NO_FILE and not isinstance(error, IsADirectoryError):  # or a FIFO
             raise
         fd = None
     if fd is None:
         put_aside(path)
-        fd = open_in_room(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        fd = open_in_room(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, pool)
         _make_room(fd)
     return fd
 
@@ -134,12 +134,12 @@ def _make_room(fd: int) -> None:
     os.lseek(fd, 0, os.SEEK_SET)
 
 
-def reopen(path: str, flags: int = 0) -> int | None:
+def reopen(path: str, flags: int = 0, pool: int | None = None) -> int | None:
     """Open the file at `path` as `keep` does, but remove nothing: None if it is none for records.
 
     For who may have to write there soon, while it has the record of another. Raises OSError.
     """
-    fd = open_in_room(path, os.O_RDWR | flags)
+    fd = open_in_room(path, os.O_RDWR | flags, pool)
     try:
         about = os.fstat(fd)
         if _is_for_records(fd, about):

@@ -14,6 +14,7 @@ from stat import S_ISDIR, S_ISFIFO, S_ISREG
 
 from buildslots.disk import bells, queue, records
 from buildslots.disk.lock import (
+    DIR_FDS,
     NO_FILE,
     ROOMS,
     Mutex,
@@ -130,15 +131,19 @@ class Hold:
         self._handed: list[int] = []
         self._records: list[int] = []
         record = claim.record()
+        # Once for all rooms: to look at the way to it takes longer than to open it. But not by who has
+        # waited, and may have no descriptor to spare.
+        pool = open_directory(directory) if DIR_FDS and not claim.waited_s else None
         try:
             for number in locks:
-                fd = records.keep(f"{directory}/holders/slot-{number}") if ready is None else ready.record
-                self._records.append(fd)
-                records.write(fd, record)  # before there is a bell: see `PoolDirectory.is_ours`
+                path = f"{directory}/holders/slot-{number}"
+                self._records.append(records.keep(path, pool) if ready is None else ready.record)
+                # Before there is a bell: see `PoolDirectory.is_ours`.
+                records.write(self._records[-1], record)
                 path = f"{directory}/bells/slot-{number}"
                 bell = None if ready is None else bells.hang_again(path, ready.ear, ready.bell)
                 if bell is None:
-                    bell = bells.hang(path)
+                    bell = bells.hang(path, pool)
                 if bell is not None:
                     self._bells.append(bell)
         except BaseException:
@@ -147,6 +152,9 @@ class Hold:
             for fd in (*self._bells, *self._records):
                 close(fd)
             raise
+        finally:
+            if pool is not None:
+                close(pool)
         self._locks = list(locks.values())
         locks.clear()
 
