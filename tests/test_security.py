@@ -407,6 +407,16 @@ def test_any_mark_of_nesting(pool: Pool, marks: str) -> None:
     assert pool.slot_run(*ECHO, environ={"BUILD_SLOTS_HELD": marks}).stdout == "ran 0\n"
 
 
+def test_the_tests_that_the_readme_names(request: pytest.FixtureRequest) -> None:
+    """Each claim of its page on security has them."""
+    readme = (request.config.rootpath / "README.md").read_text()
+    names = set(re.findall(r"`(test_\w+)(?:…|\[[^`]*\])?`", readme.partition("## Security")[2]))
+    there = "".join(path.read_text() for path in request.config.rootpath.glob("tests/test_*.py"))
+    assert len(names) > 20
+    missing = [name for name in names if f"def {name}" not in there and f"tests/{name}" not in readme]
+    assert missing == []
+
+
 # Modes.
 
 
@@ -529,6 +539,8 @@ def test_root_in_the_home_of_a_user(users: Users) -> None:
         result = users.slot_run(*ECHO, environ=environ)
         assert (result.stdout, result.stderr.count("\n")) == ("ran none\n", 1)
         assert "root makes nothing in a place of another user" in result.stderr
+        report = users.run(script("buildslots"), "doctor", environ=environ)
+        assert "root's builds run without slots; nothing was tried" in report.stdout
         assert sorted(users.dir.parent.rglob("*")) == before
         if not links:
             result = users.run(*users.as_user(ALICE, script("slot-run"), *ECHO), environ=environ)

@@ -14,7 +14,7 @@ import errno
 import os
 from stat import S_ISDIR
 
-from buildslots.disk.lock import PLAIN
+from buildslots.disk.lock import PLAIN, open_directory
 
 LOCK, BELL = "lock", "bell"
 """All that is ever made in it."""
@@ -28,8 +28,6 @@ BY_DESCRIPTOR = {
 } <= os.supports_dir_fd
 """Whether files can be named by a descriptor of their directory; not on Windows, nor before macOS 13."""
 FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-PLACE = getattr(os, "O_PATH", os.O_RDONLY) | FOLDER
-"""For the directory above, which need not be readable."""
 
 
 class SwappedError(OSError):
@@ -61,7 +59,7 @@ class Scratch:
             path = os.path.join(where, name)
             os.mkdir(path, 0o700)
             return cls(path, ())
-        above = os.open(where, PLACE)
+        above = open_directory(os.path.abspath(where))
         try:
             mask = os.umask(0o077)  # with 0777 only root could open what it has made
             try:

@@ -13,7 +13,7 @@ import threading
 import time
 
 from buildslots.disk import bells
-from buildslots.disk.lock import is_locked, try_lock, unlock
+from buildslots.disk.lock import check_root, is_locked, try_lock, unlock
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
 from buildslots.view.scratch import BELL, LOCK, Scratch, SwappedError
 from buildslots.words import prose, prose_path
@@ -35,6 +35,11 @@ def trial(subject: Subject) -> list[Finding]:
     """Whether locks exclude and are freed by kill -9, and whether bells ring then."""
     where = existing(subject.settings.dir)
     where = where if os.path.isdir(where) else os.path.dirname(where)
+    try:
+        check_root(subject.settings.dir)
+    except PermissionError as error:
+        text = f"{error.strerror}: root's builds run without slots; nothing was tried"
+        return [Finding("locks", PROBLEM, text)]
     try:
         scratch = Scratch.make(where)
     except SwappedError as error:
