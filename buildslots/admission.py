@@ -222,8 +222,10 @@ class Admission:
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
         self._claim = Claim(settings.slots, command, settings.weight, settings.gates)
-        until = float("inf") if settings.timeout_s is None else time.monotonic() + settings.timeout_s + LATE_S
-        self._directory = PoolDirectory(settings.dir, until)
+        late_at = float("inf")  # whose turn comes after the timeout has time for the mutex then
+        if settings.timeout_s is not None and settings.on_timeout != "paced":
+            late_at = time.monotonic() + settings.timeout_s + LATE_S
+        self._directory = PoolDirectory(settings.dir, late_at)
         self._hold: Hold | None = None
         self._ticket: Ticket | None = None
         self._wait: Wait | None = None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from buildslots.disk.slots import PoolDirectory
+
 T = TypeVar("T")
 
 DEADLINE_S = 30.0
@@ -35,6 +37,17 @@ def wait_until(condition: Callable[[], T], what: str) -> T:
             pytest.fail(f"not reached within {DEADLINE_S} s: {what}")
         time.sleep(0.005)
     return value
+
+
+def step(directory: PoolDirectory, action: Callable[[], T]) -> T:
+    """Run `action` under the mutex of a pool, as a build does."""
+    turn = directory.turn(action)
+    try:
+        while True:
+            time.sleep(next(turn)[1])
+    except StopIteration as end:
+        done: T = end.value
+        return done
 
 
 def script(name: str) -> str:

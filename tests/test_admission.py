@@ -143,7 +143,7 @@ from buildslots.disk import queue
 from buildslots.disk.slots import PoolDirectory
 
 directory = PoolDirectory(sys.argv[1])
-ticket = directory.step(lambda: queue.Ticket(directory.path, 1, b""))
+ticket = directory.complete(lambda: queue.Ticket(directory.path, 1, b""))
 removals = iter(range(int(sys.argv[2])))
 
 def kill(event, _):

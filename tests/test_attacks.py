@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import DEADLINE_S, Pool, script, wait_until
+from builds import DEADLINE_S, Pool, script, step, wait_until
 from users import ALICE, BOB, Users, several_users
 
 from buildslots import SlotPool
@@ -434,7 +434,7 @@ def test_masses_of_dead_tickets_are_cleared_bit_by_bit(pool: Pool, monkeypatch: 
         assert len(queue.line(directory.path)) == left
         assert len(list((pool.dir / "queue").iterdir())) == left
     monkeypatch.undo()
-    hold = directory.step(lambda: directory.try_take(Claim(1, ["make"])))
+    hold = step(directory, lambda: directory.try_take(Claim(1, ["make"])))
     assert hold is not None
     hold.release()
     assert list((pool.dir / "queue").iterdir()) == []
@@ -468,12 +468,12 @@ def test_what_has_the_name_of_a_ticket_is_out_of_the_line(pool: Pool, kind: str)
 def test_the_largest_number_leaves_room_behind_it(pool: Pool) -> None:
     """Who joins behind the last possible ticket has a ticket."""
     directory = PoolDirectory(str(pool.dir))
-    tickets = [directory.step(lambda: queue.Ticket(directory.path, 1, b""))]
+    tickets = [step(directory, lambda: queue.Ticket(directory.path, 1, b""))]
     last = pool.dir / "queue" / f"{queue.LARGEST_NUMBER - 1:020d}-1"
     os.close(os.open(last, os.O_CREAT, 0o600))
     with open(last) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        tickets.append(directory.step(lambda: queue.Ticket(directory.path, 1, b"")))
+        tickets.append(step(directory, lambda: queue.Ticket(directory.path, 1, b"")))
         assert queue.waiting(directory.path) == [tickets[0].name, tickets[1].name, last.name]
     for ticket in tickets:
         ticket.leave()

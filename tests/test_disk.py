@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from builds import step
 
 from buildslots.disk import bells, lock, queue, records, slots, wait
 from buildslots.run.notice import Notice
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def directory(tmp_path: Path) -> slots.PoolDirectory:
     """A pool directory with its rooms."""
     directory = slots.PoolDirectory(str(tmp_path / "pool"))
-    directory.step(lambda: None)
+    step(directory, lambda: None)
     return directory
 
 
@@ -127,7 +128,7 @@ def test_whoever_is_in_line_counts_though_the_last_one_died(
     """A newcomer does not overtake those before a dead ticket."""
     tickets.append(queue.Ticket(directory.path, 3, b""))
     open(f"{directory.path}/queue/{'9' * 20}-3", "w").close()
-    assert directory.step(lambda: directory.try_take(slots.Claim(3, ["make"]))) is None
+    assert step(directory, lambda: directory.try_take(slots.Claim(3, ["make"]))) is None
 
 
 def test_overflow_does_not_take_a_number_below_the_cap(
@@ -135,7 +136,7 @@ def test_overflow_does_not_take_a_number_below_the_cap(
 ) -> None:
     """Even if one is free: it belongs to those in line."""
     tickets.append(queue.Ticket(directory.path, 2, b""))
-    hold = directory.step(lambda: directory.take_overflow(slots.Claim(2, ["make"])))
+    hold = step(directory, lambda: directory.take_overflow(slots.Claim(2, ["make"])))
     assert (hold.numbers, hold.overflow) == ((2,), True)
     hold.release()
 
@@ -155,7 +156,7 @@ def test_a_stray_file_in_the_line_is_nobody(
 
 def test_a_released_slot_has_no_record(directory: slots.PoolDirectory) -> None:
     """Who held it last is not what a foreign program in its place is taken for."""
-    hold = directory.step(lambda: directory.try_take(slots.Claim(1, ["make"])))
+    hold = step(directory, lambda: directory.try_take(slots.Claim(1, ["make"])))
     assert hold is not None
     assert (records.read(f"{directory.path}/holders/slot-0") or {})["nonce"] == hold.nonce
     hold.release()
@@ -164,7 +165,7 @@ def test_a_released_slot_has_no_record(directory: slots.PoolDirectory) -> None:
 
 def test_a_record_has_the_place_for_its_end_from_its_beginning(directory: slots.PoolDirectory) -> None:
     """The disk may be full by then."""
-    hold = directory.step(lambda: directory.try_take(slots.Claim(1, ["make"])))
+    hold = step(directory, lambda: directory.try_take(slots.Claim(1, ["make"])))
     assert hold is not None
     path = f"{directory.path}/holders/slot-0"
     size = os.stat(path).st_size
@@ -176,7 +177,7 @@ def test_an_interrupt_while_one_lets_go_leaves_nothing_locked(
     directory: slots.PoolDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it comes before anything was done, the object still has the lock, and lets go of it at its end."""
-    hold = directory.step(lambda: directory.try_take(slots.Claim(1, ["make"])))
+    hold = step(directory, lambda: directory.try_take(slots.Claim(1, ["make"])))
     assert hold is not None
 
     def interrupt() -> int:
@@ -209,7 +210,7 @@ def test_who_ends_late_spoils_nobody_else_s_record(tmp_path: Path) -> None:
 
 def test_ears_are_closed(directory: slots.PoolDirectory, tickets: list[queue.Ticket]) -> None:
     """However often a waiter looks, it keeps no descriptor that it no longer listens to."""
-    hold = directory.step(lambda: directory.try_take(slots.Claim(1, ["make"])))
+    hold = step(directory, lambda: directory.try_take(slots.Claim(1, ["make"])))
     assert hold is not None
     claim = slots.Claim(1, ["make"])
     before = os.listdir("/dev/fd")
@@ -264,7 +265,7 @@ def test_the_lowest_free_slot_even_if_it_was_let_go_this_moment(
     directory: slots.PoolDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused a slot, and then counting, one would find it free, and have taken a higher one."""
-    first = directory.step(lambda: directory.try_take(slots.Claim(2, ["make"])))
+    first = step(directory, lambda: directory.try_take(slots.Claim(2, ["make"])))
     assert first is not None
     lock = slots.SlotFiles.lock
 
@@ -275,7 +276,7 @@ def test_the_lowest_free_slot_even_if_it_was_let_go_this_moment(
         return fd
 
     monkeypatch.setattr(slots.SlotFiles, "lock", let_go_after_the_refusal)
-    second = directory.step(lambda: directory.try_take(slots.Claim(2, ["make"])))
+    second = step(directory, lambda: directory.try_take(slots.Claim(2, ["make"])))
     assert second is not None
     assert second.numbers == (0,)
     second.release()
@@ -293,6 +294,6 @@ def test_what_is_no_file_is_no_ticket(
     else:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(name)
-    hold = directory.step(lambda: directory.try_take(slots.Claim(1, ["make"])))
+    hold = step(directory, lambda: directory.try_take(slots.Claim(1, ["make"])))
     assert hold is not None
     hold.release()

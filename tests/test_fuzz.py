@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from unicodedata import category
 
 import pytest
-from builds import script
+from builds import script, step
 from examples import tried
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -191,23 +191,23 @@ def test_what_lies_in_a_pool_lets_nobody_in_and_costs_nobody_its_place(
     """Nobody but who has locked a file is in line or holds a slot."""
     with directory() as path:
         pool = PoolDirectory(str(path))
-        hold = pool.step(lambda: pool.try_take(Claim(1, ["make"])))
+        hold = step(pool, lambda: pool.try_take(Claim(1, ["make"])))
         assert hold is not None
-        ticket = pool.step(lambda: queue.Ticket(pool.path, 1, b""))
+        ticket = step(pool, lambda: queue.Ticket(pool.path, 1, b""))
         for room, name, kind in things:
             make(f"{path}/{room}/{name}", kind)
-        assert pool.step(lambda: pool.try_take(Claim(2, ["make"]))) is None  # because somebody is in line
-        second = pool.step(lambda: queue.Ticket(pool.path, 1, b""))
+        assert step(pool, lambda: pool.try_take(Claim(2, ["make"]))) is None  # because somebody is in line
+        second = step(pool, lambda: queue.Ticket(pool.path, 1, b""))
         assert ticket.in_line()
-        assert pool.step(second.ahead)[-1] == ticket.name
-        assert pool.step(ticket.ahead) == []
+        assert step(pool, second.ahead)[-1] == ticket.name
+        assert step(pool, ticket.ahead) == []
         status = SlotPool(dir=str(path)).status()
         assert [holder.slots for holder in status.holders] == [(0,)]
         assert len(status.waiters) == 2
         ticket.leave()
         second.leave()
         hold.release()
-        again = pool.step(lambda: pool.try_take(Claim(1, ["make"])))
+        again = step(pool, lambda: pool.try_take(Claim(1, ["make"])))
         assert again is not None
         again.release()
 
@@ -218,7 +218,7 @@ def test_a_strange_record_makes_no_process_a_holder(text: bytes, whole: bool) ->
     """Status does not take it for a process of ours: such a pid might be ended by `release`."""
     with directory() as path:
         pool = PoolDirectory(str(path))
-        hold = pool.step(lambda: pool.try_take(Claim(1, ["make"])))
+        hold = step(pool, lambda: pool.try_take(Claim(1, ["make"])))
         assert hold is not None
         record = records.MAGIC + text + b"\n" + records.END if whole else text
         (path / "holders" / "slot-0").write_bytes(record)
@@ -243,7 +243,7 @@ def test_only_the_mark_of_a_held_slot_is_believed(
 ) -> None:
     """And only while it is held."""
     directory = PoolDirectory(str(pool.dir))
-    hold = directory.step(lambda: directory.try_take(Claim(1, ["make"])))
+    hold = step(directory, lambda: directory.try_take(Claim(1, ["make"])))
     assert hold is not None
     forged = ",".join(f"{number}:{nonce}" for number, nonce in marks)
     forged += f",1:{hold.nonce},0:{hold.nonce}0,0:{hold.nonce[:-1]},{hold.nonce},0:"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from builds import DEADLINE_S, Pool
+from builds import DEADLINE_S, Pool, step
 
 from buildslots import Gates, SettingError, SlotPool, SlotTimeoutError, gates
 from buildslots.disk import queue
@@ -97,9 +97,9 @@ def test_in_python(pool: Pool) -> None:
 def test_the_head_looks_again_and_hears_who_knocks(tmp_path: Path) -> None:
     """Four times a second: so nobody behind it takes it for one that is asleep."""
     directory = PoolDirectory(str(tmp_path / "pool"))
-    first = directory.step(lambda: directory.try_take(Claim(2, ["make"])))
+    first = step(directory, lambda: directory.try_take(Claim(2, ["make"])))
     assert first is not None
-    ticket = directory.step(lambda: queue.Ticket(directory.path, 2, b""))
+    ticket = step(directory, lambda: queue.Ticket(directory.path, 2, b""))
     claim = Claim(2, ["make"], gates=CLOSED)
     steps = Wait(directory, ticket, claim, NEVER, None).steps()
     _, seconds = next(steps)
@@ -119,9 +119,9 @@ def test_the_head_looks_again_and_hears_who_knocks(tmp_path: Path) -> None:
 def test_whoever_is_not_next_waits_for_its_turn_only(tmp_path: Path) -> None:
     """What held it back at an earlier look is no reason any more."""
     directory = PoolDirectory(str(tmp_path / "pool"))
-    hold = directory.step(lambda: directory.try_take(Claim(1, ["make"])))
+    hold = step(directory, lambda: directory.try_take(Claim(1, ["make"])))
     assert hold is not None
-    tickets = [directory.step(lambda: queue.Ticket(directory.path, 1, b"")) for _ in range(2)]
+    tickets = [step(directory, lambda: queue.Ticket(directory.path, 1, b"")) for _ in range(2)]
     claim = Claim(1, ["make"], gates=CLOSED)
     claim.held_back = "anything"
     steps = Wait(directory, tickets[1], claim, NEVER, None).steps()

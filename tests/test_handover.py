@@ -10,7 +10,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import wait_until
+from builds import step, wait_until
 
 from buildslots import Gates, SlotPool
 from buildslots.admission import FEW
@@ -32,7 +32,7 @@ class Head:
         self.directory = PoolDirectory(path)
         self.holds = [self.take() for _ in range(K)]
         claim = claim or Claim(K, ["make"])
-        self._ticket = self.directory.step(lambda: queue.Ticket(path, claim.limit, b""))
+        self._ticket = step(self.directory, lambda: queue.Ticket(path, claim.limit, b""))
         self._wait = wait.Wait(self.directory, self._ticket, claim, wait.NEVER, None)
         wait_until(self.has_settled, "a later tick of the file system's clock")
         self._steps = self._wait.steps()
@@ -109,7 +109,7 @@ def test_the_slot_that_is_let_go_of_is_taken_with_what_is_ready(head: Head, numb
 
 def test_an_overflow_that_came_meanwhile_counts(head: Head) -> None:
     """It holds a slot file that was not there when everything was made ready."""
-    overflow = head.directory.step(lambda: head.directory.take_overflow(Claim(K, ["make"])))
+    overflow = step(head.directory, lambda: head.directory.take_overflow(Claim(K, ["make"])))
     head.free(0)
     assert (head.numbers, overflow.numbers, head.left_to_take) == (None, (K,), 1)
     overflow.release()
@@ -121,7 +121,7 @@ def test_a_foreign_lock_that_came_meanwhile_counts(head: Head) -> None:
     """On a slot file that was there, and free: nothing in the directory has changed."""
     head.close()
     path = head.directory.path
-    head.directory.step(lambda: head.directory.take_overflow(Claim(K, ["make"]))).release()
+    step(head.directory, lambda: head.directory.take_overflow(Claim(K, ["make"]))).release()
     again = Head(path)
     with open(f"{path}/slot-{K}") as foreign:
         fcntl.flock(foreign, fcntl.LOCK_EX)

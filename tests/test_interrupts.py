@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from builds import step
 
 from buildslots import SlotPool
 from buildslots.disk import handover, queue
@@ -89,7 +90,7 @@ def behind_a_dead_ticket(pool: SlotPool, directory: PoolDirectory) -> None:
 
 def in_vain(pool: SlotPool, directory: PoolDirectory) -> None:
     """The slot is held until the timeout."""
-    hold = directory.step(lambda: directory.try_take(Claim(9, ["make"])))
+    hold = step(directory, lambda: directory.try_take(Claim(9, ["make"])))
     try:
         pool.acquire(0.001, "fail")
     except TimeoutError:
@@ -101,7 +102,7 @@ def in_vain(pool: SlotPool, directory: PoolDirectory) -> None:
 @contextmanager
 def waiting(pool: SlotPool, directory: PoolDirectory) -> Iterator[tuple[Steps[Slot], Hold]]:
     """One that waits, step by step, for the slot that is held; nothing of both remains afterwards."""
-    hold = directory.step(lambda: directory.try_take(Claim(9, ["make"])))
+    hold = step(directory, lambda: directory.try_take(Claim(9, ["make"])))
     admission = pool._admission(None, "run", None)
     steps = admission.steps()
     try:
@@ -143,9 +144,9 @@ def after_a_removal(pool: SlotPool, directory: PoolDirectory) -> None:
 
 def two_for_which_there_is_no_room(_: SlotPool, directory: PoolDirectory) -> None:
     """Somebody with a larger cap has one more than may be held: what was locked is let go of."""
-    hold = directory.step(lambda: directory.take_overflow(Claim(3, ["make"])))
+    hold = step(directory, lambda: directory.take_overflow(Claim(3, ["make"])))
     try:
-        assert directory.step(lambda: directory.try_take(Claim(2, ["make"], 2))) is None
+        assert step(directory, lambda: directory.try_take(Claim(2, ["make"], 2))) is None
     finally:
         hold.release()
 

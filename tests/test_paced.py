@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
+from builds import step
 
 from buildslots.disk import queue, records
 from buildslots.disk.slots import Claim, Hold, PoolDirectory
@@ -31,7 +32,7 @@ class Line:
         self.directory = PoolDirectory(str(path))
         self.holds: list[Hold] = []
         self.tickets: list[queue.Ticket] = []
-        self.keep(self.directory.step(lambda: self.directory.try_take(Claim(1, ["make"]))))
+        self.keep(step(self.directory, lambda: self.directory.try_take(Claim(1, ["make"]))))
 
     def keep(self, hold: Hold | None) -> Hold:
         assert hold is not None
@@ -40,7 +41,7 @@ class Line:
 
     def join(self, *, waited_s: float) -> Wait:
         """A waiter at the end of the line, whose timeout is over and who has waited so long."""
-        ticket = self.directory.step(lambda: queue.Ticket(self.directory.path, 1, b""))
+        ticket = step(self.directory, lambda: queue.Ticket(self.directory.path, 1, b""))
         self.tickets.append(ticket)
         wait = Wait(self.directory, ticket, Claim(1, ["make"]), 0.0, None, paced_s=PACE_S)
         wait._began -= waited_s
@@ -128,7 +129,7 @@ def test_its_own_wait_is_what_counts_at_most(line: Line) -> None:
 
 def test_one_that_never_falls_through_keeps_nobody(line: Line) -> None:
     """The second leaves it two timeouts, asleep, and starts then."""
-    line.tickets.append(line.directory.step(lambda: queue.Ticket(line.directory.path, 1, b"")))
+    line.tickets.append(step(line.directory, lambda: queue.Ticket(line.directory.path, 1, b"")))
     second = line.join(waited_s=5 * PACE_S)
     line.happened(1.5 * PACE_S)
     assert round(line.asleep(second)) == 500
@@ -155,8 +156,8 @@ def test_when_those_ahead_leave_its_turn_comes_sooner(line: Line) -> None:
 def test_a_gate_holds_no_longer_than_the_timeout(line: Line) -> None:
     """What only the machine's state kept from a free slot starts in it then, without waiting for a turn."""
     line.holds[0].release()
-    other = line.keep(line.directory.step(lambda: line.directory.try_take(Claim(2, ["make"]))))
-    ticket = line.directory.step(lambda: queue.Ticket(line.directory.path, 2, b""))
+    other = line.keep(step(line.directory, lambda: line.directory.try_take(Claim(2, ["make"]))))
+    ticket = step(line.directory, lambda: queue.Ticket(line.directory.path, 2, b""))
     line.tickets.append(ticket)
     claim = Claim(2, ["make"], gates=Gates(max_load=1e-9))
     wait = Wait(line.directory, ticket, claim, 0.0, None, paced_s=PACE_S)

@@ -10,6 +10,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
+from builds import step
 
 from buildslots.admission import Admission
 from buildslots.disk import bells, lock, queue, wait
@@ -28,14 +29,14 @@ class Line:
 
     def __init__(self, pool: Pool) -> None:
         self.directory = PoolDirectory(str(pool.dir))
-        hold = self.directory.step(lambda: self.directory.try_take(Claim(1, ["make"])))
+        hold = step(self.directory, lambda: self.directory.try_take(Claim(1, ["make"])))
         assert hold is not None
         self.hold = hold
         self.tickets: list[queue.Ticket] = []
         self._ears: list[wait.Ears] = []
 
     def join(self, cap: int = 1) -> queue.Ticket:
-        ticket = self.directory.step(lambda: queue.Ticket(self.directory.path, cap, b""))
+        ticket = step(self.directory, lambda: queue.Ticket(self.directory.path, cap, b""))
         self.tickets.append(ticket)
         return ticket
 
@@ -109,12 +110,12 @@ def test_a_bell_that_nobody_keeps_open_is_none(tmp_path: Path) -> None:
 
 def test_a_ring_is_heard_though_the_bell_serves_another_holder_already(line: Line) -> None:
     """A daemon has it open as well, so the next holder hangs a new one: listeners of the old must hear."""
-    first = line.directory.step(lambda: line.directory.take_overflow(Claim(1, ["make"])))
+    first = step(line.directory, lambda: line.directory.take_overflow(Claim(1, ["make"])))
     ears = line.ears(line.join())
     daemon = os.dup(first.descriptors[-1])
     first.release()
-    second = line.directory.step(
-        lambda: line.directory.take_overflow(Claim(1, ["make"]))
+    second = step(
+        line.directory, lambda: line.directory.take_overflow(Claim(1, ["make"]))
     )  # before the head got to look
     assert second.numbers == first.numbers
     assert ears.listen(0)
@@ -345,7 +346,7 @@ def test_who_joins_again_late_is_first_all_the_same(line: Line) -> None:
     for name in (head.name, second.name):
         os.unlink(f"{line.directory.path}/queue/{name}")
     ears, _ = steps.send(False)  # joins again, alone
-    line.directory.step(head.rejoin)
+    step(line.directory, head.rejoin)
     line.hold.release()
     assert ears.listen(0)
     next_ears, _ = steps.send(True)
@@ -357,7 +358,7 @@ def looks(line: Line, sleepers: wait.Sleepers, clock: Clock, ahead: list[queue.T
     """What one who stands behind `ahead` with K = 2 sees when it is told to look."""
     clock.now = max(clock.now, min(sleepers.look_at, clock.now + 1)) + 0.001
     names = [ticket.name for ticket in ahead]
-    return line.directory.step(lambda: sleepers.overtake(line.directory.path, names, 2, held))
+    return step(line.directory, lambda: sleepers.overtake(line.directory.path, names, 2, held))
 
 
 def test_sleepers_are_overtaken_after_a_knock_that_they_leave_unread_for_a_second(
@@ -427,7 +428,7 @@ def test_who_joins_again_keeps_its_number(line: Line) -> None:
         os.unlink(f"{line.directory.path}/queue/{name}")
     assert not any(ticket.in_line() for ticket in line.tickets)
     for ticket in reversed(line.tickets):
-        line.directory.step(ticket.rejoin)
+        step(line.directory, ticket.rejoin)
     assert queue.waiting(line.directory.path) == names == [ticket.name for ticket in line.tickets]
     assert all(ticket.in_line() for ticket in line.tickets)
 
@@ -436,12 +437,12 @@ def test_a_step_outlives_many_removals(pool: Pool) -> None:
     """Somebody removes the directory over and over while one process arrives."""
     removals = iter(range(20))
 
-    def step() -> str:
+    def action() -> str:
         for _ in removals:
             raise FileNotFoundError
         return "done"
 
-    assert PoolDirectory(str(pool.dir)).step(step) == "done"
+    assert step(PoolDirectory(str(pool.dir)), action) == "done"
 
 
 def test_a_lock_without_the_record_s_nonce_or_the_lock_is_not_ours(line: Line) -> None:
@@ -460,7 +461,7 @@ def test_a_lock_without_the_record_s_nonce_or_the_lock_is_not_ours(line: Line) -
 def test_a_release_leaves_no_descriptor(line: Line) -> None:
     """Neither lock nor bell nor record."""
     before = len(os.listdir("/dev/fd"))
-    hold = line.directory.step(lambda: line.directory.take_overflow(Claim(1, ["make"])))
+    hold = step(line.directory, lambda: line.directory.take_overflow(Claim(1, ["make"])))
     assert isinstance(hold, Hold)
     assert len(os.listdir("/dev/fd")) == before + 3
     hold.release()

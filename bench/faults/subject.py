@@ -164,7 +164,7 @@ def main() -> None:
     """Run one of them."""
     said: list[str] = []
     warnings.simplefilter("always")
-    # A Ctrl-C may come between the opening of a directory and the `with` that closes it; Python closes it then.
+    # A Ctrl-C may come between the opening of a directory and the `with` that closes it.
     warnings.filterwarnings("ignore", "unclosed scandir iterator", ResourceWarning)
     warnings.showwarning = lambda message, category, *_: said.append(f"{category.__name__}: {message}")
     function = FUNCTIONS[sys.argv[1]]

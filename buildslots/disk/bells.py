@@ -171,14 +171,19 @@ def listen_or_fail(path: str) -> tuple[int | None, bool]:
 def hand_down(path: str, bell: int) -> int | None:
     """A descriptor of the bell `bell` at `path` for a child, which can ring by it but not listen; or None.
 
-    For who has it to read could drain what was rung. None if the name is another one's by now. Raises
-    OSError.
+    For who has it to read could drain what was rung. None if that cannot be
+    had. Raises nothing.
     """
     fd = _open(path, os.O_WRONLY)
-    if fd is not None and not os.path.samestat(os.fstat(fd), os.fstat(bell)):
-        close(fd)
+    if fd is None:
         return None
-    return fd
+    try:
+        if os.path.samestat(os.fstat(fd), os.fstat(bell)):
+            return fd
+    except OSError:
+        pass
+    close(fd)
+    return None
 
 
 def knock(path: str, text: bytes = KNOCK) -> bool:

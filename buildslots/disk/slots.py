@@ -173,7 +173,7 @@ class Hold:
         """What a child inherits to hold the slots: the locks, and bells to ring by. Empty after the release.
 
         A child can do as much as it can do with these: unlock the slots, and ring. It cannot write into the
-        slots' files, nor read away what was rung. Raises OSError.
+        slots' files, nor read away what was rung. Raises nothing.
         """
         if not self._locks:
             return []
@@ -471,16 +471,6 @@ class PoolDirectory:
         if hold is not None:
             return hold, None
         return None, queue.Ticket(self.path, claim.limit, claim.record(waits=True), line)
-
-    def step(self, action: Callable[[], T]) -> T:
-        """`turn` for who may sleep."""
-        turn = self.turn(action)
-        try:
-            while True:
-                time.sleep(next(turn)[1])
-        except StopIteration as end:
-            done: T = end.value
-            return done
 
     def turn(self, action: Callable[[], T]) -> Naps[T]:
         """Run `action` under the mutex, as `complete` does; yields (None, seconds) to sleep meanwhile.

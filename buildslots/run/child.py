@@ -171,7 +171,10 @@ def _hand_down(fd: int) -> int | None:
     try:
         return fcntl(fd, F_DUPFD, LOWEST_FD)
     except OSError:  # RLIMIT_NOFILE allows no such number, or no further descriptor at all
-        os.set_inheritable(fd, True)
+        try:
+            os.set_inheritable(fd, True)
+        except OSError:
+            pass  # then the slot is freed should slot-run be killed: no reason not to run the command
         return None
 
 
