@@ -273,8 +273,11 @@ def _open(path: str, flags: int, room: int | None = None) -> int | None:
         fd = os.open(path, flags | PLAIN, dir_fd=room)
     except OSError:
         return None
-    if S_ISFIFO(os.fstat(fd).st_mode):
-        return fd
+    try:
+        if S_ISFIFO(os.fstat(fd).st_mode):
+            return fd
+    except OSError:
+        pass
     close(fd)
     return None
 
