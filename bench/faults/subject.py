@@ -55,8 +55,8 @@ def own_locks() -> list[str]:
             with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as about:
                 if " FLOCK " in about.read():
                     found.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
-        except FileNotFoundError:
-            pass  # the one with which the directory was listed
+        except OSError:
+            pass  # the one with which the directory was listed, or a fault that came late
     return found
 
 
