@@ -174,6 +174,9 @@ def test_a_mutex_with_something_in_it_is_not_removed(pool: Pool) -> None:
         assert pool.slot_run(*ECHO).stdout == "ran 0\n"
     (aside,) = pool.dir.glob(".aside-mutex-*")
     assert aside.read_text() == SECRET
+    assert (
+        f"{aside.name} had the name of a file of the pool" in pool.run(script("buildslots"), "doctor").stdout
+    )
 
 
 # A build that has the descriptors of its slot and nothing else.

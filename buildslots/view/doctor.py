@@ -11,6 +11,7 @@ import psutil
 from buildslots.settings import Settings, resolve
 from buildslots.status import pool_status
 from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
+from buildslots.view.checks.aside import aside
 from buildslots.view.checks.directory import files, leftovers, place
 from buildslots.view.checks.filesystem import filesystem
 from buildslots.view.checks.holders import holders
@@ -34,6 +35,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], list[Finding]]], ...] = (
     ("split", split),
     ("files", files),
     ("leftovers", leftovers),
+    ("leftovers", aside),
     ("holders", holders),
     ("journal", journal),
 )
