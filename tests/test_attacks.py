@@ -376,7 +376,8 @@ def test_a_directory_that_takes_the_place_of_a_new_one_keeps_its_mode(
 
     monkeypatch.setattr(os, "mkdir", mkdir_and_swap)
     lock.make_directory(str(tmp_path / "queue"), shared=shared)
-    (found,) = [path for path in tmp_path.iterdir() if path.name.startswith(".queue-")]
+    (found,) = [path for path in tmp_path.iterdir() if path.stat().st_mtime == 0]
+    assert found != mine
     assert stat.S_IMODE(found.stat().st_mode) == 0o750
 
 

@@ -188,7 +188,10 @@ _reached: dict[str, str] = {}
 
 
 def _check_links(path: str, fd: int) -> None:
-    """Raise OSError (ELOOP) if a symbolic link of another user is on the way to `fd` along `path`."""
+    """Raise OSError (ELOOP) if a symbolic link of another user is on the way to `fd` along `path`.
+
+    FileNotFoundError if `path` is not that of `fd` any more.
+    """
     if not hasattr(os, "geteuid"):
         return  # Windows
     trusted = {0, os.geteuid()}
@@ -199,8 +202,8 @@ def _check_links(path: str, fd: int) -> None:
         if S_ISLNK(about.st_mode) and about.st_uid not in trusted:
             who = f"is a symbolic link of another user (uid {about.st_uid}), and not followed"
             raise OSError(errno.ELOOP, who, path[:end])
-    if not os.path.samestat(os.stat(path), os.fstat(fd)):
-        raise OSError(errno.ELOOP, "is being replaced", path)
+    if not os.path.samestat(os.stat(path), os.fstat(fd)):  # removed, or another one is there by now
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def check_root(path: str) -> None:
@@ -392,9 +395,13 @@ def make_directory(path: str, *, shared: bool) -> None:
 def _make_directory(path: str, mode: int) -> None:
     """Make a directory that has its mode from the first moment that others can see it under its name."""
     with Room(path) as (name, room):
+        since = time.time()
+        if mode == 0o700:  # nobody else can see it, and so it need not be finished before
+            os.mkdir(name, mode, dir_fd=room)
+            _finish_directory(name, room, mode, since)
+            return
         above, own = os.path.split(name)
         unfinished = os.path.join(above, f".{own}-{os.urandom(8).hex()}")
-        since = time.time()
         os.mkdir(unfinished, 0o700, dir_fd=room)
         made = None
         try:
