@@ -114,10 +114,10 @@ def test_what_is_piped_is_plain_whatever_the_environment_says(pool: Pool) -> Non
         "cap 1: MAX_CONCURRENT_BUILDS",
         "",
         "SLOT  PID +HELD +DIRECTORY +COMMAND",
-        f"0     {first.pid}  {span} +{re.escape(os.getcwd())}  {build}",
+        f"0     {first.pid}  {span} +{re.escape(os.getcwd())} +{build}",
         "",
         "LINE  PID +WAITED  DIRECTORY +COMMAND",
-        f"1     {second.pid}  {span} +{re.escape(os.getcwd())}  {build}",
+        f"1     {second.pid}  {span} +{re.escape(os.getcwd())} +{build}",
         "",
     ]
     assert re.fullmatch("\n".join(expected), text)

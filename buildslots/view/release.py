@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 TERM_S = 5.0
 """How long processes have after SIGTERM, and the system after SIGKILL."""
 STEP_S = 0.1
+FREED_S = 2.0
+"""How long after the end of processes their slot may stay held."""
 MOST_LOOKED_INTO = 100
 """Held slots that are looked into unasked: each that no build explains is a look at all processes."""
 NOT_FOUND = "whoever has it cannot be found: gone by now, or hidden from you"
@@ -274,6 +276,10 @@ def _lives(process: psutil.Process) -> bool:
 def _is_freed(settings: Settings, holder: Holder, before: tuple[object, ...]) -> bool:
     """Look again and say what became of the slots of `holder`: whether they were freed."""
     slot, now = keepers.slots_of(holder), _holder(settings, holder, before)
+    deadline = time.monotonic() + FREED_S
+    while now is not None and _mark(settings, now) == before and time.monotonic() < deadline:
+        time.sleep(STEP_S)  # a build has ended, and its slot-run has not got to hear it yet
+        now = _holder(settings, holder, before)
     if now is None:
         _say(f"{slot} {_is(holder)} free")
         return True
