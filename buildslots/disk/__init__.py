@@ -113,6 +113,6 @@ joined by commas; the last 64 count. Such an entry is believed while slot N is l
 and its record, read after these two, has that nonce. If one of them is there and cannot be read, the build
 runs at once without a slot: it might wait for its own.
 
-The modules: `lock` (locks, the mutex), `bells`, `records`, `slots` (the directory, taking),
-`queue` (tickets), `wait` and `handover` (the waiting itself, loaded only when one has to wait).
+The modules: `lock` (locks, the mutex, files and directories), `bells`, `records`, `slots` (the directory,
+taking), `queue` (tickets), `wait` and `handover` (the waiting itself, loaded only when one has to wait).
 """

@@ -1,8 +1,13 @@
-"""The lock primitive: one exclusive advisory lock per file, held by an open file description.
+"""Locks, the mutex, and the files of a pool: made, opened and removed so that nobody can lead us elsewhere.
 
+A lock is an exclusive advisory one of a whole file, held by an open file description.
 Relies on flock(2): the lock goes with the last descriptor of the open file description, or with
 an explicit unlock through any of them. On Windows filelock's `lock_descriptor` takes the place of
 flock: one byte at offset 0, which filelock's and portalocker's own locks cover too.
+
+Whoever else can write a pool, or a directory above it, may put anything in the place of what we make there.
+So `Room` and `open_directory` find the directory once, for calls by its descriptor, `put_aside` frees a name
+without a loss, and `check_root` keeps root out of the places of others.
 """
 
 from __future__ import annotations

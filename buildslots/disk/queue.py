@@ -369,7 +369,6 @@ def _gone(free: Callable[[str], None], path: str) -> bool:
 def _is_ours(fd: int) -> bool:
     """Whether the file `fd` is a ticket: with a record in it, or with nothing."""
     try:
-        begin = os.read(fd, len(records.MAGIC))
+        return records.begins(os.read(fd, len(records.MAGIC)))
     except OSError:
         return False  # a FIFO, say
-    return begin == records.MAGIC or not begin.strip(b"\0")

@@ -161,6 +161,11 @@ def _is_for_records(fd: int, about: os.stat_result) -> bool:
         return True
     begin = os.read(fd, len(MAGIC))
     os.lseek(fd, 0, os.SEEK_SET)
+    return begins(begin)
+
+
+def begins(begin: bytes) -> bool:
+    """Whether a file whose first bytes, as many as MAGIC has, are `begin` is for records."""
     return begin == MAGIC or not begin.strip(b"\0")
 
 
