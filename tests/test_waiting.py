@@ -475,3 +475,21 @@ def test_a_pool_is_its_user_s_own(pool: Pool) -> None:
     pool.queued("-n1", umask=0)
     modes = {str(path): path.stat().st_mode & 0o077 for path in [pool.dir, *pool.dir.rglob("*")]}
     assert set(modes.values()) == {0}, modes
+
+
+def test_a_ticket_that_is_tidied_away_does_not_look_alive(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks in that moment would take it for a waiter without a bell, and ask again only after 50 ms."""
+    first, second = line.join(), line.join()
+    looks: list[bool] = []
+    remove = queue._remove
+
+    def look_and_remove(directory: str, name: str, *, ours: bool = True) -> bool:
+        looks.append(lock.locked(f"{directory}/queue/{name}"))
+        return remove(directory, name, ours=ours)
+
+    first.give_way()
+    monkeypatch.setattr(queue, "_remove", look_and_remove)
+    first.leave()
+    assert looks == [False]

@@ -54,8 +54,8 @@ not be locked, but that is not held, was looked at: try again.
 or when none can be had, join: create `queue/TICKET` exclusively, lock it, make its bell, write a
 record into it. NUMBER is the wall clock in microseconds, or one more than the largest number in
 the queue if that is larger; LIMIT says below how many held slots the waiter may start: its K, or
-K - W + 1 if it needs W slots. Live means locked. A ticket that is not
-locked belongs to nobody; whoever finds it locks it, and removes it and its bell.
+K - W + 1 if it needs W slots. Live means locked exclusively. A ticket that is not
+belongs to nobody; whoever finds it locks it shared, removes its bell and then the file.
 
 **Taking**, when arriving or at the head of the line: lock the lowest slot that can be locked; *then*
 count the slots that others hold. If they are LIMIT or more, let go again. Who needs W slots, at most K,

@@ -56,9 +56,13 @@ if sys.platform == "win32":  # not measured by us: unit-tested through this seam
         """Lock the file behind `fd` exclusively; False if somebody else has it locked."""
         return lock_descriptor(fd, blocking=False)
 
+    def share(fd: int) -> bool:
+        """Lock the file behind `fd` to look at it; exclusively, for want of shared locks."""
+        return lock_descriptor(fd, blocking=False)
+
     def is_locked(fd: int) -> bool:
         """Whether somebody else holds the lock of the file behind `fd`."""
-        if not lock_descriptor(fd, blocking=False):
+        if not share(fd):
             return True
         unlock_descriptor(fd)
         return False
@@ -78,15 +82,21 @@ else:
             return False
         return True
 
-    def is_locked(fd: int) -> bool:
-        """Whether somebody else holds the lock of the file behind `fd`.
+    def share(fd: int) -> bool:
+        """Lock the file behind `fd` shared: nobody can lock it exclusively meanwhile; False if somebody has.
 
-        Asks with a shared lock: two that look at once do not mistake each other for a holder, and
-        one that is stopped in between does not look like one.
+        Who looks or tidies up locks so, and never exclusively: two that look at once do not take each other
+        for a holder, and one that is stopped in between does not look like one.
         """
         try:
             flock(fd, LOCK_SH | LOCK_NB)
         except BlockingIOError:
+            return False
+        return True
+
+    def is_locked(fd: int) -> bool:
+        """Whether somebody else holds the lock of the file behind `fd`."""
+        if not share(fd):
             return True
         flock(fd, LOCK_UN)
         return False

@@ -13,6 +13,7 @@ import time
 from buildslots.disk import bells, records
 from buildslots.disk.lock import (
     NO_FILE,
+    PLAIN,
     Room,
     close,
     close_kept,
@@ -24,6 +25,7 @@ from buildslots.disk.lock import (
     open_in_room,
     put_aside,
     remove_in_room,
+    share,
     unlock,
 )
 
@@ -101,26 +103,26 @@ def live(directory: str, name: str) -> bool:
         return False
     path = f"{directory}/queue/{name}"
     try:
-        if locked(path):
-            return True
-        # Removed while locked: its owner may be between creating and locking it (if we lost the mutex).
-        fd = lock_file(path, 0)
-        if fd is None:
-            return locked(path)
+        fd = os.open(path, os.O_RDONLY | PLAIN)
     except OSError as error:
         _clear(path, error)
         return False
     removed = ours = False
     try:
+        # Shared, as a mere look is. An exclusive lock would make the dead ticket look alive to others: they
+        # would listen for a bell that it no longer has. Shared is enough: an owner that has made its file but
+        # not locked it yet (because it lost the mutex) cannot lock it now, and takes another number.
+        if not share(fd):
+            return True
+        if not has_name(fd, path):
+            return locked(path)  # another file has the name by now
         ours = _is_ours(fd)
         removed = _remove(directory, name, ours=ours)
-    finally:  # whatever comes: nobody must take it for alive
-        try:
-            unlock(fd)
-        except OSError:
-            pass
-        finally:
-            close(fd)
+    except OSError as error:
+        _clear(path, error)
+        return False
+    finally:
+        close(fd)
     if not removed:  # Windows removes no open file
         _remove(directory, name, ours=ours)
     return False
