@@ -53,6 +53,27 @@ def test_a_lock_that_was_won_on_a_file_without_its_name_is_tried_again(
     os.close(fd)
 
 
+def test_a_good_slot_that_another_build_has_put_there_meanwhile_stays(
+    directory: slots.PoolDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two builds see a directory in a slot's place, one puts it aside and takes the slot: it is not lost."""
+    path, real, won = f"{directory.path}/slot-0", lock.put_aside, []
+    os.mkdir(path)
+
+    def slower(path: str) -> str:
+        if not won:
+            real(path)
+            won.append(lock.lock_file(path))
+        return real(path)
+
+    monkeypatch.setattr(slots, "put_aside", slower)
+    assert step(directory, lambda: directory.try_take(slots.Claim(1, ["make"]))) is None
+    assert os.fstat(won[0]).st_ino == os.stat(path).st_ino
+    assert lock.locked(path)
+    assert directory.repaired == []
+    os.close(won[0])
+
+
 def test_the_mutex_is_unlocked_for_those_too_who_inherited_it(directory: slots.PoolDirectory) -> None:
     """A child that was forked meanwhile does not keep it."""
     mutex = lock.Mutex(f"{directory.path}/mutex")

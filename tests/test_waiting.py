@@ -481,7 +481,7 @@ def test_a_ticket_that_is_tidied_away_does_not_look_alive(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who looks in that moment would take it for a waiter without a bell, and ask again only after 50 ms."""
-    first, second = line.join(), line.join()
+    first = line.join()
     looks: list[bool] = []
     remove = queue._remove
 

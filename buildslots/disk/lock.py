@@ -371,15 +371,35 @@ def cannot_be(path: str, is_kind: Callable[[int], bool], access: int) -> bool:
     return not os.access(path, access, effective_ids=os.access in os.supports_effective_ids)
 
 
-def put_aside(path: str) -> None:
-    """Give what has the name `path` in a pool another name there, beginning with ASIDE.
+def put_aside(path: str) -> str:
+    """Give what has the name `path` in a pool another name there, beginning with ASIDE: the path of that.
 
     For what is none of ours and in the way: it may be a file that somebody is going to miss. Raises OSError.
     """
+    above, name = os.path.split(path)
+    aside = f"{ASIDE}{name}-{os.urandom(4).hex()}"
     with Room(path) as (name, room):
-        above = os.path.dirname(name) if room is None else ""
-        other = os.path.join(above, f"{ASIDE}{os.path.basename(name)}-{os.urandom(4).hex()}")
+        other = aside if room is not None else os.path.join(above, aside)
         os.rename(name, other, src_dir_fd=room, dst_dir_fd=room)
+    return os.path.join(above, aside)
+
+
+def give_back_name(aside: str, path: str) -> None:
+    """Undo `put_aside`, unless something has the name `path` again. Raises nothing: it stays aside then.
+
+    Two builds may see the same thing in the way, and the slower one would put aside what the other has made
+    in its place, perhaps a slot that it holds.
+    """
+    try:
+        with Room(path) as (name, room):
+            other = os.path.basename(aside) if room is not None else aside
+            if S_ISDIR(os.lstat(other, dir_fd=room).st_mode):
+                os.rename(other, name, src_dir_fd=room, dst_dir_fd=room)
+            else:
+                os.link(other, name, src_dir_fd=room, dst_dir_fd=room)
+                os.unlink(other, dir_fd=room)
+    except OSError:
+        pass
 
 
 def make_parents(path: str) -> None:

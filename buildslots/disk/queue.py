@@ -357,7 +357,7 @@ def _remove(directory: str, name: str, *, ours: bool = True) -> bool:
     return _gone(free, f"{directory}/queue/{name}") and without
 
 
-def _gone(free: Callable[[str], None], path: str) -> bool:
+def _gone(free: Callable[[str], object], path: str) -> bool:
     """Free the name `path`: whether it is free. If not, whoever looks next will: nobody has it locked."""
     try:
         free(path)

@@ -24,6 +24,7 @@ from buildslots.disk.lock import (
     forget,
     forks,
     give_back_mode,
+    give_back_name,
     is_locked,
     is_shared,
     keep_from_children,
@@ -762,38 +763,41 @@ class _Mishaps:
 
     def _repair(self, error: OSError) -> None:
         """Free the name of what cannot be opened as what it should be; raises `error` if that is not it."""
-        path = self._in_the_way(error)
+        path, is_wrong = self._in_the_way(error)
         self._repaired += 1
-        if path is None or self._repaired > REPAIRS:
+        if not is_wrong(path) or self._repaired > REPAIRS:
             raise error
         try:
             if isinstance(error, PermissionError) and give_back_mode(path):
                 self._directory.repaired.append(f"{path} had been closed to its owner: it is open again")
                 return
-            put_aside(path)
+            aside = put_aside(path)
         except FileNotFoundError:
             return  # another one was quicker
         except OSError:
             raise error from None
+        if not is_wrong(aside):  # another build has put a good one there meanwhile, and may hold it
+            give_back_name(aside, path)
+            return
         self._directory.repaired.append(f"{path} could not be used ({error.strerror}): it was put aside")
 
-    def _in_the_way(self, error: OSError) -> str | None:
-        """Which file or room of the pool, or which directory of a named pool, `error` is about."""
+    def _in_the_way(self, error: OSError) -> tuple[str, Callable[[str], bool]]:
+        """The path of what `error` is about, and what tells whether a thing cannot be of use at that path."""
         kinds = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
         path, pool = error.filename, self._directory.path
-        known = isinstance(error, kinds) or error.errno in NO_FILE
-        if not known or not isinstance(path, str) or not os.path.lexists(path):
-            return None
-        if path in self._directory.chain()[1:]:
-            return path if os.path.islink(path) or not os.path.isdir(path) else None
-        room, name = os.path.split(path)
-        if room == pool and name in ROOMS:
-            room = path
-        elif room == pool and (name == "mutex" or name.startswith("slot-")):
-            return path if cannot_be(path, S_ISREG, os.R_OK) else None
-        elif os.path.dirname(room) != pool or os.path.basename(room) not in ROOMS:
-            return None
-        if os.path.islink(room) or not os.path.isdir(room):
-            return room
-        wanted = S_ISFIFO if room.endswith("bells") else S_ISREG
-        return path if path != room and cannot_be(path, wanted, os.R_OK | os.W_OK) else None
+        if isinstance(path, str) and (isinstance(error, kinds) or error.errno in NO_FILE):
+            room, name = os.path.split(path)
+            if path in self._directory.chain()[1:] or (room == pool and name in ROOMS):
+                return path, _is_no_directory
+            if room == pool and (name == "mutex" or name.startswith("slot-")):
+                return path, lambda path: cannot_be(path, S_ISREG, os.R_OK)
+            if os.path.dirname(room) == pool and os.path.basename(room) in ROOMS:
+                if _is_no_directory(room):
+                    return room, _is_no_directory
+                is_kind = S_ISFIFO if room.endswith("bells") else S_ISREG
+                return path, lambda path: cannot_be(path, is_kind, os.R_OK | os.W_OK)
+        return "", lambda _: False  # none of the pool's names
+
+
+def _is_no_directory(path: str) -> bool:
+    return os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path))
