@@ -56,16 +56,23 @@ if os.name == "nt":
     collect_ignore += ["test_doctor.py", "test_release.py"]
 
 
-def pytest_configure() -> None:
-    """Die of SIGINT and SIGQUIT, as must what the tests start, also if a script has started this with `&`.
+IGNORED = {getattr(signal, name, None) for name in ("SIGPIPE", "SIGXFSZ", "SIGXFZ")}
+"""What Python itself ignores, and gives back to the processes that it starts."""
 
-    A shell without job control makes that ignore both (POSIX, "Signals and Error Handling"), and what is
-    ignored stays so after exec.
+
+def pytest_configure() -> None:
+    """Have no signal ignored or blocked, nor in what the tests start, whatever has started this.
+
+    `nohup` ignores SIGHUP, a shell without job control SIGINT and SIGQUIT of what it starts with `&` (POSIX,
+    "Signals and Error Handling"); what is ignored or blocked stays so after exec. The tests send
+    these signals, and would wait for ever for what ignores them.
     """
-    for name in ("SIGINT", "SIGQUIT"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals():
+        if signal.getsignal(number) == signal.SIG_IGN and number not in IGNORED:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

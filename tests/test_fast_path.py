@@ -39,7 +39,7 @@ WAITING = {
 
 REPORT = """
 import os, sys
-before = set(sys.modules)
+before = set(sys.modules) - {"errno"}  # Debian 13's python3 has loaded it before we start, others have not
 spawn, leave = os.posix_spawn, os._exit
 def report():
     with open(os.environ["LOADED"], "a") as file:
