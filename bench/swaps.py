@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from buildslots.view.checks.trial import trial
+from buildslots.view.health.checks.trial import trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

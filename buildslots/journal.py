@@ -25,9 +25,9 @@ a minute. Nested builds are part of the build around them and do not appear.
 Nothing here may delay or fail a build: it is loaded once the command runs (or has to wait, or runs without a
 slot), and what goes wrong loses lines and no more. A line is one write(2) to a file opened with O_APPEND, and
 so in one piece whoever else writes: Linux, like other Unixes, holds the inode's lock over the whole of it. A
-disk that becomes full within a line leaves its beginning, without a line end; see `view.past` for how it is
-read all the same. On Windows the C library seeks and writes in two steps: of two lines of the same moment one
-may be lost.
+disk that becomes full within a line leaves its beginning, without a line end; `view.past.builds` says how it
+is read all the same. On Windows the C library seeks and writes in two steps: of two lines of the same moment
+one may be lost.
 
 Whoever finds that the file has reached LIMIT bytes renames it to `journal-MICROSECONDS.jsonl`, under a lock,
 and removes the oldest such files but KEPT. The one rename either has happened or has not, so that a kill

@@ -21,10 +21,10 @@ from strays import Strays
 
 from buildslots import SlotPool
 from buildslots.settings import ON_TIMEOUT, state_dir
-from buildslots.view import doctor as command
-from buildslots.view import keepers
-from buildslots.view.checks import filesystem
-from buildslots.view.checks.limits import THEN
+from buildslots.view.health import doctor as command
+from buildslots.view.health import keepers
+from buildslots.view.health.checks import filesystem
+from buildslots.view.health.checks.limits import THEN
 from buildslots.view.main import main
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def tried(pool: Pool, patch: str) -> subprocess.CompletedProcess[str]:
     pool.dir.mkdir(exist_ok=True)
     program = (
         "import os, types\n"
-        "from buildslots.view.checks import trial\n"
+        "from buildslots.view.health.checks import trial\n"
         f"{patch}\n"
         "where = types.SimpleNamespace(settings=types.SimpleNamespace(dir=os.environ['BUILD_SLOTS_DIR']))\n"
         "for finding in trial.trial(where): print(finding.check, finding.level, finding.text)\n"

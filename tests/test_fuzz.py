@@ -31,7 +31,7 @@ from buildslots.disk import queue, records
 from buildslots.disk.slots import Claim, PoolDirectory
 from buildslots.settings import resolve
 from buildslots.status import pid_here
-from buildslots.view import history, past, report, trace
+from buildslots.view.past import builds, history, report, trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -405,7 +405,7 @@ def test_any_journal_can_be_shown(some: list[bytes], separator: bytes, older: li
         assert is_plain(shown(state, history))
         json.loads(shown(state, trace))
         page = shown(state, report)
-        assert page.count("</script>") == report.page(past.Past(0, 0, (), ())).count("</script>")
+        assert page.count("</script>") == report.page(builds.Past(0, 0, (), ())).count("</script>")
 
 
 @pytest.mark.parametrize("name", ["command", "cause", "slots", "status"])
@@ -431,7 +431,7 @@ def test_a_line_may_be_nested_as_deeply_as_can_be_read(name: str) -> None:
             (state / "buildslots" / "journal.jsonl").write_bytes(
                 start + b',"%b":%b}\n' % (name.encode(), value)
             )
-            past.past(None, None, time.time(), str(state / "buildslots"))
+            builds.past(None, None, time.time(), str(state / "buildslots"))
 
 
 def _deepest() -> range:

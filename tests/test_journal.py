@@ -20,7 +20,7 @@ from buildslots import SlotPool, UnthrottledWarning, build_slot, journal
 from buildslots.disk import lock
 from buildslots.journal import archives, rotate
 from buildslots.settings import config_path, resolve, state_dir
-from buildslots.view import past
+from buildslots.view.past import builds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,7 +232,7 @@ def test_a_disk_that_becomes_full_during_fifty_builds(mounts: Mounts, pool: Pool
     result = mounts.run(setup, command)
     assert result.stderr == ""
     assert "failed" not in result.stdout
-    read = [event for line in result.stdout.splitlines() if (event := past.parse(line.encode()))]
+    read = [event for line in result.stdout.splitlines() if (event := builds.parse(line.encode()))]
     written = result.stdout.count('{"v":1,')
     assert 2 <= len(read) < 100
     assert len(read) >= written - 1, "only the torn line is lost"

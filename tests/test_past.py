@@ -18,9 +18,9 @@ from builds import DEADLINE_S, Pool, script, wait_until
 
 from buildslots.disk import records
 from buildslots.settings import resolve
-from buildslots.view import past as module
-from buildslots.view.figures import advice, figures, spread, stretches
-from buildslots.view.past import Build, Past, past
+from buildslots.view.past import builds as module
+from buildslots.view.past.builds import Build, Past, past
+from buildslots.view.past.figures import advice, figures, spread, stretches
 
 NOW = 1_000_000.0
 

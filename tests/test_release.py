@@ -15,7 +15,7 @@ from builds import DEADLINE_S, Pool, script, wait_until
 from strays import Strays, is_gone
 
 from buildslots import SlotPool
-from buildslots.view import keepers, release
+from buildslots.view.health import keepers, release
 
 if TYPE_CHECKING:
     import subprocess

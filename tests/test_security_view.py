@@ -22,7 +22,8 @@ from users import ALICE, Users, several_users
 
 from buildslots import status
 from buildslots.disk import lock, records
-from buildslots.view import proof, release, table
+from buildslots.view import table
+from buildslots.view.health import proof, release
 from buildslots.words import shell_word
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def test_a_member_swaps_what_doctor_has_made(tmp_path: Path, monkeypatch: pytest
 
 AT_ONCE = """
 import os, stat, sys, types
-from buildslots.view.checks import trial
+from buildslots.view.health.checks import trial
 pool, event, what = sys.argv[1:]
 def swap(seen, arguments):
     global event

@@ -17,7 +17,7 @@ from builds import DEADLINE_S, HELD_BUILD, Build, Pool, script, wait_until
 from users import ALICE, BOB, EVE, GROUP, Users, several_users
 
 from buildslots import SlotPool
-from buildslots.view import colour
+from buildslots.view.now import colour
 
 if TYPE_CHECKING:
     from pathlib import Path

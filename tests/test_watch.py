@@ -13,8 +13,8 @@ import pytest
 from builds import Build, Pool, script, wait_until
 
 from buildslots.status import PoolStatus
-from buildslots.view.costs import Trees
-from buildslots.view.watch import _height, _limits
+from buildslots.view.now.costs import Trees
+from buildslots.view.now.watch import _height, _limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from terminals import Terminal
 
-    from buildslots.view.costs import Cost
+    from buildslots.view.now.costs import Cost
 
 WATCH = f"MAX_CONCURRENT_BUILDS=2 {script('buildslots')} status --watch --interval 0.1"
 BUSY = "while :; do :; done"
@@ -165,9 +165,9 @@ def test_children_that_come_and_go_between_two_looks_count(
     monkeypatch: pytest.MonkeyPatch, pool: Pool
 ) -> None:
     """A compiler that ran for a moment is in the CPU time of the make that waited for it."""
-    monkeypatch.setattr("buildslots.view.costs.AGAIN_S", 0.0)
+    monkeypatch.setattr("buildslots.view.now.costs.AGAIN_S", 0.0)
     clock = [0.0]
-    monkeypatch.setattr("buildslots.view.costs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("buildslots.view.now.costs.time.monotonic", lambda: clock[0])
     burn = """import time
 while time.process_time() < 0.3: pass
 print("burnt", flush=True)

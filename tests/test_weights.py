@@ -18,9 +18,9 @@ from buildslots import SlotPool, UnthrottledWarning, build_slot
 from buildslots.disk import records
 from buildslots.journal import NAME
 from buildslots.settings import state_dir
-from buildslots.view.past import past
-from buildslots.view.report import page
-from buildslots.view.trace import trace
+from buildslots.view.past.builds import past
+from buildslots.view.past.report import page
+from buildslots.view.past.trace import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

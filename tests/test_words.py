@@ -19,7 +19,8 @@ from buildslots import words
 from buildslots.disk import records
 from buildslots.journal import COMMAND_CHARACTERS
 from buildslots.run import main
-from buildslots.view import keepers, table
+from buildslots.view import table
+from buildslots.view.health import keepers
 
 if TYPE_CHECKING:
     from terminals import Terminal

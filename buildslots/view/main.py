@@ -19,6 +19,15 @@ from buildslots.words import SENTENCE_SHOWN, shown
 SHELLS = ("bash", "zsh", "fish")
 SHORTEST_S = 0.05
 """Between two looks: each of them takes the pool's mutex."""
+ROOMS = {
+    "status": "now",
+    "history": "past",
+    "trace": "past",
+    "report": "past",
+    "doctor": "health",
+    "release": "health",
+}
+"""In which room of `buildslots.view` a subcommand is; the others are beside this module."""
 EXAMPLES = """\
 examples:
   buildslots status --watch              who builds, who waits, and what it costs, kept up to date
@@ -27,6 +36,11 @@ examples:
 
 Builds are run with slot-run; see `slot-run --help`.
 """
+
+
+def module_of(command: str) -> str:
+    """The module that has the function `run` of the subcommand `command`."""
+    return ".".join(filter(None, ("buildslots.view", ROOMS.get(command), command)))
 
 
 def main(args: list[str] | None = None) -> int:
@@ -42,7 +56,7 @@ def main(args: list[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(args)
     try:
-        status = importlib.import_module(f"buildslots.view.{options.command}").run(options)
+        status = importlib.import_module(module_of(options.command)).run(options)
         sys.stdout.flush()
     except SettingError as error:
         parser.error(str(error))

@@ -12,15 +12,15 @@ from dataclasses import asdict
 
 from buildslots import __version__
 from buildslots.cap import machine_cap
-from buildslots.view.figures import advice_now, by, figures
 from buildslots.view.output import write
-from buildslots.view.past import asked_for
+from buildslots.view.past.builds import asked_for
+from buildslots.view.past.figures import advice_now, by, figures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from buildslots.view.past import Build, Past
+    from buildslots.view.past.builds import Build, Past
 
 PLACE = ' id="data">{}<'
 """Where in the page the data belong."""

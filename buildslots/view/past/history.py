@@ -6,8 +6,8 @@ import sys
 import time
 from dataclasses import asdict
 
-from buildslots.view.figures import Figures, advice_now, builds_in_words, by, figures
-from buildslots.view.past import asked_for
+from buildslots.view.past.builds import asked_for
+from buildslots.view.past.figures import Figures, advice_now, builds_in_words, by, figures
 from buildslots.view.table import table
 from buildslots.words import short_path, shown, span
 
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from buildslots.view.past import Build, Past
+    from buildslots.view.past.builds import Build, Past
 
 ROWS = 10
 """How many directories and programs are shown to people; --json has them all."""

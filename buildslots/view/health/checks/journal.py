@@ -7,7 +7,7 @@ from stat import S_IMODE, S_ISREG, S_IWOTH
 
 from buildslots.journal import NAME
 from buildslots.settings import state_dir
-from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, command, existing
+from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject, command, existing
 from buildslots.words import prose_path, size
 
 OTHERS = 0o077

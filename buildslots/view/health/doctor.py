@@ -10,15 +10,16 @@ import psutil
 
 from buildslots.settings import Settings, resolve
 from buildslots.status import pool_status
-from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
-from buildslots.view.checks.aside import aside
-from buildslots.view.checks.directory import files, leftovers, place
-from buildslots.view.checks.filesystem import filesystem
-from buildslots.view.checks.holders import holders
-from buildslots.view.checks.journal import journal
-from buildslots.view.checks.limits import cap, settings
-from buildslots.view.checks.split import split
-from buildslots.view.checks.trial import trial
+from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject
+from buildslots.view.health.checks.aside import aside
+from buildslots.view.health.checks.directory import files, place
+from buildslots.view.health.checks.filesystem import filesystem
+from buildslots.view.health.checks.holders import holders
+from buildslots.view.health.checks.journal import journal
+from buildslots.view.health.checks.leftovers import leftovers
+from buildslots.view.health.checks.limits import cap, settings
+from buildslots.view.health.checks.split import split
+from buildslots.view.health.checks.trial import trial
 from buildslots.words import PATH_SHOWN, SENTENCE_SHOWN, printable, short_path, shown
 
 TYPE_CHECKING = False

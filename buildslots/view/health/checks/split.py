@@ -8,8 +8,8 @@ import sys
 import psutil
 
 from buildslots.settings import DEFAULT_POOL, base_dir, pool_dir
-from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject
-from buildslots.view.keepers import command_of, in_our_namespace, quoted
+from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject
+from buildslots.view.health.keepers import command_of, in_our_namespace, quoted
 from buildslots.words import prose, prose_path
 
 TYPE_CHECKING = False

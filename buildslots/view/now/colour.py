@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from buildslots.status import Holder, PoolStatus, Waiter
-    from buildslots.view.costs import Cost
+    from buildslots.view.now.costs import Cost
 
 NARROW, WIDE, WIDER = 60, 80, 100
 """Columns from which a terminal has room for more than the most necessary."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from buildslots.settings import Settings
-    from buildslots.view.past import Build, Past
+    from buildslots.view.past.builds import Build, Past
 
 ROUND_TIMEOUTS_S = (60, 120, 300, 600, 900, 1200, 1800, 2700, 3600, 2 * 3600, 4 * 3600, 8 * 3600, 24 * 3600)
 """What advice rounds a timeout up to."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
+from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
 from buildslots.words import prose_path
 
 NETWORK = re.compile(

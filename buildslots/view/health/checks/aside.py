@@ -6,7 +6,7 @@ import os
 from itertools import islice
 
 from buildslots.disk.lock import ASIDE, ROOMS
-from buildslots.view.checks import MOST_NAMES, NOTE, Finding, Subject
+from buildslots.view.health.checks import MOST_NAMES, NOTE, Finding, Subject
 from buildslots.words import prose
 
 NAMED = 3

@@ -1,4 +1,4 @@
-"""`buildslots status`: who holds the slots and who waits, once or kept up to date."""
+"""Which pools `buildslots status` shows, looked at once or again and again, and in which form."""
 
 from __future__ import annotations
 
@@ -12,27 +12,8 @@ from buildslots.view.pools import existing_pools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
-
     from buildslots.settings import Settings
     from buildslots.status import PoolStatus
-
-
-def run(options: argparse.Namespace) -> int:
-    """Print the status that the options ask for."""
-    pools = Pools(options.pool, options.dir, every=options.all)
-    if options.watch:
-        from buildslots.view.watch import watch  # noqa: PLC0415
-
-        return watch(pools, options.interval, json=options.json)
-    statuses = pools.look()
-    if not options.json and for_eyes():
-        from buildslots.view.colour import print_statuses  # noqa: PLC0415 - rich is 40 ms
-
-        print_statuses(statuses, every=options.all)
-    else:
-        sys.stdout.write(pools.text(statuses, json=options.json, indent=2) + "\n")
-    return 0
 
 
 class Pools:

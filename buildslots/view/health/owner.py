@@ -10,7 +10,7 @@ import sys
 
 from buildslots.disk.bells import NO_FIFO_HERE
 from buildslots.disk.lock import try_lock
-from buildslots.view.scratch import BELL, LOCK, Scratch
+from buildslots.view.health.scratch import BELL, LOCK, Scratch
 
 
 def own(name: str, *fds: str) -> None:

@@ -8,8 +8,8 @@ import psutil
 
 from buildslots.disk import queue, records
 from buildslots.status import is_local, lives, pool_status
-from buildslots.view import keepers
-from buildslots.view.checks import MOST_NAMES, NOTE, OK, PROBLEM, Finding, Subject, command
+from buildslots.view.health import keepers
+from buildslots.view.health.checks import MOST_NAMES, NOTE, OK, PROBLEM, Finding, Subject, command
 from buildslots.words import prose
 
 TYPE_CHECKING = False

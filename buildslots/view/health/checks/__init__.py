@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from itertools import islice
 
 from buildslots.words import shell_word
 
@@ -79,3 +80,14 @@ def existing(path: str) -> str:
     while not os.path.lexists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
     return path
+
+
+def listed(path: str) -> tuple[list[str], bool]:
+    """Names in the directory `path`, sorted, at most MOST_NAMES, and whether there are more."""
+    try:
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in islice(entries, MOST_NAMES)]
+            more = next(entries, None) is not None
+    except OSError:
+        return [], False  # missing, or what is found above it
+    return sorted(names), more

@@ -6,7 +6,7 @@ import os
 
 from buildslots.cap import machine_cap
 from buildslots.settings import config_path, slots_variable
-from buildslots.view.checks import OK, PROBLEM, Finding, Subject
+from buildslots.view.health.checks import OK, PROBLEM, Finding, Subject
 from buildslots.words import prose_path, span
 
 THEN = {"run": "runs anyway", "paced": "runs anyway, one in each such time", "fail": "fails"}

@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 
 from buildslots import __version__
-from buildslots.view.figures import by
 from buildslots.view.output import write
-from buildslots.view.past import asked_for
+from buildslots.view.past.builds import asked_for
+from buildslots.view.past.figures import by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from buildslots.view.past import Build, Past
+    from buildslots.view.past.builds import Build, Past
 
 MACHINE = 0
 """The process with the load; the pools are 1, 2, …"""

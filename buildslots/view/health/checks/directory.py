@@ -6,12 +6,10 @@ import os
 import stat
 import time
 from dataclasses import dataclass, field
-from itertools import islice
 
-from buildslots.disk import queue, records
-from buildslots.disk.lock import is_shared, locked
+from buildslots.disk.lock import ROOMS, is_shared
 from buildslots.settings import cache_dir
-from buildslots.view.checks import (
+from buildslots.view.health.checks import (
     MOST_NAMES,
     NOTE,
     OK,
@@ -20,6 +18,7 @@ from buildslots.view.checks import (
     Subject,
     command,
     existing,
+    listed,
     shell_line,
 )
 from buildslots.words import prose, prose_path
@@ -28,14 +27,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-ROOMS = ("queue", "holders", "bells")
-SETTLED_S = 10.0
-"""What is younger may belong to a build that comes or goes at this moment."""
 NAMED = 5
 """So many files are named, the rest is counted."""
 FIRST_SLOTS = 64
 """So many slots are looked at however many names lie beside them."""
-MOST_DIGITS = 9
 KINDS = {
     stat.S_IFREG: "a regular file",
     stat.S_IFDIR: "a directory",
@@ -252,7 +247,7 @@ def _unusual(path: str) -> _Unusual:
     found = _Unusual()
     shared = is_shared(path)
     for room in ("", *ROOMS):
-        names, more = _listed(os.path.join(path, room))
+        names, more = listed(os.path.join(path, room))
         found.crowded += [room or "the pool"] * more
         for name, file in _known(path, room, names):
             kind = KINDS.get(stat.S_IFMT(file.st_mode), "something else")
@@ -298,7 +293,7 @@ def _not_the_groups(path: str) -> set[str]:
     return {
         name
         for room in ("", *ROOMS)
-        for name, file in _known(path, room, _listed(os.path.join(path, room))[0])
+        for name, file in _known(path, room, listed(os.path.join(path, room))[0])
         if not _is_groups(name, file, group)
     }
 
@@ -324,79 +319,6 @@ def _known(path: str, room: str, names: list[str]) -> Iterator[tuple[str, os.sta
             yield below, os.lstat(os.path.join(path, below))
         except OSError:
             pass  # gone, never made, or what is found above it
-
-
-def leftovers(subject: Subject) -> list[Finding]:
-    """What killed processes left behind; the next build removes it, and looking must not."""
-    path, status = subject.settings.dir, subject.status
-    if status is None:
-        return [Finding("leftovers", OK, "no pool yet, so nothing left in it")]
-    held = {holder.slot for holder in status.holders}
-    listed = {room: _listed(f"{path}/{room}") for room in ROOMS}
-    tickets = [
-        name
-        for name in listed["queue"][0]
-        if _is_ticket(name)
-        and _settled(f"{path}/queue/{name}", stat.S_IFREG)
-        and not locked(f"{path}/queue/{name}")
-    ]
-    bells = [name for name in listed["bells"][0] if _ownerless(path, name)]
-    kept = [name for name in listed["holders"][0] if _outlived(path, name, held)]
-    counts = {"tickets": len(tickets), "bells": len(bells), "records": len(kept)}
-    crowded = [room for room in ROOMS if listed[room][1]]
-    details = {**counts, **({"crowded": crowded} if crowded else {})}
-    if not any(counts.values()):
-        return [Finding("leftovers", OK, "nothing is left of dead processes", details)]
-    words = ", ".join(
-        f"{count} {kind if count > 1 else kind[:-1]}" for kind, count in counts.items() if count
-    )
-    more = " and more" if crowded else ""
-    text = (
-        f"killed processes left {words}{more}: "
-        "harmless, and the next build that comes across them removes them"
-    )
-    return [Finding("leftovers", NOTE, text, details)]
-
-
-def _is_ticket(name: str) -> bool:
-    return len(name) > queue.NUMBER_DIGITS and name[: queue.NUMBER_DIGITS].isdecimal()
-
-
-def _ownerless(path: str, name: str) -> bool:
-    """Whether the bell `name` is a ticket's that is no more."""
-    bell = f"{path}/bells/{name}"
-    if name.startswith("slot-") or os.path.lexists(f"{path}/queue/{name}"):
-        return False
-    return _settled(bell, stat.S_IFIFO)
-
-
-def _outlived(path: str, name: str, held: set[int]) -> bool:
-    """Whether the file `name` has the record of a holder whose slot nobody holds."""
-    digits = name.removeprefix("slot-")
-    if not digits.isdecimal() or len(digits) > MOST_DIGITS or int(digits) in held:
-        return False
-    record = records.read(f"{path}/holders/{name}")
-    return record is not None and (records.age_s(record) or 0.0) > SETTLED_S
-
-
-def _settled(path: str, kind: int) -> bool:
-    """Whether a file of that kind is no build's that comes or goes at this moment."""
-    try:
-        file = os.lstat(path)
-    except OSError:
-        return False  # gone
-    return stat.S_IFMT(file.st_mode) == kind and time.time() - file.st_mtime > SETTLED_S
-
-
-def _listed(path: str) -> tuple[list[str], bool]:
-    """Names in the directory `path`, sorted, at most MOST_NAMES, and whether there are more."""
-    try:
-        with os.scandir(path) as entries:
-            names = [entry.name for entry in islice(entries, MOST_NAMES)]
-            more = next(entries, None) is not None
-    except OSError:
-        return [], False  # missing, or what is found above it
-    return sorted(names), more
 
 
 def _names(names: list[str]) -> str:

@@ -14,8 +14,8 @@ import time
 
 from buildslots.disk import bells
 from buildslots.disk.lock import check_root, is_locked, try_lock, unlock
-from buildslots.view.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
-from buildslots.view.scratch import BELL, LOCK, Scratch, SwappedError
+from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
+from buildslots.view.health.scratch import BELL, LOCK, Scratch, SwappedError
 from buildslots.words import prose, prose_path
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ Not for ever: a dead file server can make a lock wait that long."""
 RELEASE_S = 2.0
 """How long after the end of its owner a lock may last: Windows does not promise "at once"."""
 ROUNDS = 100
-OWNER = "import sys; from buildslots.view.owner import own; own(*sys.argv[1:])"
+OWNER = "import sys; from buildslots.view.health.owner import own; own(*sys.argv[1:])"
 
 
 def trial(subject: Subject) -> list[Finding]:

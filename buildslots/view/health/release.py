@@ -19,7 +19,7 @@ import psutil
 from buildslots.disk import records
 from buildslots.settings import resolve
 from buildslots.status import pool_status
-from buildslots.view import keepers, proof
+from buildslots.view.health import keepers, proof
 from buildslots.view.main import warn
 
 TYPE_CHECKING = False

@@ -18,7 +18,7 @@ import psutil
 
 from buildslots.disk import records
 from buildslots.status import is_local, lives
-from buildslots.view.proof import belongs, marks
+from buildslots.view.health.proof import belongs, marks
 from buildslots.words import counted, prose_path, shown, span
 
 TYPE_CHECKING = False

@@ -12,10 +12,10 @@ from rich.live import Live
 from rich.text import Text
 
 from buildslots.status import pid_here
-from buildslots.view import colour
-from buildslots.view.costs import Trees
-from buildslots.view.keyboard import Keyboard
-from buildslots.view.status import for_eyes
+from buildslots.view.now import colour
+from buildslots.view.now.chosen import for_eyes
+from buildslots.view.now.costs import Trees
+from buildslots.view.now.keyboard import Keyboard
 from buildslots.words import SENTENCE_SHOWN, short_path, shown, size
 
 TYPE_CHECKING = False
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from buildslots.status import PoolStatus
-    from buildslots.view.costs import Cost
-    from buildslots.view.status import Pools
+    from buildslots.view.now.chosen import Pools
+    from buildslots.view.now.costs import Cost
 
 SECOND_S = 1.0
 """The longest time to the second picture: the first one does not know yet what builds cost."""

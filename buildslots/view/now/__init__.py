@@ -1,0 +1,1 @@
+"""This moment: who holds slots, who waits, what builds cost the machine."""

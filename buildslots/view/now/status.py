@@ -1,0 +1,28 @@
+"""`buildslots status`: who holds the slots and who waits, once or kept up to date."""
+
+from __future__ import annotations
+
+import sys
+
+from buildslots.view.now.chosen import Pools, for_eyes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the status that the options ask for."""
+    pools = Pools(options.pool, options.dir, every=options.all)
+    if options.watch:
+        from buildslots.view.now.watch import watch  # noqa: PLC0415
+
+        return watch(pools, options.interval, json=options.json)
+    statuses = pools.look()
+    if not options.json and for_eyes():
+        from buildslots.view.now.colour import print_statuses  # noqa: PLC0415 - rich is 40 ms
+
+        print_statuses(statuses, every=options.all)
+    else:
+        sys.stdout.write(pools.text(statuses, json=options.json, indent=2) + "\n")
+    return 0

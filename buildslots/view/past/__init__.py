@@ -1,0 +1,1 @@
+"""Builds that are over, as the journal tells of them."""
