@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from builds import Pool, script, wait_until
 
-from buildslots.run.options import FLAGS, VALUES
+from buildslots.run.options import BY_NAME
 from buildslots.settings import config_path
-from buildslots.view.main import SHELLS, build_parser
+from buildslots.view.main import SHELLS, TOPICS, build_parser
 
 if TYPE_CHECKING:
     from terminals import Terminal
@@ -153,7 +153,7 @@ def options_of_buildslots() -> dict[str, set[str]]:
 
 def test_every_option_is_offered(shell: Shell) -> None:
     """Neither parser has an option that a script forgot, nor a script one that its parser refuses."""
-    shell.offers("slot-run -", {*VALUES, *FLAGS})
+    shell.offers("slot-run -", {*BY_NAME})
     for command, options in options_of_buildslots().items():
         shell.offers(f"buildslots {command} -".replace("  ", " "), options)
 
@@ -161,6 +161,14 @@ def test_every_option_is_offered(shell: Shell) -> None:
 def test_every_command_is_offered(shell: Shell) -> None:
     """`buildslots` completes to the commands that its parser has."""
     shell.offers("buildslots ", {*options_of_buildslots()} - {""})
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_nothing_is_left_to_be_filled_in(pool: Pool, name: str) -> None:
+    """Each place for options and words in a script's file got some."""
+    script = pool.run("buildslots", "completion", name).stdout
+    assert "slot-run" in script
+    assert re.findall(r"@\w+@", script) == []
 
 
 def test_values(shell: Shell) -> None:
@@ -185,6 +193,7 @@ def test_values(shell: Shell) -> None:
     shell.offers("buildslots pools --dir work", {"work-dir"})
     shell.offers("buildslots trace -o work", {"work-dir", "work-file"})
     shell.offers("buildslots completion ", set(SHELLS))
+    shell.offers("buildslots help ", set(TOPICS))
 
 
 def test_what_slot_run_runs_completes_as_if_it_stood_alone(shell: Shell) -> None:

@@ -1,36 +1,84 @@
-"""What `slot-run --help` says."""
+"""What `slot-run --help` says: the table of options, and what the man page says as well."""
 
-HELP = """\
-Usage: slot-run [OPTIONS] [--] COMMAND [ARG...]
+from __future__ import annotations
 
-Run COMMAND under one of the machine's K build slots; wait in line while all are held.
+import textwrap
 
-  slot-run make -j8                  at most K builds at once, this one among them
-  slot-run -p link -n 1 -- cc ...    a pool of its own for links, one at a time
-  slot-run -t 10m --on-timeout fail -- cargo build     rather fail than crowd the machine
+from buildslots.run.options import OPTIONS
 
-Options:
-  -n, --slots K             how many may run at once [by default for this machine]
-  -p, --pool NAME           the pool to take the slot from [default]
-  -t, --timeout DURATION    how long to wait: 90, 90s, 2m, 1h30m, 0, none [120s]
-      --on-timeout WHAT     then run it without a slot, run it when those before it have
-                            had a timeout each (paced), or exit 75 (fail) [run]
-  -w, --weight W            how many slots it needs, taken together [1]
-      --min-free-memory 2G  while others build, wait for so much memory as well,
-      --max-load N          for a load average of at most N,
-      --max-pressure LIST   for pressure of at most so many percent: io=40,memory=10 (Linux)
-  -q, --quiet               say nothing but warnings
-      --dir PATH            directory of the default pool [~/.cache/.build-slots]
-      --version             print the version and exit
-  -h, --help                print this and exit
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-Environment: MAX_CONCURRENT_BUILDS (the default pool's K), MAX_CONCURRENT_BUILDS_<NAME>,
-BUILD_SLOTS_POOL, BUILD_SLOTS_TIMEOUT, BUILD_SLOTS_ON_TIMEOUT, BUILD_SLOTS_DIR,
-BUILD_SLOTS_JOURNAL (off, programs, commands). The command sees BUILD_SLOT, the number of its
-slot. Inside of it, slot-run runs at once under that slot.
+    from buildslots.run.options import Option
 
-Exit status: COMMAND's own, or death by the signal that killed it; 125 wrong usage, 126 COMMAND
-cannot be executed, 127 COMMAND not found, 75 no slot in time.
+WIDTH = 80
+COLUMN = 26
+"""Where the texts of options begin."""
+SYNOPSIS = "slot-run [OPTIONS] [--] COMMAND [ARG...]"
+SUMMARY = "run a command under one of the machine's build slots"
+DESCRIPTION = "Run COMMAND under one of the machine's K build slots; wait in line while all are held."
+EXAMPLES = (
+    ("slot-run make -j8", "one of at most K builds at once"),
+    ("slot-run -p link -n 1 -- cc ...", "links in a pool of theirs, one by one"),
+    ("slot-run -t 10m --on-timeout fail make", "rather no build than one too many"),
+)
+ENVIRONMENT = (
+    ("MAX_CONCURRENT_BUILDS", "K of the default pool"),
+    ("MAX_CONCURRENT_BUILDS_<NAME>", "K of a named pool"),
+    ("BUILD_SLOTS_POOL", "as --pool"),
+    ("BUILD_SLOTS_TIMEOUT", "as --timeout"),
+    ("BUILD_SLOTS_ON_TIMEOUT", "as --on-timeout"),
+    ("BUILD_SLOTS_DIR", "as --dir"),
+    ("BUILD_SLOTS_JOURNAL", "off, programs or commands"),
+)
+NESTING = (
+    "The command sees BUILD_SLOT, the number of its slot. "
+    "Inside of it, slot-run of the same pool runs at once under that slot."
+)
+STATUS = (
+    ("75", "no slot in time, with --on-timeout fail"),
+    ("125", "wrong usage"),
+    ("126", "COMMAND cannot be executed"),
+    ("127", "COMMAND is not found"),
+)
+STATUS_ELSE = "else the command's own; a signal that killed COMMAND kills slot-run too"
 
-Who holds the slots: `buildslots status`. Completion with Tab: `buildslots completion --help`.
-"""
+
+def help_text() -> str:
+    """What `--help` prints, in lines of at most WIDTH columns."""
+    parts = [
+        f"Usage: {SYNOPSIS}\n",
+        textwrap.fill(DESCRIPTION, WIDTH - 1) + "\n",
+        _rows(EXAMPLES, 42),
+        "Options:\n" + _rows(((_names(option), option.text) for option in OPTIONS), COLUMN),
+        "Environment:\n" + _rows(ENVIRONMENT, 32),
+        textwrap.fill(NESTING, WIDTH - 1) + "\n",
+        "Exit status:\n" + _rows((*STATUS, ("", STATUS_ELSE)), 7),
+        "More: `buildslots help slot-run`. Who holds the slots: `buildslots status`.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _names(option: Option) -> str:
+    """The names in columns: letters first, long names below each other."""
+    indent = "" if option.names[0][1] != "-" else "    "
+    return f"{indent}{', '.join(option.names)} {option.value}".rstrip()
+
+
+def _rows(rows: Iterable[tuple[str, str]], column: int) -> str:
+    """Two columns, the second one from `column` on; below the first where that is too long."""
+    lines = []
+    for head, text in rows:
+        first = f"  {head}".ljust(column)
+        if not first.endswith("  "):
+            lines.append(first.rstrip())
+            first = " " * column
+        lines += textwrap.wrap(
+            text,
+            WIDTH - 1,
+            initial_indent=first,
+            subsequent_indent=" " * column,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines) + "\n"

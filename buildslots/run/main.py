@@ -189,7 +189,9 @@ def _say_all_the_same(slot: Slot, settings: Settings, despite: str | None) -> No
 
 def _show(what: str) -> int:
     if what == "--help":
-        from buildslots.run.help import HELP as text  # noqa: PLC0415, N811
+        from buildslots.run.help import help_text  # noqa: PLC0415 - nobody else needs it
+
+        text = help_text()
     else:
         from buildslots import __version__  # noqa: PLC0415
 

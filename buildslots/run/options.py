@@ -1,4 +1,8 @@
-"""The command line of `slot-run`, parsed by hand: argparse would cost 8 ms on the way to every build."""
+"""The command line of `slot-run`: the one table of its options, and the parser that reads it.
+
+`--help`, the man page and the scripts of `buildslots completion` are made from the same table. The parser is
+our own because argparse would cost 8 ms on the way to every build.
+"""
 
 from __future__ import annotations
 
@@ -27,42 +31,88 @@ def _parse_dir(text: str, source: str) -> str:
     return text
 
 
-VALUES = {
-    "-n": "--slots",
-    "--slots": "--slots",
-    "-p": "--pool",
-    "--pool": "--pool",
-    "-t": "--timeout",
-    "--timeout": "--timeout",
-    "--on-timeout": "--on-timeout",
-    "-w": "--weight",
-    "--weight": "--weight",
-    "--min-free-memory": "--min-free-memory",
-    "--max-load": "--max-load",
-    "--max-pressure": "--max-pressure",
-    "--dir": "--dir",
-}
-"""Options that take a value, and their long names."""
-PARSERS: dict[str, tuple[str, Callable[[str, str], object]]] = {
-    "--slots": ("slots", parse_slots),
-    "--pool": ("pool", parse_pool),
-    "--timeout": ("timeout_s", parse_duration),
-    "--on-timeout": ("on_timeout", parse_on_timeout),
-    "--weight": ("weight", parse_slots),
-    "--min-free-memory": ("min_free_memory", parse_memory),
-    "--max-load": ("max_load", parse_load),
-    "--max-pressure": ("max_pressure", parse_pressure),
-    "--dir": ("dir", _parse_dir),
-}
-"""Where each value goes, and what makes it one or raises SettingError."""
+class Option:
+    """An option of a command: what the parser does with it, and what people read about it.
+
+    Attributes:
+        names: All ways to write it; the last one is the long name.
+        value: What its value is called, or "" if it takes none.
+        parse: Makes the value from its text and the option's name, or raises SettingError. None for a flag.
+        attribute: Where that value goes in `Options`.
+        text: What it does. `[...]` at the end says what counts without it. Completion shows the beginning, up
+            to the first colon, semicolon or bracket.
+        words: Values to offer for completion; "word: meaning" where one is not enough.
+    """
+
+    __slots__ = ("attribute", "names", "parse", "text", "value", "words")
+
+    def __init__(  # noqa: PLR0913, PLR0917 - a row of a table
+        self,
+        names: tuple[str, ...],
+        value: str,
+        parse: Callable[[str, str], object] | None,
+        attribute: str,
+        text: str,
+        words: tuple[str, ...] = (),
+    ) -> None:
+        self.names = names
+        self.value = value
+        self.parse = parse
+        self.attribute = attribute
+        self.text = text
+        self.words = words
+
+
+OPTIONS = (
+    Option(("-n", "--slots"), "K", parse_slots, "slots", "how many builds may run at once [from the cores]"),
+    Option(("-p", "--pool"), "NAME", parse_pool, "pool", "the pool to take the slot from [default]"),
+    Option(
+        ("-t", "--timeout"),
+        "DURATION",
+        parse_duration,
+        "timeout_s",
+        "how long to wait: 90, 90s, 2m, 1h30m; 0 is not at all, none is for ever [120s]",
+        ("0", "2m", "10m", "1h", "none"),
+    ),
+    Option(
+        ("--on-timeout",),
+        "WHAT",
+        parse_on_timeout,
+        "on_timeout",
+        "what to do then: run without a slot (run), run without one but only one build in each timeout "
+        "(paced), or exit 75 (fail) [run]",
+        ("run: without a slot", "paced: one after the other", "fail: exit 75"),
+    ),
+    Option(("-w", "--weight"), "W", parse_slots, "weight", "how many slots it needs, taken together [1]"),
+    Option(
+        ("--min-free-memory",),
+        "SIZE",
+        parse_memory,
+        "min_free_memory",
+        "wait for so much free memory as well: 2G",
+        ("1G", "2G", "4G"),
+    ),
+    Option(
+        ("--max-load",),
+        "N",
+        parse_load,
+        "max_load",
+        "wait for a load average of at most N as well",
+    ),
+    Option(
+        ("--max-pressure",),
+        "LIST",
+        parse_pressure,
+        "max_pressure",
+        "wait for pressure of at most so many percent as well: io=40,memory=10 (Linux)",
+    ),
+    Option(("--dir",), "PATH", _parse_dir, "dir", "directory of the default pool [~/.cache/.build-slots]"),
+    Option(("-q", "--quiet"), "", None, "quiet", "say nothing but warnings"),
+    Option(("--version",), "", None, "", "print the version and exit"),
+    Option(("-h", "--help"), "", None, "", "print this and exit"),
+)
+BY_NAME = {name: option for option in OPTIONS for name in option.names}
 GATES = ("min_free_memory", "max_load", "max_pressure")
-FLAGS = {
-    "-q": "--quiet",
-    "--quiet": "--quiet",
-    "-h": "--help",
-    "--help": "--help",
-    "--version": "--version",
-}
 
 
 class UsageError(ValueError):
@@ -122,29 +172,30 @@ class Options:
         letters = word[1:]
         while letters:
             name, letters = f"-{letters[0]}", letters[1:]
-            if name in VALUES:
+            if name in BY_NAME and BY_NAME[name].parse is not None:
                 self._option(name, letters or None, rest)
                 return
             self._option(name, None, rest)
 
     def _option(self, name: str, value: str | None, rest: list[str]) -> None:
-        if name in FLAGS:
+        option = BY_NAME.get(name)
+        if option is None:
+            raise UsageError(f"there is no option {name!r}")
+        long_name = option.names[-1]
+        if option.parse is None:
             if value is not None:
                 raise UsageError(f"option {name} takes no value, but has {value!r}")
-            if FLAGS[name] == "--quiet":
-                self.quiet = True
+            if option.attribute:
+                setattr(self, option.attribute, True)
             else:
-                self.show = self.show or FLAGS[name]
-        elif name in VALUES:
-            if value is None:
-                if not rest:
-                    raise UsageError(f"option {name} needs a value")
-                value = rest.pop(0)
-            long_name = VALUES[name]
-            attribute, parse = PARSERS[long_name]
-            if attribute in GATES:
-                self.gates[attribute] = parse(value, long_name)
-            else:
-                setattr(self, attribute, parse(value, long_name))
+                self.show = self.show or long_name
+            return
+        if value is None:
+            if not rest:
+                raise UsageError(f"option {name} needs a value")
+            value = rest.pop(0)
+        parsed = option.parse(value, long_name)
+        if option.attribute in GATES:
+            self.gates[option.attribute] = parsed
         else:
-            raise UsageError(f"there is no option {name!r}")
+            setattr(self, option.attribute, parsed)

@@ -1,8 +1,8 @@
 """`buildslots completion`: the script that makes a shell complete `slot-run` and `buildslots`.
 
-The scripts are files beside this module, one for each shell, written by hand: what to offer after
-`slot-run make` is the shell's own business, and no library knows slot-run's parser. A test holds their
-options equal to the parsers'.
+How a shell asks, and what to offer after `slot-run make`, is the shell's own business. That part is written
+by hand, in a file for each shell in `completions/`. Options, commands and values come from the tables that
+make the parsers. They go where such a file says `@NAME@`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,167 @@ from __future__ import annotations
 import os
 import sys
 
+from buildslots.run.options import OPTIONS
+from buildslots.view.usage import brief, commands
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
+
+    from buildslots.run.options import Option
+    from buildslots.view.usage import Command
+
+POOL, DIRECTORY, FILE = "NAME", "PATH", "FILE"
+"""What an option calls its value if that is the name of a pool, and so on."""
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the script for the shell."""
-    path = os.path.join(os.path.dirname(__file__), "completions", f"complete.{options.shell}")
-    with open(path, encoding="utf-8") as file:
-        sys.stdout.write(file.read())
+    sys.stdout.write(script(options.shell))
     return 0
+
+
+def script(shell: str) -> str:
+    """The script for a shell."""
+    path = os.path.join(os.path.dirname(__file__), "completions", f"complete.{shell}")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    fill = {"bash": _bash, "fish": _fish, "zsh": _zsh}[shell]
+    for place, words in fill(list(commands())).items():
+        text = text.replace(f"@{place}@", words)
+    return text
+
+
+def _offers(option: Option) -> list[tuple[str, str]]:
+    """The values to offer for an option, each with what it means, or ""."""
+    return [(word, meaning) for word, _, meaning in (text.partition(": ") for text in option.words)]
+
+
+def _words(option: Option) -> str:
+    return " ".join(word for word, _ in _offers(option))
+
+
+def _quoted(text: str) -> str:
+    """`text` in single quotes, for all three shells."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _bash(every: list[Command]) -> dict[str, str]:
+    options = [option for command in every for option in command.options]
+    both = [*OPTIONS, *options]
+
+    def names(options: Iterable[Option], *, start: str = "-") -> list[str]:
+        """All names, each once, of which the first characters are these."""
+        return list(dict.fromkeys(name for o in options for name in o.names if name.startswith(start)))
+
+    def letters(options: Iterable[Option]) -> str:
+        return "".join(name[1] for name in names(options) if name[1] != "-")
+
+    def valued(options: Iterable[Option]) -> list[Option]:
+        return [option for option in options if option.value]
+
+    def flags(options: Iterable[Option]) -> list[Option]:
+        return [option for option in options if not option.value]
+
+    def called(value: str) -> str:
+        return " | ".join(names(option for option in both if option.value == value))
+
+    worded = {" | ".join(option.names): _words(option) for option in both if option.words}
+    operands = {c.name: _words(operand) for c in every for operand in c.operands if operand.words}
+    own = {command.name or "''": " ".join(names(command.options)) for command in every}
+    return {
+        "RUN_OPTIONS": " ".join(names(OPTIONS)),
+        "RUN_VALUES": " ".join(names(valued(OPTIONS), start="--")),
+        "RUN_LETTERS": letters(valued(OPTIONS)),
+        "RUN_FLAGS": letters(flags(OPTIONS)),
+        "VALUES": " ".join(names(valued(options), start="--")),
+        "LETTERS": letters(valued(options)),
+        "FLAGS": letters(flags(options)),
+        "COMMANDS": " ".join(command.name for command in every if command.name),
+        "OPTIONS": "\n".join(f"    {name}) words='{words}' ;;" for name, words in own.items()),
+        "OPERANDS": "\n".join(f"      {name}) _buildslots_offer -W '{w}' ;;" for name, w in operands.items()),
+        "WORDS": "\n".join(
+            f"    {name}) _buildslots_offer -W '{words}' ;;" for name, words in worded.items()
+        ),
+        "POOLS": called(POOL),
+        "DIRECTORIES": called(DIRECTORY),
+        "FILES": called(FILE),
+    }
+
+
+def _fish(every: list[Command]) -> dict[str, str]:
+    def described(text: str) -> str:
+        return f"-d {_quoted(text[0].upper() + text[1:])}"
+
+    def argument(option: Option) -> list[str]:
+        """What says which arguments it takes, if it takes any."""
+        sources = {POOL: "(__buildslots_pools)", DIRECTORY: "(__fish_complete_directories (commandline -ct))"}
+        if option.value == FILE:
+            return ["--require-parameter --force-files"]
+        if option.words:
+            source = " ".join(f'{word}\\t"{means}"' if means else word for word, means in _offers(option))
+        else:
+            source = sources.get(option.value, "")
+        exclusive = ["--exclusive"] if option.value else []
+        return exclusive + ([f"-a {_quoted(source)}"] if source else [])
+
+    def line(option: Option) -> str:
+        names = [f"-l {name[2:]}" if name[1] == "-" else f"-s {name[1]}" for name in option.names]
+        return " ".join([*names, *argument(option), described(brief(option.text))])
+
+    def spec(option: Option) -> str:
+        """For fish's own argparse: n/slots= ."""
+        return "/".join(name.lstrip("-") for name in option.names) + ("=" if option.value else "")
+
+    top, *rest = every
+    own = [f"__buildslots_option {c.name} {line(o)}" for c in rest for o in c.options if "-h" not in o.names]
+    own += [f"__buildslots_option {c.name} -a '{_words(o)}'" for c in rest for o in c.operands if o.words]
+    return {
+        "RUN_SPEC": " ".join(spec(option) for option in OPTIONS),
+        "RUN_OPTIONS": "\n".join(f"$own {line(option)}" for option in OPTIONS),
+        "TOP_OPTIONS": "\n".join(f"$command {line(o)}" for o in top.options if "-h" not in o.names),
+        "COMMANDS": "\n".join(f"$command -a {c.name} {described(brief(c.text))}" for c in rest),
+        "OPTIONS": "\n".join(own),
+    }
+
+
+def _zsh(every: list[Command]) -> dict[str, str]:
+    def action(option: Option) -> str:
+        """What _arguments does to offer values."""
+        if any(means for _, means in _offers(option)):
+            return "((" + " ".join(f'{word}\\:"{means}"' for word, means in _offers(option)) + "))"
+        if option.words:
+            return f"({_words(option)})"
+        return {POOL: "_slot-run_pools", DIRECTORY: "_directories", FILE: "_files"}.get(option.value, " ")
+
+    def spec(option: Option) -> str:
+        """An option as _arguments takes it; zsh itself makes one of each name in the braces."""
+        names = list(option.names)
+        if option.value:
+            names = [f"{name}=" if name[1] == "-" else f"{name}+" for name in names]
+        ends = not option.value and option.names[-1] in ("--help", "--version")
+        others = "(- : *)" if ends else f"({' '.join(option.names)})"
+        braces = f"{{{','.join(names)}}}" if len(names) > 1 else names[0]
+        value = f":{option.value}:{action(option)}" if option.value else ""
+        return f"'{others}'{braces}{_quoted(f'[{brief(option.text)}]{value}')}"
+
+    def operand(operand: Option) -> str:
+        return _quoted(f"{'1' if operand.words else '*'}:{operand.value}:{action(operand)}")
+
+    def specs(command: Command) -> list[str]:
+        return [*map(spec, command.options), *map(operand, command.operands)]
+
+    top, *rest = every
+    bend = " \\\n"
+    return {
+        "RUN_OPTIONS": bend.join(f"    {spec(option)}" for option in OPTIONS),
+        "TOP_OPTIONS": " ".join(specs(top)),
+        "COMMANDS": "\n".join(f"    {_quoted(f'{c.name}:{brief(c.text)}')}" for c in rest),
+        "CASES": "\n".join(
+            f"        {c.name})\n          _arguments -s"
+            + "".join(f"{bend}            {each}" for each in specs(c))
+            + "\n          ;;"
+            for c in rest
+        ),
+    }

@@ -28,11 +28,33 @@ ROOMS = {
     "release": "health",
 }
 """In which room of `buildslots.view` a subcommand is; the others are beside this module."""
+TOPICS = {
+    "slot-run": "waiting, the timeout, options, exit status, signals, nesting, Tab",
+    "config": "the config file, the environment, and which of them wins",
+    "pools": "slots, the cap, named pools, and other programs that lock slots",
+    "views-and-json": "status, history, report, trace, the journal, and their JSON",
+    "library": "slots in Python: threads, asyncio, trio, processes",
+    "recipes": "make, CMake, cargo, npm, pip, pytest, git, systemd, cron, agents",
+    "shared-pools": "one pool for several users, or for containers",
+    "security": "what nobody can do to your builds, and who could",
+    "protocol": "what is on disk, for a client in another language",
+    "troubleshooting": "doctor, release, and what to do when something is wrong",
+}
+"""The manual's pages: files of `help/`, and what each is about."""
+WORDS = {
+    "interval": ("1s", "5s", "1m"),
+    "since": ("1h", "1d", "7d", "none"),
+    "shell": SHELLS,
+    "topic": tuple(TOPICS),
+}
+"""What completion offers for a value, by its name in the parsed options."""
+DESCRIPTION = "See the machine's build slots, their past, and what is wrong with them."
 EXAMPLES = """\
 examples:
-  buildslots status --watch              who builds, who waits, and what it costs, kept up to date
-  buildslots history --since 7d          how long builds waited and ran, and whether the cap fits
-  buildslots doctor                      what is wrong with this machine's pool, if anything
+  buildslots status --watch      who builds, who waits, and what it costs
+  buildslots history --since 7d  how long builds waited, and if the cap fits
+  buildslots doctor              what is wrong with this machine's pool
+  buildslots help recipes        slot-run with make, CMake, cargo, git, cron
 
 Builds are run with slot-run; see `slot-run --help`.
 """
@@ -76,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; `options.command` names the module that does it."""
     parser = argparse.ArgumentParser(
         prog="buildslots",
-        description="See the machine's build slots, their past, and what is wrong with them.",
+        description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -123,6 +145,9 @@ def build_parser() -> argparse.ArgumentParser:
     pools = command("pools", "the names of the pools, one a line")
     _in_dir(pools)
 
+    topics = command("help", "the manual, a page at a time, or what a command takes")
+    topics.add_argument("topic", nargs="?", metavar="TOPIC", help="a page or a command; none: list the pages")
+
     completion = command("completion", "the script that makes a shell complete slot-run and buildslots")
     completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
     return parser
@@ -154,7 +179,9 @@ def _of_past(parser: argparse.ArgumentParser) -> None:
 
 
 def _as_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for programs; the README names the fields")
+    parser.add_argument(
+        "--json", action="store_true", help="for programs; the fields: `buildslots help views-and-json`"
+    )
 
 
 def _period(text: str) -> float | None:

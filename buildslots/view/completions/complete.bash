@@ -4,8 +4,8 @@
 # behind it: directories are completed without their slash there, and names with blanks without quotes.
 
 _slot_run() {
-  local values='--slots --pool --timeout --on-timeout --weight --min-free-memory --max-load --max-pressure --dir'
-  local flags=qh letters=nptw operand= option= prefix= value= dir=
+  local values='@RUN_VALUES@'
+  local flags=@RUN_FLAGS@ letters=@RUN_LETTERS@ operand= option= prefix= value= dir=
   COMPREPLY=()
   _buildslots_read "$2"
   if [[ $operand ]]; then
@@ -13,7 +13,7 @@ _slot_run() {
   elif [[ $option ]]; then
     _buildslots_value
   else
-    _buildslots_offer -W "-n -p -t -w -q -h $values --quiet --help --version"
+    _buildslots_offer -W '@RUN_OPTIONS@'
   fi
 }
 
@@ -39,28 +39,24 @@ _slot_run_command() {
 }
 
 _buildslots() {
-  local values='--pool --dir --interval --since --output' flags=hawy letters=po
+  local values='@VALUES@' flags=@FLAGS@ letters=@LETTERS@
   local operand= option= prefix= value= dir= command= words=
   COMPREPLY=()
   _buildslots_read "$2"
   ((${operand:-COMP_CWORD} < COMP_CWORD)) && command=${COMP_WORDS[operand]}
   case $command in
-    '') words='--version' ;;
-    status) words='-p --pool --dir -a --all -w --watch --interval --json' ;;
-    history) words='-p --pool --since --json' ;;
-    trace | report) words='-p --pool --since -o --output' ;;
-    doctor) words='-p --pool --dir --json' ;;
-    release) words='-p --pool --dir -y --yes' ;;
-    pools) words='--dir' ;;
+@OPTIONS@
   esac
   if [[ $option ]]; then
     _buildslots_value
   elif [[ $value == -* ]]; then
-    _buildslots_offer -W "$words -h --help"
+    _buildslots_offer -W "$words"
   elif [[ ! $command ]]; then
-    _buildslots_offer -W 'status history trace report doctor release pools completion'
-  elif [[ $command == completion ]]; then
-    _buildslots_offer -W 'bash zsh fish'
+    _buildslots_offer -W '@COMMANDS@'
+  else
+    case $command in
+@OPERANDS@
+    esac
   fi
 }
 
@@ -125,17 +121,13 @@ _buildslots_read() {
 # Offer values for the option.
 _buildslots_value() {
   case $option in
-    -p | --pool) _buildslots_offer -W "$(buildslots pools ${dir:+--dir "$dir"} 2>/dev/null)" ;;
-    -t | --timeout) _buildslots_offer -W '0 2m 10m 1h none' ;;
-    --on-timeout) _buildslots_offer -W 'run paced fail' ;;
-    --min-free-memory) _buildslots_offer -W '1G 2G 4G' ;;
-    --interval) _buildslots_offer -W '1s 5s 1m' ;;
-    --since) _buildslots_offer -W '1h 1d 7d none' ;;
-    --dir)
+    @POOLS@) _buildslots_offer -W "$(buildslots pools ${dir:+--dir "$dir"} 2>/dev/null)" ;;
+@WORDS@
+    @DIRECTORIES@)
       compopt -o filenames 2>/dev/null
       _buildslots_offer -d
       ;;
-    -o | --output)
+    @FILES@)
       compopt -o filenames 2>/dev/null
       _buildslots_offer -f
       ;;

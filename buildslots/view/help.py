@@ -1,0 +1,91 @@
+"""`buildslots help`: the manual's pages, which are the Markdown files that README links to."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+import buildslots
+from buildslots.view.main import TOPICS, build_parser, warn
+from buildslots.view.usage import commands
+from buildslots.words import PATH_SHOWN, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+WIDEST = 100
+"""Columns of a page on a terminal: longer lines are hard to read."""
+UNKNOWN = 2
+"""The exit status of argparse for a wrong command line."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the page, what a command takes, or the list of pages."""
+    topic = options.topic
+    if topic is None:
+        sys.stdout.write(_index())
+        return 0
+    if topic in TOPICS:
+        _show(_page(topic))
+        return 0
+    names = [command.name for command in commands()][1:]
+    if topic in names:
+        build_parser().parse_args([topic, "--help"])  # prints it and exits
+    warn(f"there is no help on {shown(repr(topic), PATH_SHOWN)}; {_nearest(topic, [*TOPICS, *names])}")
+    return UNKNOWN
+
+
+def _index() -> str:
+    width = max(map(len, TOPICS))
+    lines = [f"  {topic.ljust(width)}  {text}" for topic, text in TOPICS.items()]
+    return "\n".join(["Pages, each shown by `buildslots help TOPIC`:", "", *lines, ""])
+
+
+def _nearest(topic: str, topics: list[str]) -> str:
+    """What the reader may have meant."""
+    import difflib  # noqa: PLC0415 - for mistakes only
+
+    word = topic.lower()
+    near = [each for each in topics if word and word in each]
+    near = near or difflib.get_close_matches(word, topics, n=3, cutoff=0.5)
+    if not near:
+        return "`buildslots help` lists the pages"
+    return f"the nearest: {', '.join(near[:3])}"
+
+
+def _page(topic: str) -> str:
+    """The Markdown of a page, without the marks by which tests find its recipes."""
+    package = os.path.dirname(buildslots.__file__)
+    # Who changes the protocol has its description beside the code; a second copy would grow old.
+    parts = ("disk", "PROTOCOL.md") if topic == "protocol" else ("help", f"{topic}.md")
+    with open(os.path.join(package, *parts), encoding="utf-8") as file:
+        return re.sub(r"^<!-- .* -->\n", "", file.read(), flags=re.MULTILINE)
+
+
+def _show(text: str) -> None:
+    """Show a page: through a pipe as it is, on a terminal formatted, in a pager if it is too long."""
+    if not (sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"):
+        sys.stdout.write(text)
+        return
+    import pydoc  # noqa: PLC0415 - these only where somebody reads
+
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markdown import Markdown  # noqa: PLC0415
+
+    terminal = Console(emoji=False, highlight=False)
+    width = min(terminal.width, WIDEST)
+    with terminal.capture() as page:
+        terminal.print(Markdown(_without_links(text), hyperlinks=False), width=width)
+    if sys.stdin.isatty() and page.get().count("\n") >= terminal.height:
+        # Colours pass, and the page stays on the screen afterwards (core.pager in git-config(1)).
+        os.environ.setdefault("LESS", "FRX")
+        pydoc.pager(page.get())
+    else:
+        sys.stdout.write(page.get())
+
+
+def _without_links(text: str) -> str:
+    """The page without the targets of links to other pages, which a terminal cannot follow."""
+    return re.sub(r"\[([^\]\n]+(?:\n[^\]\n]+)?)\]\((?!https?:)[^)\s]*\)", r"\1", text)
