@@ -1,6 +1,7 @@
 """What a member of a group's pool, or a build confined to what slot-run hands it, does on purpose.
 
-Real processes of real users where root runs this. What each may not have for that is in README, "Security".
+Real processes of real users where root runs this. `buildslots help security` says what each may not have for
+that.
 """
 
 from __future__ import annotations

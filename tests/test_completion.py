@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from builds import Pool, script, wait_until
 
+import buildslots
 from buildslots.run.options import BY_NAME
 from buildslots.settings import config_path
 from buildslots.view.main import SHELLS, TOPICS, build_parser
@@ -20,7 +21,7 @@ from buildslots.view.main import SHELLS, TOPICS, build_parser
 if TYPE_CHECKING:
     from terminals import Terminal
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(buildslots.__file__).parent / "help" / "slot-run.md"
 
 
 class Shell(ABC):
@@ -267,13 +268,13 @@ def test_tab_in_a_real_bash(terminal: Terminal) -> None:
     terminal.wait_for("$ slot-run -p link --dir=work-dir")
 
 
-def test_installed_as_the_readme_says(pool: Pool, terminal: Terminal) -> None:
+def test_installed_as_the_manual_says(pool: Pool, terminal: Terminal) -> None:
     """In bash and zsh by their start-up files, in fish by a file for each command; in zsh a file does too."""
-    readme = README.read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     home = Path(pool.environ["HOME"])
 
     def says(line: str) -> str:
-        assert f"\n{line}\n" in readme
+        assert f"\n{line}\n" in page
         return line
 
     functions = home / ".config" / "fish" / "completions"

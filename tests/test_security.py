@@ -1,4 +1,4 @@
-"""What others can and cannot do to a build, by what they put in its way: see "Security" in README.md.
+"""What others can and cannot do to a build, by what they put in its way: see `buildslots help security`.
 
 Real links, FIFOs, sockets and devices, real modes, and where root runs this, real other users.
 """
@@ -407,13 +407,13 @@ def test_any_mark_of_nesting(pool: Pool, marks: str) -> None:
     assert pool.slot_run(*ECHO, environ={"BUILD_SLOTS_HELD": marks}).stdout == "ran 0\n"
 
 
-def test_the_tests_that_the_readme_names(request: pytest.FixtureRequest) -> None:
+def test_the_tests_that_the_manual_names(request: pytest.FixtureRequest) -> None:
     """Each claim of its page on security has them."""
-    readme = (request.config.rootpath / "README.md").read_text()
-    names = set(re.findall(r"`(test_\w+)(?:…|\[[^`]*\])?`", readme.partition("## Security")[2]))
+    page = (request.config.rootpath / "buildslots" / "help" / "security.md").read_text()
+    names = set(re.findall(r"`(test_\w+)(?:…|\[[^`]*\])?`", page))
     there = "".join(path.read_text() for path in request.config.rootpath.glob("tests/test_*.py"))
     assert len(names) > 20
-    missing = [name for name in names if f"def {name}" not in there and f"tests/{name}" not in readme]
+    missing = [name for name in names if f"def {name}" not in there and f"tests/{name}" not in page]
     assert missing == []
 
 

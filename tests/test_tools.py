@@ -1,4 +1,4 @@
-"""The README's recipes with the real tools: each block is taken from there and run as it stands.
+"""The manual's recipes with the real tools: each block is taken from there and run as it stands.
 
 Where a tool is large (cargo, npm) or belongs to a system (systemd), its test runs only where it is installed.
 """
@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 import pytest
 from builds import DEADLINE_S, Pool, script, wait_until
 
+import buildslots
+
 if TYPE_CHECKING:
     from terminals import Terminal
 
-README = Path(__file__).parent.parent / "README.md"
+RECIPES = Path(buildslots.__file__).parent / "help" / "recipes.md"
 SHOW = 'echo "$@: $${BUILD_SLOT-none}"'
 RECORDER = """\
 #!{python} -ISE
@@ -42,11 +44,11 @@ sys.exit(status)
 
 
 def recipe(name: str) -> str:
-    """The fenced block of the README that follows the line <!-- recipe `name` -->."""
+    """The fenced block of the manual that follows the line <!-- recipe `name` -->."""
     found = re.search(
-        rf"^<!-- recipe {name} -->\n```\w*\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL
+        rf"^<!-- recipe {name} -->\n```\w*\n(.*?)^```$", RECIPES.read_text(), re.MULTILINE | re.DOTALL
     )
-    assert found, f"the README has no recipe {name}"
+    assert found, f"the manual has no recipe {name}"
     return found[1]
 
 
@@ -277,7 +279,7 @@ def cargo(pool: Pool, work: Path) -> Path:
 
 @needs("cargo")
 def test_cargo_builds_under_a_slot_and_bounds_rustc(pool: Pool, cargo: Path, tools: Path) -> None:
-    """The README's wrapper: rustc waits in a pool of its own, and cargo does not keep what slot-run says."""
+    """The manual's wrapper: rustc waits in a pool of its own, and cargo does not keep what slot-run says."""
     executable(tools / "slot-rustc", recipe("rustc"))
     pool.environ |= {"RUSTC_WRAPPER": "slot-rustc", "MAX_CONCURRENT_BUILDS_RUSTC": "1"}
     assert pool.slot_run("cargo", "build").returncode == 0
@@ -354,7 +356,7 @@ def test_pip_builds_an_extension_in_isolation(pool: Pool, work: Path, log: Path,
 
 
 def test_a_pytest_session_takes_a_slot(pool: Pool, work: Path) -> None:
-    """The README's conftest.py: a session waits in line, what a test builds is nested, `big` is a pool."""
+    """The manual's conftest.py: a session waits in line, what a test builds is nested, `big` is a pool."""
     (work / "conftest.py").write_text(recipe("pytest"))
     (work / "test_heavy.py").write_text(
         textwrap.dedent("""\

@@ -15,8 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-WIDEST = 100
-"""Columns of a page on a terminal: longer lines are hard to read."""
+    from rich.console import Console
+
+NARROW, WIDEST = 72, 100
+"""Columns of a page on a terminal: below these tables become lists, and longer lines are hard to read."""
 UNKNOWN = 2
 """The exit status of argparse for a wrong command line."""
 
@@ -69,23 +71,49 @@ def _show(text: str) -> None:
     if not (sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"):
         sys.stdout.write(text)
         return
-    import pydoc  # noqa: PLC0415 - these only where somebody reads
+    import pydoc  # noqa: PLC0415 - only where somebody reads
 
-    from rich.console import Console  # noqa: PLC0415
-    from rich.markdown import Markdown  # noqa: PLC0415
+    from rich import console  # noqa: PLC0415
+    from rich.theme import Theme  # noqa: PLC0415
 
-    terminal = Console(emoji=False, highlight=False)
-    width = min(terminal.width, WIDEST)
-    with terminal.capture() as page:
-        terminal.print(Markdown(_without_links(text), hyperlinks=False), width=width)
-    if sys.stdin.isatty() and page.get().count("\n") >= terminal.height:
+    # rich's own code stands on black, which is for dark terminals only.
+    terminal = console.Console(emoji=False, highlight=False, theme=Theme({"markdown.code": "cyan"}))
+    page = formatted(text, terminal)
+    if sys.stdin.isatty() and page.count("\n") >= terminal.height:
         # Colours pass, and the page stays on the screen afterwards (core.pager in git-config(1)).
         os.environ.setdefault("LESS", "FRX")
-        pydoc.pager(page.get())
+        pydoc.pager(page)
     else:
-        sys.stdout.write(page.get())
+        sys.stdout.write(page)
+
+
+def formatted(text: str, terminal: Console) -> str:
+    """The Markdown `text` with the colours and in the width of `terminal`."""
+    from rich.markdown import Markdown  # noqa: PLC0415
+
+    width = min(terminal.width, WIDEST)
+    text = _without_links(text)
+    if width < NARROW:
+        text = _without_tables(text)
+    with terminal.capture() as page:
+        terminal.print(Markdown(text, code_theme="ansi_dark", hyperlinks=False), width=width)
+    return page.get()
 
 
 def _without_links(text: str) -> str:
     """The page without the targets of links to other pages, which a terminal cannot follow."""
     return re.sub(r"\[([^\]\n]+(?:\n[^\]\n]+)?)\]\((?!https?:)[^)\s]*\)", r"\1", text)
+
+
+def _without_tables(text: str) -> str:
+    """The page with a list in place of each table: one item a row, without the head."""
+    lines = []
+    in_table = False
+    for line in text.split("\n"):
+        was_in_table, in_table = in_table, line.startswith("|")
+        if not in_table:
+            lines.append(line)
+        elif was_in_table and not line.startswith("|--"):
+            first, *rest = (cell.strip() for cell in line.strip("|").split("|"))
+            lines.append(f"- {first}: {'; '.join(cell for cell in rest if cell)}")
+    return "\n".join(lines)

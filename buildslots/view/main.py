@@ -29,12 +29,12 @@ ROOMS = {
 }
 """In which room of `buildslots.view` a subcommand is; the others are beside this module."""
 TOPICS = {
-    "slot-run": "waiting, the timeout, options, exit status, signals, nesting, Tab",
+    "slot-run": "waiting, the timeout, options, exit status, signals, Tab",
     "config": "the config file, the environment, and which of them wins",
-    "pools": "slots, the cap, named pools, and other programs that lock slots",
+    "pools": "named pools, and other programs that lock slots",
     "views-and-json": "status, history, report, trace, the journal, and their JSON",
     "library": "slots in Python: threads, asyncio, trio, processes",
-    "recipes": "make, CMake, cargo, npm, pip, pytest, git, systemd, cron, agents",
+    "recipes": "make, CMake, cargo, npm, pip, pytest, git, cron, agents",
     "shared-pools": "one pool for several users, or for containers",
     "security": "what nobody can do to your builds, and who could",
     "protocol": "what is on disk, for a client in another language",

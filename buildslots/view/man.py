@@ -1,11 +1,11 @@
 """The man pages of both commands, made from the tables that make their parsers.
 
-`python -m buildslots.view.man` writes them into `help/`. They are checked in, and a test says when they are out
-of date: a hook that makes them while a wheel is built would be one more thing that can fail at an install.
+`python -m buildslots.view.man` writes them into `help/`. They are checked in, and a test says when they are
+out of date: a hook that makes them while a wheel is built could fail at an install.
 
-The wheel carries them as data files for `share/man/man1` (hatchling's option "shared-data"). pip puts them there
-below its environment, pipx links them into ~/.local/share/man (pypa/pipx#1047), and uv leaves them inside the
-environment of the tool (astral-sh/uv#4731, open in 2026). So `buildslots help` is what everybody has.
+The wheel carries them as data files for `share/man/man1` (hatchling's option "shared-data"). pip puts them
+there below its environment, pipx links them into ~/.local/share/man (pypa/pipx#1047), and uv leaves them in
+the environment of the tool (astral-sh/uv#4731, open in 2026). So `buildslots help` is what everybody has.
 """
 
 from __future__ import annotations
