@@ -109,20 +109,20 @@ def test_a_page_on_a_terminal(topic: str, width: int) -> None:
 def test_a_long_page_is_shown_in_a_pager(terminal: Terminal) -> None:
     """In less, if nothing else is chosen; q ends it, and the beginning stays on the screen."""
     terminal.resize(80, 20)
-    terminal.type("unset LESS PAGER MANPAGER; buildslots help security")
+    terminal.type(f"unset LESS PAGER MANPAGER; {script('buildslots')} help security")
     wait_until(lambda: terminal.lines()[-1:] == [":"], "less")
     assert terminal.lines()[0].strip() == "Security"
     terminal.keys("q")
     wait_until(lambda: terminal.lines()[-1:] == ["$"], "the prompt")
     terminal.clear()
-    terminal.type("PAGER='tail -n 1' buildslots help security")
+    terminal.type(f"PAGER='tail -n 1' {script('buildslots')} help security")
     wait_until(lambda: any("needs no trick" in line for line in terminal.lines()), "the last line")
 
 
 def test_a_short_page_is_not(terminal: Terminal) -> None:
     """What fits stands there, and the prompt below it."""
     terminal.resize(100, 100)
-    terminal.type("PAGER=false buildslots help pools")
+    terminal.type(f"PAGER=false {script('buildslots')} help pools")
     wait_until(lambda: terminal.lines()[-1:] == ["$"] and len(terminal.lines()) > 20, "a page and the prompt")
 
 
