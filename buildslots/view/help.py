@@ -21,6 +21,8 @@ NARROW, WIDEST = 72, 100
 """Columns of a page on a terminal: below these tables become lists, and longer lines are hard to read."""
 UNKNOWN = 2
 """The exit status of argparse for a wrong command line."""
+NOT_FOUND = 127
+"""How a shell says that there is no such command."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,20 +73,29 @@ def _show(text: str) -> None:
     if not (sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"):
         sys.stdout.write(text)
         return
-    import pydoc  # noqa: PLC0415 - only where somebody reads
-
     from rich import console  # noqa: PLC0415
     from rich.theme import Theme  # noqa: PLC0415
 
     # rich's own code stands on black, which is for dark terminals only.
     terminal = console.Console(emoji=False, highlight=False, theme=Theme({"markdown.code": "cyan"}))
     page = formatted(text, terminal)
-    if sys.stdin.isatty() and page.count("\n") >= terminal.height:
-        # Colours pass, and the page stays on the screen afterwards (core.pager in git-config(1)).
-        os.environ.setdefault("LESS", "FRX")
-        pydoc.pager(page)
-    else:
+    if not (sys.stdin.isatty() and page.count("\n") >= terminal.height and _paged(page)):
         sys.stdout.write(page)
+
+
+def _paged(page: str) -> bool:
+    """Show `page` in the user's pager: whether there is one.
+
+    Not by pydoc, which overwrites the user's LESS from Python 3.13 on.
+    """
+    import subprocess  # noqa: PLC0415 - only where somebody reads
+
+    # Colours pass, and the page stays on the screen afterwards (core.pager in git-config(1)).
+    environ = {"LESS": "FRX", **os.environ}
+    pager = os.environ.get("PAGER") or "less"
+    # By the shell, as git runs it: it may have options.
+    result = subprocess.run(pager, shell=True, input=page.encode(), env=environ, check=False)  # noqa: S602
+    return result.returncode != NOT_FOUND
 
 
 def formatted(text: str, terminal: Console) -> str:
