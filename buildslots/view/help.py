@@ -88,14 +88,18 @@ def _paged(page: str) -> bool:
 
     Not by pydoc, which overwrites the user's LESS from Python 3.13 on.
     """
-    import subprocess  # noqa: PLC0415 - only where somebody reads
+    import signal  # noqa: PLC0415 - only where somebody reads
+    import subprocess  # noqa: PLC0415
 
     # Colours pass, and the page stays on the screen afterwards (core.pager in git-config(1)).
     environ = {"LESS": "FRX", **os.environ}
     pager = os.environ.get("PAGER") or "less"
     # By the shell, as git runs it: it may have options.
-    result = subprocess.run(pager, shell=True, input=page.encode(), env=environ, check=False)  # noqa: S602
-    return result.returncode != NOT_FOUND
+    with subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environ) as process:  # noqa: S602
+        # From here on: what is ignored before would be ignored by the pager, too.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C leaves a search in less, and not less
+        process.communicate(page.encode())
+    return process.returncode != NOT_FOUND
 
 
 def formatted(text: str, terminal: Console) -> str:
