@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,7 +108,6 @@ def test_a_page_on_a_terminal(topic: str, width: int) -> None:
     assert "](" not in page
 
 
-@pytest.mark.skipif(shutil.which("less") is None, reason="less is not installed")
 def test_a_long_page_is_shown_in_less(terminal: Terminal) -> None:
     """If nothing else is chosen; q ends it, and the beginning stays on the screen."""
     terminal.resize(80, 20)
