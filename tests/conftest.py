@@ -21,39 +21,30 @@ if TYPE_CHECKING:
 # and what pins the modules of the fast path (elsewhere platformdirs is among them), needs Linux.
 collect_ignore = []
 if sys.platform != "linux":
-    collect_ignore += ["test_failures.py", "test_fast_path.py", "test_faults.py", "test_windows_seams.py"]
+    collect_ignore += ["disk/test_windows_seams.py", "run/test_failures.py", "run/test_fast_path.py"]
+    collect_ignore += ["bench/test_faults.py"]
 if os.name == "nt":
+    collect_ignore += ["disk", "run", "view/now", "view/past", "view/health"]
+    collect_ignore += ["view/test_completion.py", "view/test_security_view.py"]
     collect_ignore += [
         f"test_{name}.py"
         for name in (
             "admission",
             "async",
             "attacks",
-            "child",
-            "completion",
             "contract",
-            "disk",
             "examples",
             "fuzz",
             "gates",
-            "interleavings",
             "journal",
             "nesting",
             "paced",
-            "past",
             "pool",
             "security",
-            "security_view",
             "shared",
-            "status",
-            "terminal",
-            "tools",
-            "waiting",
-            "watch",
             "weights",
         )
     ]
-    collect_ignore += ["test_doctor.py", "test_release.py"]
 
 
 IGNORED = {getattr(signal, name, None) for name in ("SIGPIPE", "SIGXFSZ", "SIGXFZ")}

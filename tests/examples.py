@@ -1,6 +1,6 @@
 """How many examples hypothesis tries: few, always the same, so that tests are quick and never fail by chance.
 
-`EXAMPLES=50 pytest tests/test_interleavings.py` tries 50 times as many, other ones each time.
+`EXAMPLES=50 pytest tests/disk/test_interleavings.py` tries 50 times as many, other ones each time.
 """
 
 from __future__ import annotations

@@ -411,7 +411,7 @@ def test_the_tests_that_the_manual_names(request: pytest.FixtureRequest) -> None
     """Each claim of its page on security has them."""
     page = (request.config.rootpath / "buildslots" / "help" / "security.md").read_text()
     names = set(re.findall(r"`(test_\w+)(?:…|\[[^`]*\])?`", page))
-    there = "".join(path.read_text() for path in request.config.rootpath.glob("tests/test_*.py"))
+    there = "".join(path.read_text() for path in request.config.rootpath.glob("tests/**/test_*.py"))
     assert len(names) > 20
     missing = [name for name in names if f"def {name}" not in there and f"tests/{name}" not in page]
     assert missing == []

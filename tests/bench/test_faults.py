@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.linux
 
-TOP = Path(__file__).resolve().parents[1]
+TOP = Path(__file__).resolve().parents[2]
 DEADLINE_S = 400.0
 
 

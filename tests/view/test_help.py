@@ -21,7 +21,7 @@ from buildslots.view.usage import commands
 if TYPE_CHECKING:
     from terminals import Terminal
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(buildslots.__file__).parent
 PAGES = {topic: PACKAGE / "help" / f"{topic}.md" for topic in TOPICS}
 PAGES["protocol"] = PACKAGE / "disk" / "PROTOCOL.md"

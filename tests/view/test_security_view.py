@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # What the doctor makes, others may move away.
 
-TOP = Path(__file__).resolve().parents[1]
+TOP = Path(__file__).resolve().parents[2]
 RUNS = 8
 """Of the doctor's trial against who swaps; `python -m bench.swaps --swaps 100000` goes on for longer."""
 
