@@ -7,7 +7,8 @@ import re
 import sys
 
 import buildslots
-from buildslots.view.main import TOPICS, build_parser, warn
+from buildslots.view import warn
+from buildslots.view.options import TOPICS, build_parser
 from buildslots.view.usage import commands
 from buildslots.words import PATH_SHOWN, shown
 

@@ -15,7 +15,7 @@ import os
 import buildslots
 from buildslots.run import help as slot_run
 from buildslots.run.options import OPTIONS
-from buildslots.view.main import DESCRIPTION, EXAMPLES, TOPICS
+from buildslots.view.options import DESCRIPTION, EXAMPLES, TOPICS
 from buildslots.view.usage import commands
 
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ import sys
 
 from buildslots.errors import SettingError
 from buildslots.settings import DEFAULT_POOL, parse_pool, pools_in_settings, resolve
-from buildslots.view.main import warn
+from buildslots.view import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

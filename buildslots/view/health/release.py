@@ -19,8 +19,8 @@ import psutil
 from buildslots.disk import records
 from buildslots.settings import resolve
 from buildslots.status import pool_status
+from buildslots.view import warn
 from buildslots.view.health import keepers, proof
-from buildslots.view.main import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import sys
 
 from buildslots.settings import DEFAULT_POOL, resolve
 from buildslots.status import pool_status
-from buildslots.view.main import warn
+from buildslots.view import warn
 from buildslots.view.pools import existing_pools
 
 TYPE_CHECKING = False
