@@ -38,7 +38,7 @@ def main(args: list[str] | None = None) -> int:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # and not a test's
-        sys.stdout.reconfigure(errors="replace")  # what others are called may not be in our encoding
+        sys.stdout.reconfigure(errors="replace")  # commands and paths of others may not fit our encoding
     parser = build_parser()
     options = parser.parse_args(args)
     try:

@@ -14,7 +14,7 @@ from buildslots.settings import parse_duration
 
 SHELLS = ("bash", "zsh", "fish")
 SHORTEST_S = 0.05
-"""Between two looks: each of them takes the pool's mutex."""
+"""The shortest interval between two looks, because each look takes the pool's mutex."""
 TOPICS = {
     "slot-run": "waiting, the timeout, options, exit status, signals, Tab",
     "config": "the config file, the environment, and which of them wins",
@@ -34,7 +34,7 @@ WORDS = {
     "shell": SHELLS,
     "topic": tuple(TOPICS),
 }
-"""What completion offers for a value, by its name in the parsed options."""
+"""The values that completion offers, by the name of the option or operand in the parsed options."""
 DESCRIPTION = "See the machine's build slots, their past, and what is wrong with them."
 EXAMPLES = """\
 examples:
@@ -133,7 +133,7 @@ def _as_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _period(text: str) -> float | None:
-    """A duration as in slot-run's --timeout, or days such as 7d, in seconds; None for "none"."""
+    """The seconds of a duration as in slot-run's --timeout, or of days such as 7d; None for "none"."""
     days = text.endswith("d")
     try:
         hours_or_all = parse_duration(f"{text[:-1]}h" if days else text, "--since")
