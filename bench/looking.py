@@ -42,7 +42,7 @@ while True:
 DOCTOR = """
 import contextlib, os, sys, time
 from buildslots.view.health.doctor import run
-from buildslots.view.main import build_parser
+from buildslots.view.options import build_parser
 options, period = build_parser().parse_args(["doctor"]), 1 / float(sys.argv[1])
 with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
     while True:

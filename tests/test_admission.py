@@ -1,4 +1,4 @@
-"""The admission rules of DESIGN.md, with real processes: bound, order, death, sleep, foreign locks."""
+"""The rules of admission, with real processes: the cap, the order, dead and stopped ones, foreign locks."""
 
 from __future__ import annotations
 

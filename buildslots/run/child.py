@@ -1,14 +1,16 @@
 r"""The command's process on POSIX: its descriptors, its signals, its end.
 
-The command runs in slot-run's own process group with slot-run's own terminal, so all that the
-terminal does (Ctrl-C, Ctrl-\\, Ctrl-Z, hang-up) reaches it without help. slot-run keeps every signal
-that concerns it blocked and takes them one by one with sigwaitinfo(2): there are no handlers, so
-none can run between the death of the command and the moment slot-run knows of it, and `si_code`
-tells the terminal (SI_KERNEL) from a `kill` (SI_USER), which is passed on. Before there is a command
-signals come while slot-run waits in line (`admit_signals`), and only then: `main` handles them.
+The command runs in slot-run's own process group, with slot-run's own terminal. So everything that the
+terminal does (Ctrl-C, Ctrl-\, Ctrl-Z, hang-up) reaches the command without our help.
 
-The command inherits the locked descriptor and the bell: should slot-run be killed with SIGKILL,
-the slot is held until the command has ended too.
+While the command runs, slot-run keeps every signal that concerns it blocked and takes them one by one with
+sigwaitinfo(2). There are no handlers, so none can run between the death of the command and the moment when
+slot-run knows of it. `si_code` tells a signal of the terminal (SI_KERNEL) from one of `kill` (SI_USER), and
+only the latter is passed on. Before there is a command, signals are let in only while slot-run waits in line
+(`admit_signals`); `main` handles those.
+
+The command inherits the locked descriptor and the bell. So if slot-run is killed with SIGKILL, the slot stays
+held until the command has ended too.
 """
 
 from __future__ import annotations
@@ -39,22 +41,22 @@ FORWARDED = frozenset(
         _signal.SIGCONT,
     }
 )
-"""What is sent to slot-run by `kill` and meant for the command."""
+"""Signals that `kill` sends to slot-run and that are meant for the command."""
 WATCHED = FORWARDED | {_signal.SIGCHLD}
 RESTORED = [_signal.SIGPIPE, _signal.SIGXFSZ]
-"""What Python ignores for itself; the command gets the default, as with `subprocess`."""
+"""Signals that Python ignores for itself. The command gets their default action, as with `subprocess`."""
 SI_KERNEL = 0x80
 """`si_code` of a signal from the terminal driver: include/uapi/asm-generic/siginfo.h, sigaction(2)."""
 SHELL = "/bin/sh"
 LOWEST_FD = 64
-"""Where the command finds the slot's descriptors: clear of the low numbers that shell scripts
-(`exec 3>`), configure (5, 6) and jobservers use as theirs."""
+"""The lowest number of the slot's descriptors in the command. Shell scripts (`exec 3>`), configure (5, 6) and
+jobservers use low numbers, and take them for free."""
 _mask: set[int] | None = None
-"""The signal mask that slot-run was started with, and that the command gets."""
+"""The signal mask that slot-run was started with. The command gets the same."""
 
 
 def defer_signals() -> None:
-    """Let signals wait: Python drops an exception that a handler raises within an import or a `__del__`."""
+    """Hold signals back: Python drops an exception that a handler raises within an import or a `__del__`."""
     global _mask  # noqa: PLW0603 - one process, one mask
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, FORWARDED - {_signal.SIGTSTP, _signal.SIGCONT})
     if _mask is None:
@@ -62,12 +64,12 @@ def defer_signals() -> None:
 
 
 def admit_signals() -> None:
-    """Let signals come, those first that have waited."""
+    """Let signals in, first those that were held back."""
     _signal.pthread_sigmask(_signal.SIG_SETMASK, _mask or ())
 
 
 def nap(seconds: float, signals: set[int]) -> int:
-    """Sleep for so many seconds, or until one of `signals`, which wait, has come: which one, or 0."""
+    """Sleep for `seconds`, or until one of `signals` has come, which are held back: its number, or 0."""
     if hasattr(_signal, "sigtimedwait"):
         info = _signal.sigtimedwait(signals, seconds)
         return info.si_signo if info else 0
@@ -90,7 +92,7 @@ def become(command: list[str], environ: dict[str, str]) -> NoReturn:
 
 
 def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> int:
-    """Start `command`, to be handed to `supervise`: its pid. From here on signals wait for that.
+    """Start `command`: its pid, for `supervise`. Signals are held back from here on until that runs.
 
     Args:
         command: Its arguments, the program first, looked up in PATH.
@@ -121,8 +123,8 @@ def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> 
             )
     finally:
         for fd in copies:
-            close(fd)  # an error says nothing of the command, which runs
-    # What came before there was a command has not reached it from the terminal either.
+            close(fd)  # whether that works or not, the command runs
+    # Signals that came before there was a command have not reached it, not even those of the terminal.
     for signum in FORWARDED & _signal.sigpending():
         _signal.sigwait([signum])
         _kill(pid, signum)
@@ -153,11 +155,11 @@ def die_of(signum: int) -> None:
     try:
         import resource  # noqa: PLC0415 - only a death needs it
 
-        # 1, not 0: with a core_pattern that pipes, only 1 stops the kernel from dumping; in a
-        # file, a byte is too little for any dump. core(5) and fs/coredump.c.
+        # 1, not 0: where core_pattern is a pipe, the kernel refuses to dump only if the limit is 1. Where it
+        # is a file, one byte is too little for any dump. core(5) and fs/coredump.c.
         resource.setrlimit(resource.RLIMIT_CORE, (1, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     except (ValueError, OSError, ImportError):
-        pass  # the hard limit is 0: no dump anyway; or no descriptor is left to load that with
+        pass  # the hard limit is 0, so nothing is dumped anyway; or no descriptor is left for the import
     try:
         _signal.signal(signum, _signal.SIG_DFL)
     except (OSError, ValueError):
@@ -167,14 +169,14 @@ def die_of(signum: int) -> None:
 
 
 def _hand_down(fd: int) -> int | None:
-    """Let the command inherit a copy of `fd` with a high number, or else `fd` itself: the copy, if any."""
+    """Let the command inherit a copy of `fd` with a high number: the copy. Without one it inherits `fd`."""
     try:
         return fcntl(fd, F_DUPFD, LOWEST_FD)
     except OSError:  # RLIMIT_NOFILE allows no such number, or no further descriptor at all
         try:
             os.set_inheritable(fd, True)
         except OSError:
-            pass  # then the slot is freed should slot-run be killed: no reason not to run the command
+            pass  # then a slot-run that is killed frees the slot too early: no reason not to run the command
         return None
 
 
@@ -193,7 +195,7 @@ def _find(program: str) -> str:
 
 
 def _kill(pid: int, signum: int) -> None:
-    """Send a signal, unless the command may not be signalled by us: it is another user's by setuid, say."""
+    """Send a signal, if we may: by setuid, for one, the command may be another user's process."""
     try:
         os.kill(pid, signum)
     except OSError:
@@ -205,22 +207,23 @@ def _next_signal() -> tuple[int, bool]:
     if hasattr(_signal, "sigwaitinfo"):
         info = _signal.sigwaitinfo(WATCHED)
         return info.si_signo, info.si_code == SI_KERNEL
-    # macOS has no siginfo for us: what a terminal can send, it did send if we are in its foreground.
+    # macOS does not tell who sent a signal. If we are in the terminal's foreground, we take a signal that its
+    # keys can send for one that they did send.
     signum = _signal.sigwait(WATCHED)
     keys = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGTSTP)
     return signum, signum in keys and _in_foreground()
 
 
 def _stop_too(signum: int, pid: int) -> None:
-    """Stop as the command `pid` did, so that the shell sees its job stopped; go on together.
+    """Stop as the command `pid` did, so that the shell sees its job stopped; go on together with it.
 
-    A SIGSTOP that somebody sent to the command alone is imitated only below a shell that looks after
-    us as its job, in a terminal's foreground: nobody else would continue slot-run.
+    If somebody sent SIGSTOP to the command alone, slot-run stops only if it is the job of a shell, in the
+    foreground of a terminal. Without such a shell nobody would continue slot-run.
     """
     if signum == _signal.SIGSTOP and not (_is_job() and _in_foreground()):
         return
     os.kill(os.getpid(), signum)
-    if signum != _signal.SIGSTOP:  # stops here, when it is unblocked
+    if signum != _signal.SIGSTOP:  # the signal is blocked, and stops us when it is let in
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [signum])
         _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
     _kill(pid, _signal.SIGCONT)

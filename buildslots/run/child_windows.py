@@ -1,9 +1,10 @@
-"""The command's process on Windows; the counterpart of `child`. Not measured by us.
+"""The command's process on Windows; the counterpart of `child`. We have not measured it.
 
-Windows has no signals to pass on: a console's Ctrl-C reaches every process of the console. A child
-cannot hold the lock of its parent (LockFileEx: the lock goes with the process that took it), so
-a job object ends the command and all its processes when slot-run is killed. At a normal end the
-job lets them go, for a daemon of the build may live on.
+Windows has no signals to pass on: a console's Ctrl-C reaches every process of the console.
+
+A child cannot keep the lock of its parent, because a lock ends with the process that took it (LockFileEx). So
+when slot-run is killed, a job object ends the command and all its processes. When the command ends by itself,
+the job lets its other processes go, because a daemon of the build may live on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     Spawned: TypeAlias = "tuple[subprocess.Popen[bytes], Job]"
 
     class Kernel32(Protocol):
-        """What is used of kernel32.dll; each function returns 0 where it fails."""
+        """The functions of kernel32.dll that we use; each returns 0 if it fails."""
 
         def CreateJobObjectW(self, attributes: None, name: None, /) -> int: ...
         def SetInformationJobObject(self, job: int, kind: int, info: object, size: int, /) -> int: ...
@@ -38,15 +39,15 @@ KILL_ON_JOB_CLOSE = 0x2000
 
 
 def defer_signals() -> None:
-    """Nothing: there are no signal masks here."""
+    """Do nothing: there are no signal masks here."""
 
 
 def admit_signals() -> None:
-    """Nothing, likewise."""
+    """Do nothing, for the same reason."""
 
 
 def nap(seconds: float, signals: set[int]) -> int:
-    """Sleep for so many seconds; handlers run meanwhile."""
+    """Sleep for `seconds`; signal handlers run meanwhile."""
     del signals
     time.sleep(seconds)
     return 0
@@ -60,7 +61,7 @@ def become(command: list[str], environ: dict[str, str]) -> NoReturn:
 def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> Spawned:
     """Start `command`; `inherited` is of no use here. Raises OSError when it cannot be executed."""
     del inherited
-    # The console has told the command too; slot-run stays to hold the slot until it has ended.
+    # Ctrl-C reaches the command as well. slot-run stays, and holds the slot until the command has ended.
     _signal.signal(_signal.SIGINT, lambda *_: None)
     program = shutil.which(command[0]) or command[0]  # with PATHEXT: CreateProcess finds only .exe
     process = subprocess.Popen([program, *command[1:]], env=environ)
@@ -82,12 +83,12 @@ def supervise(spawned: Spawned) -> int:
 
 
 def die_of(signum: int) -> None:
-    """Nothing: no signal ends a process here. The caller exits with 128 + `signum`."""
+    """Do nothing: no signal ends a process here. The caller exits with 128 + `signum`."""
     del signum
 
 
 class Job:
-    """A job object whose processes end with this process, unless its `with` block ends first."""
+    """A job object: its processes end when this process does, unless its `with` block has ended before."""
 
     def __init__(self, kernel32: Kernel32) -> None:
         self._kernel32 = kernel32
@@ -95,7 +96,7 @@ class Job:
         self._limit(KILL_ON_JOB_CLOSE)
 
     def add(self, process: int) -> None:
-        """Put the process of a handle into the job. What it started a moment earlier is not in it."""
+        """Put a process into the job, by its handle. Processes that it has started already are not in it."""
         if self._handle:
             self._kernel32.AssignProcessToJobObject(self._handle, process)
 
@@ -108,7 +109,7 @@ class Job:
             self._kernel32.CloseHandle(self._handle)
 
     def _limit(self, flags: int) -> None:
-        """Set the job's limit flags; a job that cannot be had is one protection less, not a failure."""
+        """Set the job's limit flags. Without a job there is a protection less, which is no failure."""
         if self._handle:
             info = _limits(flags)
             self._kernel32.SetInformationJobObject(self._handle, EXTENDED_LIMITS, info, len(info))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 COLUMN = 26
-"""Where the texts of options begin."""
+"""The column in which the texts of options begin."""
 SYNOPSIS = "slot-run [OPTIONS] [--] COMMAND [ARG...]"
 SUMMARY = "run a command under one of the machine's build slots"
 DESCRIPTION = "Run COMMAND under one of the machine's K build slots; wait in line while all are held."
@@ -61,13 +61,13 @@ def help_text() -> str:
 
 
 def _names(option: Option) -> str:
-    """The names in columns: letters first, long names below each other."""
+    """An option's names, its letter first. A long name without a letter stands below the other long names."""
     indent = "" if option.names[0][1] != "-" else "    "
     return f"{indent}{', '.join(option.names)} {option.value}".rstrip()
 
 
 def _rows(rows: Iterable[tuple[str, str]], column: int) -> str:
-    """Two columns, the second one from `column` on; below the first where that is too long."""
+    """Two columns. The second begins at `column`, on a line of its own if the first is too long."""
     lines = []
     for head, text in rows:
         first = f"  {head}".ljust(column)

@@ -28,19 +28,20 @@ else:
     import _signal  # `signal` itself wraps the same functions in enum, at 4 ms
 
 USAGE = 125
-"""Exit status of env(1), nohup(1), timeout(1) for their own failures; 126 and 127 are theirs too."""
+"""The exit status of env(1), nohup(1) and timeout(1) for failures of their own; so are 126 and 127."""
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 NO_SLOT = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
 SENTENCE, NAME = 1000, 300
-"""Characters of a sentence, and of a command's name in one: both may be as long as an argument, 128 KiB."""
+"""Characters that are shown of a sentence and of a command's name; both may be as long as an argument, which
+may have 128 KiB."""
 ENDING = tuple(
     getattr(_signal, name)
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
     if hasattr(_signal, name)
 )
-"""The signals that end a slot-run that waits, and that are forwarded to a command that runs."""
+"""Signals that end slot-run while it waits, and that it forwards to the command while that runs."""
 
 
 class Interrupted(BaseException):
@@ -61,14 +62,14 @@ def main() -> NoReturn:
 
 
 def run(args: list[str]) -> int:
-    """Do what `args` say; the exit status. Does not return where it becomes the command."""
+    """Do what `args` say: the exit status. Does not return if slot-run becomes the command."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
-        except OSError:  # closed by our caller: a lock or bell with this number would be written to
+        except OSError:  # closed by our caller: a lock or bell would get the number, and be written to
             os.open(os.devnull, os.O_RDWR)
     for signum in ENDING:
-        # Whoever started us with a signal ignored (nohup, `&` in a script) wants it to stay so.
+        # A signal that our caller ignores (nohup, `&` in a script) is meant to stay ignored.
         if _signal.getsignal(signum) is not _signal.SIG_IGN:
             _signal.signal(signum, _interrupt)
     child.defer_signals()
@@ -95,7 +96,7 @@ def run(args: list[str]) -> int:
 
 
 def say(text: str) -> None:
-    """Write one line to stderr, fit for a terminal; nowhere, if that is closed or full."""
+    """Write one line to stderr, fit for a terminal; it is lost if stderr is closed or full."""
     text = _cut(text, SENTENCE)
     if not text.isascii():
         try:
@@ -103,7 +104,7 @@ def say(text: str) -> None:
 
             text = printable(text)
         except (ImportError, OSError):
-            # What is to be said may be that no descriptor is left to load a module with.
+            # The line may be about just that: no descriptor is left, not even to load a module.
             text = text.encode("ascii", "replace").decode()
     shown = "".join(c if c.isprintable() else "?" for c in text)
     try:
@@ -117,22 +118,22 @@ def _cut(text: str, length: int) -> str:
 
 
 def _interrupt(signum: int, _frame: object) -> None:
-    # The first one counts: a second would interrupt the clean-up. Not SIG_IGN: for a signal that is
-    # on its way already Python complains of that on stderr.
+    # Only the first signal counts, because a second one would interrupt the clean-up. Not by SIG_IGN: then
+    # Python complains on stderr about a signal that is on its way already.
     for further in ENDING:
         _signal.signal(further, lambda *_: None)
     raise Interrupted(signum)
 
 
 def _nap(seconds: float) -> None:
-    """Sleep while signals wait, and hear them all the same."""
+    """Sleep while signals are held back, and notice them all the same."""
     signum = child.nap(seconds, {s for s in ENDING if _signal.getsignal(s) is not _signal.SIG_IGN})
     if signum:
         raise Interrupted(signum)
 
 
 def _slot(options: Options) -> tuple[Slot, Admission]:
-    """The slot to run under, and who is to know when it does. Raises what `resolve` and `acquire` raise."""
+    """The slot, and the admission that gave it. Raises what `resolve` and `Admission.acquire` raise."""
     settings = resolve(
         pool=options.pool,
         slots=options.slots,
@@ -146,11 +147,11 @@ def _slot(options: Options) -> tuple[Slot, Admission]:
     notices: list[Notice] = []
 
     def notice() -> Notice | None:
-        """Called when all is ready for the wait: from here on a signal may end it."""
-        import select  # noqa: F401, PLC0415 - so that nothing is imported then
+        """Called when everything is ready for the wait: from here on a signal may end it."""
+        import select  # noqa: F401, PLC0415 - now: while signals are let in, nothing may be
 
         if not options.quiet:
-            from buildslots.run.notice import Notice  # noqa: PLC0415 - only who waits says something
+            from buildslots.run.notice import Notice  # noqa: PLC0415 - only a slot-run that waits needs it
 
             notices.append(Notice(settings))
         child.admit_signals()
@@ -205,9 +206,9 @@ def _show(what: str) -> int:
 
 
 def _run_command(command: list[str], slot: Slot | None, admission: Admission | None) -> int:
-    """Run `command` under `slot`, and say when it has started.
+    """Run `command` under `slot`, and tell `admission` when it has started.
 
-    Without a slot to give back, become the command.
+    Without a slot to give back, slot-run becomes the command.
     """
     try:
         if slot is None or admission is None or not slot.descriptors:
@@ -219,7 +220,7 @@ def _run_command(command: list[str], slot: Slot | None, admission: Admission | N
     except OSError as error:
         status = NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
         if slot is not None and admission is not None:
-            admission.started(slot)  # over before it began: the journal has both
+            admission.started(slot)  # it never ran, but the journal has a start for every end
             slot.release(status)
         say(f"{_cut(command[0], NAME)}: {error.strerror}")
         return status

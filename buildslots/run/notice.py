@@ -1,6 +1,6 @@
-"""What slot-run says on stderr while it waits: place in line, who holds the slots, when it goes on.
+"""What slot-run says on stderr while it waits: its place in line, who holds the slots, when the wait ends.
 
-After a second one line, then one every 30 s; on a terminal the line is kept up to date in place.
+It says a line after a second, and another one every 30 s. On a terminal one line is kept up to date in place.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Notice:
         self.due = self._began + FIRST_S
 
     def tell(self, directory: PoolDirectory, ticket: queue.Ticket, held_back: str | None) -> None:
-        """Say the line of this moment; `held_back` is what of the machine's state keeps it from starting."""
+        """Say how things stand; `held_back` is what of the machine's state keeps the command back."""
         live = _on_live_terminal()
         self.due = time.monotonic() + (LIVE_S if live else AGAIN_S)
         self._spoken = True
         line = f"slot-run: {self._line(directory, ticket, held_back)}"
         if live:
-            # A line that wraps is not rewritten: the next one would stand below its beginning.
+            # Cut: a line that wraps cannot be rewritten, because \r leads only to its last row.
             line = fit(line, os.get_terminal_size(2).columns - 1, most=True)
             _write(f"\r{line}\x1b[K")
             self._stands = True
@@ -56,7 +56,7 @@ class Notice:
             _write(line + "\n")
 
     def started(self, slot: Slot) -> None:
-        """Say that the command starts now, if it was said that it waits."""
+        """Say that the command starts now, if something was said about the wait."""
         if self._spoken and not slot.overflow:
             where = f"slot {slot.number}" if slot.number is not None else "no slot"
             _write(f"slot-run: starting after {span(slot.waited_s)} with {where}\n")
@@ -88,7 +88,7 @@ class Notice:
 
 
 def _holders(directory: PoolDirectory, held: list[int]) -> str:
-    """Who has the slots `held`; a build that has several of them once."""
+    """Who has the slots `held`; a build that has several of them is named once."""
     builds: dict[str, tuple[dict[str, str] | None, list[int]]] = {}
     for number in held:
         record = records.read(f"{directory.path}/holders/slot-{number}")
@@ -109,7 +109,7 @@ def _holder(record: dict[str, str] | None, slots: list[int]) -> str:
     if record is None:
         return f"another program (slot-{slots[0]})"
     program, *arguments = record["command"].split("\0")[:-1] or ["?"]
-    # Without its directory, or all holders would look alike when the line is cut.
+    # Without the program's directory: if the line is cut, all holders would look alike.
     command = shown(" ".join([os.path.basename(program) or program, *arguments]), COMMAND_SHOWN)
     several = f", {len(slots)} slots" if len(slots) > 1 else ""
     held = span(records.age_s(record) or 0.0)
@@ -117,7 +117,7 @@ def _holder(record: dict[str, str] | None, slots: list[int]) -> str:
 
 
 def _on_live_terminal() -> bool:
-    """Whether stderr is a terminal that can rewrite a line, and ours to write on now."""
+    """Whether stderr is a terminal that can rewrite a line, and we are in its foreground."""
     try:
         return (
             os.isatty(2)

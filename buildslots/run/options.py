@@ -116,19 +116,19 @@ GATES = ("min_free_memory", "max_load", "max_pressure")
 
 
 class UsageError(ValueError):
-    """The command line is not one of slot-run's; the message says why in a sentence."""
+    """slot-run has no such command line; the message says in a sentence what is wrong."""
 
 
 class Options:
     """What the command line says.
 
     Attributes:
-        slots: K, or None.
+        slots: The cap, or None.
         pool: Name of the pool, or None.
         timeout_s: Seconds, None for ever, or UNSET.
-        on_timeout: "run", "fail" or None.
+        on_timeout: "run", "paced", "fail" or None.
         weight: How many slots the command needs, or None.
-        gates: What is said of the machine's state, by the names of `Gates`' arguments.
+        gates: The conditions on the machine's state, by the names of `Gates`' arguments.
         dir: Directory of the default pool, or None.
         quiet: Whether only warnings are to be said.
         show: "--help" or "--version" if that is what is asked for.
@@ -140,7 +140,7 @@ class Options:
 
         Raises:
             UsageError: An option that does not exist, a value that is missing, no command.
-            SettingError: A value that is none.
+            SettingError: A value that the option cannot have.
         """
         self.slots: int | None = None
         self.pool: str | None = None
@@ -168,7 +168,7 @@ class Options:
             raise UsageError("the command to run is empty")
 
     def _cluster(self, word: str, rest: list[str]) -> None:
-        """Options of one letter, such as `-q`, `-n3` or `-qn3`."""
+        """Parse options of one letter, such as `-q`, `-n3` or `-qn3`."""
         letters = word[1:]
         while letters:
             name, letters = f"-{letters[0]}", letters[1:]

@@ -1,11 +1,23 @@
-"""`buildslots`: the command that shows pools to people and programs.
+"""`buildslots`: the command that shows pools to people and to programs.
 
-`main` reads the command line and loads one module, which has the name of the subcommand and a function `run`.
+`main` is the entry point. It reads the command line (`options`) and imports the module of the subcommand,
+which has a function `run`. Three packages hold the subcommands about pools, and do not import each other:
 
 now     who holds slots and who waits, at this moment: `status`, once or with `--watch`
 past    what the journal tells of builds that are over: `history`, `trace`, `report`
 health  what is wrong with a pool, and what keeps its slots: `doctor`, `release`
 
-What rooms share stands here: `output` (files that a view writes), `table` (plain text), `pools` (names).
-The rooms do not import each other.
+The other subcommands stand beside `main`: `pools`, `help`, `completion`. So does what several of them share:
+`output` (files that a view writes), `table` (plain text), `pools` (names), `usage` (the options as data).
 """
+
+from __future__ import annotations
+
+import sys
+
+from buildslots.words import SENTENCE_SHOWN, shown
+
+
+def warn(text: str) -> None:
+    """Say one line on stderr."""
+    sys.stderr.write(f"buildslots: {shown(text, SENTENCE_SHOWN)}\n")

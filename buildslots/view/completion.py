@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from buildslots.view.usage import Command
 
 POOL, DIRECTORY, FILE = "NAME", "PATH", "FILE"
-"""What an option calls its value if that is the name of a pool, and so on."""
+"""What options call their value if that is the name of a pool, a directory, or a file."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def _bash(every: list[Command]) -> dict[str, str]:
     both = [*OPTIONS, *options]
 
     def names(options: Iterable[Option], *, start: str = "-") -> list[str]:
-        """All names, each once, of which the first characters are these."""
+        """The names that begin with `start`, each once."""
         return list(dict.fromkeys(name for o in options for name in o.names if name.startswith(start)))
 
     def letters(options: Iterable[Option]) -> str:
@@ -104,7 +104,7 @@ def _fish(every: list[Command]) -> dict[str, str]:
         return f"-d {_quoted(text[0].upper() + text[1:])}"
 
     def argument(option: Option) -> list[str]:
-        """What says which arguments it takes, if it takes any."""
+        """How fish is told which values the option takes, if it takes any."""
         sources = {POOL: "(__buildslots_pools)", DIRECTORY: "(__fish_complete_directories (commandline -ct))"}
         if option.value == FILE:
             return ["--require-parameter --force-files"]
@@ -145,7 +145,7 @@ def _zsh(every: list[Command]) -> dict[str, str]:
         return {POOL: "_slot-run_pools", DIRECTORY: "_directories", FILE: "_files"}.get(option.value, " ")
 
     def spec(option: Option) -> str:
-        """An option as _arguments takes it; zsh itself makes one of each name in the braces."""
+        """An option as _arguments takes it; zsh expands the braces to one for each name."""
         names = list(option.names)
         if option.value:
             names = [f"{name}=" if name[1] == "-" else f"{name}+" for name in names]

@@ -7,7 +7,8 @@ import re
 import sys
 
 import buildslots
-from buildslots.view.main import TOPICS, build_parser, warn
+from buildslots.view import warn
+from buildslots.view.options import TOPICS, build_parser
 from buildslots.view.usage import commands
 from buildslots.words import PATH_SHOWN, shown
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NARROW, WIDEST = 72, 100
-"""Columns of a page on a terminal: below these tables become lists, and longer lines are hard to read."""
+"""Columns of a page on a terminal. Below the first, tables become lists; lines are never longer than the
+second, because those are hard to read."""
 UNKNOWN = 2
 """The exit status of argparse for a wrong command line."""
 NOT_FOUND = 127
@@ -62,7 +64,7 @@ def _nearest(topic: str, topics: list[str]) -> str:
 def _page(topic: str) -> str:
     """The Markdown of a page, without the marks by which tests find its recipes."""
     package = os.path.dirname(buildslots.__file__)
-    # Who changes the protocol has its description beside the code; a second copy would grow old.
+    # The protocol is described beside its code; a second copy would fall behind.
     parts = ("disk", "PROTOCOL.md") if topic == "protocol" else ("help", f"{topic}.md")
     with open(os.path.join(package, *parts), encoding="utf-8") as file:
         return re.sub(r"^<!-- .* -->\n", "", file.read(), flags=re.MULTILINE)
@@ -76,7 +78,7 @@ def _show(text: str) -> None:
     from rich import console  # noqa: PLC0415
     from rich.theme import Theme  # noqa: PLC0415
 
-    # rich's own code stands on black, which is for dark terminals only.
+    # By default rich draws code on black, which suits dark terminals only.
     terminal = console.Console(emoji=False, highlight=False, theme=Theme({"markdown.code": "cyan"}))
     page = formatted(text, terminal)
     if not (sys.stdin.isatty() and page.count("\n") >= terminal.height and _paged(page)):
@@ -84,9 +86,9 @@ def _show(text: str) -> None:
 
 
 def _paged(page: str) -> bool:
-    """Show `page` in the user's pager: whether there is one.
+    """Show `page` in the user's pager; False if there is no pager.
 
-    Not by pydoc, which overwrites the user's LESS from Python 3.13 on.
+    Not with pydoc's, which overwrites the user's LESS from Python 3.13 on.
     """
     import signal  # noqa: PLC0415 - only where somebody reads
     import subprocess  # noqa: PLC0415
@@ -94,9 +96,9 @@ def _paged(page: str) -> bool:
     # Colours pass, and the page stays on the screen afterwards (core.pager in git-config(1)).
     environ = {"LESS": "FRX", **os.environ}
     pager = os.environ.get("PAGER") or "less"
-    # By the shell, as git runs it: it may have options.
+    # Through the shell, as git does, because PAGER may contain options.
     with subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environ) as process:  # noqa: S602
-        # From here on: what is ignored before would be ignored by the pager, too.
+        # Only now: the pager would inherit a signal that we ignored before it started.
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C leaves a search in less, and not less
         process.communicate(page.encode())
     return process.returncode != NOT_FOUND

@@ -1,68 +1,32 @@
-"""The command line of `buildslots`: its commands, their options, and what becomes of their errors.
+"""The entry point of `buildslots`: it reads the command line, runs the command, and reports its errors.
 
-Each command is a module of this package with `run(options) -> int`, loaded when it is asked for.
+A command is a function `run(options) -> int`, which returns the exit status. Its module is imported only when
+the command runs, so that no command pays for what another one needs. Commands never import this module.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
 import os
 import sys
 
-from buildslots import __version__
 from buildslots.errors import SettingError
-from buildslots.settings import parse_duration
-from buildslots.words import SENTENCE_SHOWN, shown
+from buildslots.view import warn
+from buildslots.view.options import build_parser
 
-SHELLS = ("bash", "zsh", "fish")
-SHORTEST_S = 0.05
-"""Between two looks: each of them takes the pool's mutex."""
-ROOMS = {
-    "status": "now",
-    "history": "past",
-    "trace": "past",
-    "report": "past",
-    "doctor": "health",
-    "release": "health",
+MODULES = {
+    "status": "now.status",
+    "history": "past.history",
+    "trace": "past.trace",
+    "report": "past.report",
+    "doctor": "health.doctor",
+    "release": "health.release",
+    "pools": "pools",
+    "help": "help",
+    "completion": "completion",
 }
-"""In which room of `buildslots.view` a subcommand is; the others are beside this module."""
-TOPICS = {
-    "slot-run": "waiting, the timeout, options, exit status, signals, Tab",
-    "config": "the config file, the environment, and which of them wins",
-    "pools": "named pools, and other programs that lock slots",
-    "views-and-json": "status, history, report, trace, the journal, and their JSON",
-    "library": "slots in Python: threads, asyncio, trio, processes",
-    "recipes": "make, CMake, cargo, npm, pip, pytest, git, cron, agents",
-    "shared-pools": "one pool for several users, or for containers",
-    "security": "what nobody can do to your builds, and who could",
-    "protocol": "what is on disk, for a client in another language",
-    "troubleshooting": "doctor, release, and what to do when something is wrong",
-}
-"""The manual's pages: files of `help/`, and what each is about."""
-WORDS = {
-    "interval": ("1s", "5s", "1m"),
-    "since": ("1h", "1d", "7d", "none"),
-    "shell": SHELLS,
-    "topic": tuple(TOPICS),
-}
-"""What completion offers for a value, by its name in the parsed options."""
-DESCRIPTION = "See the machine's build slots, their past, and what is wrong with them."
-EXAMPLES = """\
-examples:
-  buildslots status --watch      who builds, who waits, and what it costs
-  buildslots history --since 7d  how long builds waited, and if the cap fits
-  buildslots doctor              what is wrong with this machine's pool
-  buildslots help recipes        slot-run with make, CMake, cargo, git, cron
-
-Builds are run with slot-run; see `slot-run --help`.
-"""
-
-
-def module_of(command: str) -> str:
-    """The module that has the function `run` of the subcommand `command`."""
-    return ".".join(filter(None, ("buildslots.view", ROOMS.get(command), command)))
+"""The module of each command, below `buildslots.view`."""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -74,11 +38,11 @@ def main(args: list[str] | None = None) -> int:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # and not a test's
-        sys.stdout.reconfigure(errors="replace")  # what others are called may not be in our encoding
+        sys.stdout.reconfigure(errors="replace")  # commands and paths of others may not fit our encoding
     parser = build_parser()
     options = parser.parse_args(args)
     try:
-        status = importlib.import_module(module_of(options.command)).run(options)
+        status = importlib.import_module(f"buildslots.view.{MODULES[options.command]}").run(options)
         sys.stdout.flush()
     except SettingError as error:
         parser.error(str(error))
@@ -92,117 +56,3 @@ def main(args: list[str] | None = None) -> int:
         warn(str(error))
         return 1
     return int(status)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `options.command` names the module that does it."""
-    parser = argparse.ArgumentParser(
-        prog="buildslots",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-
-    status = command("status", "who holds the slots and who waits, in order")
-    _of_pool(status)
-    status.add_argument("-a", "--all", action="store_true", help="all pools in the directory")
-    status.add_argument("-w", "--watch", action="store_true", help="keep it up to date, with CPU and memory")
-    status.add_argument(
-        "--interval", type=_seconds, default=1.0, metavar="DURATION", help="between two updates [1s]"
-    )
-    _as_json(status)
-
-    history = command("history", "how long builds waited and ran, from the journal, with advice")
-    _of_past(history)
-    _as_json(history)
-
-    trace = command("trace", "the journal as trace events, for ui.perfetto.dev and chrome://tracing")
-    _of_past(trace)
-    trace.add_argument("-o", "--output", metavar="FILE", default="-", help="where to write it [stdout]")
-
-    report = command("report", "the same timeline as one web page that needs no network")
-    _of_past(report)
-    report.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help='where to write it; "-": stdout'
-    )
-
-    doctor = command("doctor", "try out what the pool relies on, and say what is wrong; exits 1 then")
-    _of_pool(doctor)
-    _as_json(doctor)
-
-    release = command("release", "end what keeps a slot although its build is gone, after asking")
-    _of_pool(release)
-    release.add_argument(
-        "slots", nargs="*", type=_slot, metavar="SLOT", help="only these, even if their builds still run"
-    )
-    release.add_argument("-y", "--yes", action="store_true", help="do not ask")
-
-    pools = command("pools", "the names of the pools, one a line")
-    _in_dir(pools)
-
-    topics = command("help", "the manual, a page at a time, or what a command takes")
-    topics.add_argument("topic", nargs="?", metavar="TOPIC", help="a page or a command; none: list the pages")
-
-    completion = command("completion", "the script that makes a shell complete slot-run and buildslots")
-    completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
-    return parser
-
-
-def warn(text: str) -> None:
-    """Say one line on stderr."""
-    sys.stderr.write(f"buildslots: {shown(text, SENTENCE_SHOWN)}\n")
-
-
-def _of_pool(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-p", "--pool", metavar="NAME", help="the pool [default]")
-    _in_dir(parser)
-
-
-def _in_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dir", metavar="PATH", help="directory of the default pool")
-
-
-def _of_past(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-p", "--pool", metavar="NAME", help="only this pool [all]")
-    parser.add_argument(
-        "--since",
-        type=_period,
-        default="1d",
-        metavar="DURATION",
-        help="how far back: 90m, 12h, 7d [1d]",
-    )
-
-
-def _as_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--json", action="store_true", help="for programs; the fields: `buildslots help views-and-json`"
-    )
-
-
-def _period(text: str) -> float | None:
-    """A duration as in slot-run's --timeout, or days such as 7d, in seconds; None for "none"."""
-    days = text.endswith("d")
-    try:
-        hours_or_all = parse_duration(f"{text[:-1]}h" if days else text, "--since")
-    except SettingError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {error.problem}") from None
-    return hours_or_all * 24 if days and hours_or_all else hours_or_all
-
-
-def _seconds(text: str) -> float:
-    seconds = _period(text)
-    if seconds is None or seconds < SHORTEST_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time of {SHORTEST_S} s or more")
-    return seconds
-
-
-def _slot(text: str) -> int:
-    digits = text.removeprefix("slot-")
-    if not (digits.isascii() and digits.isdecimal() and len(digits) < 10):
-        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a slot")
-    return int(digits)

@@ -15,7 +15,7 @@ import os
 import buildslots
 from buildslots.run import help as slot_run
 from buildslots.run.options import OPTIONS
-from buildslots.view.main import DESCRIPTION, EXAMPLES, TOPICS
+from buildslots.view.options import DESCRIPTION, EXAMPLES, TOPICS
 from buildslots.view.usage import commands
 
 TYPE_CHECKING = False
@@ -65,7 +65,7 @@ def _buildslots() -> str:
 def _page(name: str, summary: str, *sections: tuple[str, str]) -> str:
     title = f'.TH {_text(name.upper())} 1 "" buildslots "User Commands"'
     body = [("NAME", f"{_text(name)} \\- {_text(summary)}"), *sections]
-    whole_words = ".nh\n.ad l"  # whoever copies an option from a page does not want a hyphen in it
+    whole_words = ".nh\n.ad l"  # a hyphen at the end of a line would be copied with an option
     return "\n".join([title, whole_words, *(f".SH {head}\n{text}" for head, text in body)]) + "\n"
 
 

@@ -1,9 +1,9 @@
-"""Files that repeat what the journal knows: for their owner alone, and whole or not at all.
+"""Files that repeat what the journal knows: for their owner alone, and written whole or not at all.
 
-The text is written into a new file beside its place, which then takes that place. So a file that is there
-stays whole if anything fails, and another name of it keeps what it has. Paths are walked by descriptor, and a
-link is followed only where we or root have made it: in a directory that others can write a link could lead us
-to any file of ours.
+The text goes into a new file in the same directory, which is then renamed to the name that was asked for.
+So a file that existed stays whole if anything fails, and other hard links to it keep their text. Paths are
+walked by descriptor, and a symbolic link is followed only if we or root made it: in a directory that others
+can write, a link of theirs could lead us to overwrite any file of ours.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MOST_LINKS = 40
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | NO_FOLLOW
 STEP = getattr(os, "O_PATH", os.O_RDONLY) | FOLDER
-"""To pass through a directory, which need not be readable."""
+"""To pass through a directory that need not be readable."""
 DESCRIPTORS = "/proc/self/fd"
 
 
 def write(path: str, text: str) -> None:
     """Write `text` to the file at `path`, 0600 whatever the umask, or to stdout for "-".
 
-    What is there and is no regular file (a FIFO, /dev/stdout, /dev/null) is written into.
+    If `path` is no regular file (but a FIFO, /dev/stdout, /dev/null), the text goes into what is there.
 
     Raises:
-        OSError: It cannot be written. What was there is as it was, and nothing was left beside it.
+        OSError: It cannot be written. A file that was there is unchanged, and no other file is left behind.
     """
     data = text.encode()  # whatever the terminal's encoding: the formats are UTF-8
     if path == "-":
@@ -57,7 +57,7 @@ def write(path: str, text: str) -> None:
 
 
 def _walk(path: str) -> tuple[int, str]:
-    """The directory that the file at `path` is in, as a descriptor, and its name there, which is no link."""
+    """The directory that `path` leads to, as a descriptor, and the name of the file, which is no link."""
     parts = _parts(path)
     folder = os.open("/" if path.startswith("/") else ".", STEP)
     try:
@@ -115,12 +115,12 @@ def _not_followed(path: str, name: str) -> str:
 
 
 def _is_ours(found: os.stat_result) -> bool:
-    """Whether we or root have made that."""
+    """Whether it belongs to us or to root."""
     return found.st_uid in (0, os.geteuid())
 
 
 def _is_in_proc(folder: int) -> bool:
-    """Whether `folder` is in /proc, whose links are the kernel's, though in a user namespace nobody's."""
+    """Whether `folder` is in /proc: the kernel made its links, and in a user namespace nobody owns them."""
     try:
         return os.fstat(folder).st_dev == os.stat(DESCRIPTORS).st_dev
     except OSError:
@@ -128,7 +128,7 @@ def _is_in_proc(folder: int) -> bool:
 
 
 def _is_descriptors(folder: int) -> bool:
-    """Whether `folder` has our own descriptors, to which /dev/stdout leads."""
+    """Whether `folder` is that of our own descriptors, where /dev/stdout leads."""
     try:
         return os.path.samestat(os.fstat(folder), os.stat(DESCRIPTORS))
     except OSError:
@@ -147,7 +147,7 @@ def _is_regular_or_new(name: str, folder: int, path: str) -> bool:
 
 
 def _write_into(name: str, folder: int, path: str, data: bytes) -> None:
-    """Write into what is no regular file, and still is none when it is open."""
+    """Write into a file that is not regular; once it is open, make sure that it still is not."""
     fd = os.open(name, os.O_WRONLY | NO_FOLLOW | os.O_NOCTTY, dir_fd=folder)
     try:
         found = os.fstat(fd)
@@ -159,7 +159,7 @@ def _write_into(name: str, folder: int, path: str, data: bytes) -> None:
 
 
 def _replace(name: str, folder: int, data: bytes) -> None:
-    """Write a new file and give it the place of `name`."""
+    """Write a new file and rename it to `name`."""
     unfinished = f".buildslots-{os.urandom(8).hex()}"
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o600, dir_fd=folder)
     try:

@@ -7,7 +7,7 @@ import sys
 
 from buildslots.errors import SettingError
 from buildslots.settings import DEFAULT_POOL, parse_pool, pools_in_settings, resolve
-from buildslots.view.main import warn
+from buildslots.view import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Print the pools that exist in the directory, and those that the settings name."""
-    # A number of slots, so that the machine's cores need not be counted for one.
+    # With a number of slots given, `resolve` need not count the machine's cores.
     base = resolve(pool=DEFAULT_POOL, slots=1, dir=options.dir, warn=warn).dir
     names = pools_in_settings(os.environ, warn)
     status = 0
@@ -31,9 +31,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def existing_pools(base: str) -> list[str]:
-    """The default pool in the directory `base`, and the named ones, sorted, which exist once they were used.
+    """The default pool in the directory `base`, then the named pools that were used there, sorted.
 
-    Raises OSError if the directory is there and cannot be read.
+    Raises OSError if the directory exists and cannot be read.
     """
     try:
         with os.scandir(os.path.join(base, "pools")) as entries:

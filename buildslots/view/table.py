@@ -58,7 +58,7 @@ def status_text(status: PoolStatus) -> str:
 
 
 def pools_text(statuses: list[PoolStatus]) -> str:
-    """All `statuses` in lines for people; an empty pool in one."""
+    """All `statuses` in lines for people; an empty pool takes one line."""
     sections = [status_text(s) if s.holders or s.waiters else heading(s) for s in statuses]
     text = sections[0]
     for before, section in pairwise(sections):
@@ -89,7 +89,7 @@ def _more(status: PoolStatus) -> str:
 
 def remarks(build: Holder | Waiter) -> str:
     """What is unusual about `build`, in parentheses; nothing if nothing is."""
-    # Of a holder its slots tell that.
+    # The slots of a holder say that already.
     texts = [f"needs {build.weight} slots"] if isinstance(build, Waiter) and build.weight > 1 else []
     texts += [
         text
@@ -105,7 +105,7 @@ def remarks(build: Holder | Waiter) -> str:
 
 
 def _where(host: str | None) -> str:
-    """Where a build is whose pid means nothing here: by its name, if that is not ours, too."""
+    """Where a build runs whose pid means nothing here: its host's name, unless that is ours."""
     if host is None or (hasattr(os, "uname") and host == os.uname().nodename):
         return "in another pid namespace"
     return f"on {shown(host, NAME_SHOWN)}"

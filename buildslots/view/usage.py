@@ -6,7 +6,7 @@ import argparse
 from typing import NamedTuple
 
 from buildslots.run.options import Option
-from buildslots.view.main import WORDS, build_parser
+from buildslots.view.options import WORDS, build_parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="cgroups and os.sched_setaffinity are Linux's")
 
-# Each platform's cap from this number of cores on. Written down by hand from the table in DESIGN.md.
+# Each platform's cap from this number of cores on, worked out by hand from the rules in help/config.md.
 STEPS = {
     "WSL2": {1: 2, 24: 3},
     "WSL1": {1: 2, 12: 3, 16: 4},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from rich.console import Console
 import buildslots
 from buildslots.view import man
 from buildslots.view.help import formatted
-from buildslots.view.main import TOPICS
+from buildslots.view.main import MODULES
+from buildslots.view.options import TOPICS
 from buildslots.view.usage import commands
 
 if TYPE_CHECKING:
@@ -51,6 +53,12 @@ def test_the_front_page_leads_to_every_page() -> None:
     linked = {(ROOT / target.partition("#")[0]).resolve() for target in links(ROOT / "README.md")}
     checkout = {ROOT / "buildslots" / page.relative_to(PACKAGE) for page in PAGES.values()}
     assert checkout - linked == set()
+
+
+def test_every_command_has_its_module() -> None:
+    """A command of the parser that the entry point does not know would end in a traceback."""
+    assert [name for name in COMMANDS if name] == list(MODULES)
+    assert all(find_spec(f"buildslots.view.{module}") for module in MODULES.values())
 
 
 @pytest.mark.parametrize(

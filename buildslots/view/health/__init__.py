@@ -1,1 +1,1 @@
-"""What is wrong with a pool, and what keeps its slots though its build is gone."""
+"""What is wrong with a pool, and what keeps a slot although its build is gone."""

@@ -1,4 +1,4 @@
-"""`buildslots doctor`: what the pool relies on, tried out, and what is wrong with it; exit status 1 then."""
+"""`buildslots doctor`: try out what a pool relies on, and say what is wrong; the exit status is 1 then."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ COLOURS = {OK: "green", NOTE: "yellow", PROBLEM: "bold red"}
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at everything and say what was found: 1 if something is wrong."""
+    """Look at everything and say what was found; return 1 if something is wrong."""
     mistakes: list[str] = []
     try:
         chosen = resolve(pool=options.pool, dir=options.dir, warn=mistakes.append)
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _found(options: argparse.Namespace, chosen: Settings, mistakes: tuple[str, ...]) -> Iterator[Finding]:
-    """What all checks find; one that fails is a finding too."""
+    """What all checks find; a check that fails becomes a finding, too."""
     status, checks = None, CHECKS
     if os.path.isdir(chosen.dir):
         try:
@@ -118,13 +118,13 @@ def _value(value: object) -> str:
 
 
 def _print_colours(lines: list[tuple[str, str]]) -> None:
-    """The same on a terminal; rich honours NO_COLOR and knows what the terminal can do."""
+    """Print the lines in colour; rich honours NO_COLOR and knows what the terminal can do."""
     from rich.console import Console  # noqa: PLC0415 - for people's eyes only
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table = Table.grid(padding=(0, 2, 0, 0))
     for level, text in lines:
-        # Text, not str: what others called their files is no markup.
+        # Text, not str: rich reads markup in a str, and others name their files as they like.
         table.add_row(Text(level, style=COLOURS.get(level, "")), Text(text, style="" if level else "dim"))
     Console().print(table)

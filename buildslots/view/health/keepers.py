@@ -1,8 +1,8 @@
-"""Who really keeps a held slot: for `doctor`, which tells, and for `release`, which ends them.
+"""Which processes really keep a held slot: `doctor` tells of them, and `release` ends them.
 
-A slot belongs to an open file description, and so to every process that inherited a copy of its
-descriptor. When the process that took the slot is gone, the record no longer tells who that is; the
-system does.
+The lock of a slot belongs to an open file description, and so to every process that inherited a copy of its
+descriptor. When the process that took the slot is gone, the slot's record no longer says which processes have
+the lock. The system does.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 BUILD, RUNS_ON, STRAY, UNSEEN, FOREIGN, ELSEWHERE = (
     "build",  # as it should be: the process that took it lives
     "runs on",  # slot-run is gone, but the build itself still has the lock, or may have
-    "stray",  # slot-run and the build have ended, something that they started has the lock
-    "unseen",  # the same, but whoever has it is hidden from us
+    "stray",  # slot-run and the build have ended, but something that they started has the lock
+    "unseen",  # the same, but the process that has the lock is hidden from us
     "foreign",  # a program that does not know the protocol
-    "elsewhere",  # of another host or container, where our pids mean nothing
+    "elsewhere",  # a process of another host or container, whose pid means nothing here
 )
 MOST_FDS = 10_000
-"""So many descriptors of a process are looked at."""
+"""At most so many descriptors of a process are looked at."""
 SHOWN = 60
 """Cells of a command in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A held slot, and by whom.
+    """A held slot, and what keeps it.
 
     Attributes:
         holder: What `status` says of it.
         state: BUILD, RUNS_ON, STRAY, UNSEEN, FOREIGN or ELSEWHERE.
-        processes: Those that have the lock, as far as they can be seen; of what RUNS_ON the build
-            first. Not looked up for a BUILD.
+        processes: Those that have the lock, as far as they can be seen; if the state is RUNS_ON, the build
+            first. For BUILD and ELSEWHERE nothing was looked up.
     """
 
     holder: Holder
@@ -56,7 +56,7 @@ class Kept:
 
 
 def kept(directory: str, holder: Holder) -> Kept:
-    """Find out who keeps the slot of `holder` in the pool `directory`."""
+    """Find out what keeps the slot of `holder` in the pool `directory`."""
     path = f"{directory}/slot-{holder.slot}"
     record = records.read(f"{directory}/holders/slot-{holder.slot}")
     if holder.foreign:
@@ -71,10 +71,11 @@ def kept(directory: str, holder: Holder) -> Kept:
 def _foreign(
     directory: str, holder: Holder, record: dict[str, str] | None, processes: tuple[psutil.Process, ...]
 ) -> Kept:
-    """Who keeps a slot that no record, or one that has ended, explains: another program, or a late stray.
+    """What keeps a slot without a record, or with one of a build that has ended: another program or a stray.
 
-    A daemon that has inherited the descriptor can lock the slot again once slot-run has let go of it. All who
-    have the lock must be of that build: or slot-run itself is among them, and its bell was taken from it.
+    A daemon that inherited the descriptor can lock the slot again after slot-run has let go of it. That is a
+    stray, but only if every process that has the lock belongs to the recorded build. Otherwise slot-run
+    itself may be among them, and the slot looks foreign because somebody removed its bell.
     """
     if record is None or not lives(record):
         wanted = marks(directory, holder.slots)
@@ -84,15 +85,15 @@ def _foreign(
 
 
 def _orphaned(holder: Holder, child: str | None, processes: tuple[psutil.Process, ...]) -> Kept:
-    """Who keeps the slot of a `holder` that is gone, whose command was `child`: pid and start."""
+    """What keeps the slot of a `holder` that is gone; `child` is the pid and the start of its command."""
     if not processes:
         return Kept(holder, UNSEEN)
-    if child is None:  # Python code does not tell what it runs: who has the slot may be that
+    if child is None:  # the library's users do not record what they run: the keeper may be the build itself
         return Kept(holder, RUNS_ON, processes)
     pid, _, start = child.partition(" ")
     if not _runs(records.number(pid) or 0, start):
         return Kept(holder, STRAY, processes)
-    # It may have closed the descriptor, and left it to those that it has started.
+    # The build may have closed the descriptor, and only its children may have kept it.
     builds = tuple(process for process in processes if str(process.pid) == pid)
     return Kept(holder, RUNS_ON, builds + tuple(p for p in processes if p not in builds))
 
@@ -116,7 +117,7 @@ def keepers(path: str) -> tuple[psutil.Process, ...]:
     except OSError:
         return ()
     has_it = _has_locked if sys.platform == "linux" else _has_open
-    # The Process object first: if its pid becomes another process's while we look, it says so.
+    # is_running() comes last, because it notices if the pid became another process's while we looked.
     return tuple(p for p in psutil.process_iter() if has_it(p, path, file) and p.is_running())
 
 
@@ -129,14 +130,14 @@ def taker(directory: str, holder: Holder) -> psutil.Process | None:
         process = psutil.Process(holder.pid)
     except psutil.Error:
         return None
-    # Asked after the object was made, which is bound to one process from then on.
+    # Asked only now: the Process object is bound to one process from its making on.
     return process if lives(record) and _has_slot(process, f"{directory}/slot-{holder.slot}") else None
 
 
 def _has_slot(process: psutil.Process, path: str) -> bool:
-    """Whether `process` has the lock at `path` as its record says, which others of a group can forge."""
+    """Whether `process` has the lock at `path`, as its record says; others of a group can forge that."""
     if sys.platform != "linux" or not os.access(f"/proc/{process.pid}/fd", os.R_OK):
-        return True  # another user's, and so in no danger from us
+        return True  # another user's process, which we could not end anyway
     try:
         return _has_locked(process, path, os.stat(path))
     except OSError:
@@ -146,8 +147,8 @@ def _has_slot(process: psutil.Process, path: str) -> bool:
 def _has_locked(process: psutil.Process, path: str, file: os.stat_result) -> bool:
     """Whether a descriptor of `process` has the exclusive flock of `file`.
 
-    Its fdinfo then has a line "lock: 1: FLOCK ADVISORY WRITE …" (proc_pid_fdinfo(5); Linux 4.1, "proc:
-    show locks in /proc/pid/fdinfo/X"), which a descriptor that was opened without locking has not.
+    The fdinfo of such a descriptor has a line "lock: 1: FLOCK ADVISORY WRITE …" (proc_pid_fdinfo(5); Linux
+    4.1, "proc: show locks in /proc/pid/fdinfo/X"). A descriptor of the same file without the lock has none.
     """
     name = os.path.basename(path)
     folder = f"/proc/{process.pid}"
@@ -158,7 +159,7 @@ def _has_locked(process: psutil.Process, path: str, file: os.stat_result) -> boo
         return False  # gone, or not ours to look at
     for fd in descriptors:
         try:
-            # The name first: asking for the file itself could wait for a dead file server.
+            # The name first, because a stat of the file could wait for a dead file server.
             if os.path.basename(os.readlink(f"{folder}/fd/{fd}")) != name:
                 continue
             if not os.path.samestat(os.stat(f"{folder}/fd/{fd}"), file):
@@ -173,7 +174,7 @@ def _has_locked(process: psutil.Process, path: str, file: os.stat_result) -> boo
 
 
 def _has_open(process: psutil.Process, path: str, _: os.stat_result) -> bool:
-    """Where the system does not show locks: whether `process` has the file open, as a guess."""
+    """Whether `process` has the file open: the best guess where the system does not show locks."""
     try:
         return any(os.path.realpath(file.path) == os.path.realpath(path) for file in process.open_files())
     except psutil.Error:
@@ -181,12 +182,12 @@ def _has_open(process: psutil.Process, path: str, _: os.stat_result) -> bool:
 
 
 def slots_of(holder: Holder) -> str:
-    """Its slots in a sentence: "slot 0", or "slots 0-2" of a build that has several; both are one thing."""
+    """The slots of `holder` in a sentence: "slot 0", or "slots 0-2" if its build has several."""
     return f"slot{'s' * (holder.weight > 1)} {counted(holder.slots)}"
 
 
 def in_our_namespace(pid: int) -> bool:
-    """Whether process `pid` lives in our pid namespace, and not in a container; False if that is hidden."""
+    """Whether process `pid` lives in our pid namespace and not in a container; False if we may not know."""
     if sys.platform != "linux":
         return True
     try:
@@ -214,7 +215,7 @@ def age_s(process: psutil.Process) -> float | None:
 
 
 def about(process: psutil.Process) -> dict[str, object]:
-    """What programs are told of `process`."""
+    """What --json says of `process`."""
     return {"pid": process.pid, "command": command_of(process), "cwd": _cwd(process), "age_s": age_s(process)}
 
 

@@ -1,6 +1,6 @@
-"""The process that `checks.trial` kills: it owns a lock and a bell until then.
+"""The process that `checks.trial` kills; until then it owns a lock and a bell.
 
-Imports nothing that it can do without, because a doctor is asked when a machine is busy.
+It imports only what it cannot do without, because people run doctor when a machine is busy.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from buildslots.view.health.scratch import BELL, LOCK, Scratch
 def own(name: str, *fds: str) -> None:
     """Own a lock and a bell in a scratch directory until killed, or until the doctor is gone.
 
-    Writes whether it has them, or what failed. Removes the directory if the doctor did not live to do it.
+    Writes to stdout whether it has them, or what failed. Removes the directory if the doctor dies first.
 
     Args:
         name: Of the directory: see `Scratch`.
         fds: Its descriptors, which this process has inherited.
     """
-    os.umask(0o077)  # nobody's but ours: with 0777 we could not open what we make
+    os.umask(0o077)  # whatever we inherited: with 0777 we could not open what we make
     scratch = Scratch(name, tuple(map(int, fds)))
     try:
         taken = try_lock(scratch.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL))
@@ -37,7 +37,7 @@ def own(name: str, *fds: str) -> None:
 
 
 def _hang(scratch: Scratch) -> bool:
-    """Keep a bell open until the end; False where FIFOs do not exist. Raises OSError."""
+    """Make a bell and keep it open until the end; False where there are no FIFOs. Raises OSError."""
     if not hasattr(os, "mkfifo"):
         return False
     try:

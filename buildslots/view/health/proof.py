@@ -1,9 +1,9 @@
-"""What proves that a process belongs to a build that a record names: for `release`, before it ends anything.
+"""What proves that a process belongs to the build that a record names: `release` asks before it ends it.
 
-Whoever can write a pool can forge a record, with any pid in it, and can pass a locked descriptor to a process
-of ours (SCM_RIGHTS in unix(7)). So neither says whose build a process is. What others cannot forge is the
-environment that a process of ours was started with: the mark of its slot, `N:NONCE`, stands in that of each
-build, and of all that a build has started.
+A user who can write a pool can forge a record with any pid in it, and can pass a locked descriptor to a
+process of ours (SCM_RIGHTS in unix(7)). So neither the record nor the lock proves whose build a process is.
+Other users cannot forge the environment that a process of ours was started with. Each build, and everything
+that it has started, has the mark of its slot in there: `N:NONCE`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MOST_ABOVE = 100
-"""So many processes above one are looked at."""
+"""At most so many ancestors of a process are looked at."""
 
 
 def is_private(directory: str) -> bool:
-    """Whether nobody but us, and root, can write the pool `directory`, or put another one into its place."""
+    """Whether only we and root can write the pool `directory`, or put another directory into its place."""
     if not hasattr(os, "geteuid"):
         return True  # Windows: a user's cache directory is its own
     path = os.path.realpath(directory)
@@ -35,7 +35,7 @@ def is_private(directory: str) -> bool:
             return False
         while (above := os.path.dirname(path)) != path:
             path, found = above, os.stat(above)
-            # In a sticky directory nobody moves what is another's: inode(7).
+            # In a sticky directory nobody can rename what belongs to another user: inode(7).
             if not _is_ours_alone(found) and not (found.st_mode & S_ISVTX and found.st_uid in _trusted()):
                 return False
     except OSError:
@@ -44,11 +44,11 @@ def is_private(directory: str) -> bool:
 
 
 def marks(directory: str, slots: Iterable[int]) -> frozenset[str]:
-    """The marks of the builds that had those slots of the pool `directory` last, ended or not.
+    """The marks of the builds that last had those slots of the pool `directory`, ended or not.
 
-    Several slots of one build have one nonce, and its mark has the number of one of them. In a private pool
-    that may be any; where others could copy the nonce of a build that runs into another record, it has to be
-    the very slot.
+    The slots of one build share a nonce, and its mark names only one of them. In a private pool the nonce is
+    proof enough, so a mark may name any slot. Where others can write the pool, they could copy the nonce of a
+    running build into the record of another slot, so there the mark must name the slot in question.
     """
     found = set()
     nonces = {slot: _last_nonce(f"{directory}/holders/slot-{slot}") for slot in slots}
@@ -61,13 +61,13 @@ def marks(directory: str, slots: Iterable[int]) -> frozenset[str]:
 
 
 def belongs(process: psutil.Process, wanted: frozenset[str]) -> bool:
-    """Whether `process`, or a process of ours that started it, was started with one of the marks `wanted`."""
+    """Whether `process`, or a process of ours above it, was started with one of the marks `wanted`."""
     if not wanted:
         return False
     try:
         for _ in range(MOST_ABOVE):
             if not is_ours(process):
-                return False  # others give their processes what environment they like
+                return False  # other users choose the environment of their processes
             held = process.environ().get(HELD, "").split(",")
             if any(mark in wanted or mark[mark.find(":") :] in wanted for mark in held if ":" in mark):
                 return process.is_running()
@@ -76,12 +76,12 @@ def belongs(process: psutil.Process, wanted: frozenset[str]) -> bool:
                 return False
             process = above
     except psutil.Error:
-        pass  # gone, or not to be looked at
+        pass  # gone, or hidden from us
     return False
 
 
 def is_ours(process: psutil.Process) -> bool:
-    """Whether `process` runs as the user that we are. Raises `psutil.Error`."""
+    """Whether `process` runs as our user. Raises `psutil.Error`."""
     if hasattr(os, "getuid"):
         return bool(process.uids().real == os.getuid())
     return bool(process.username() == psutil.Process().username())
@@ -92,14 +92,14 @@ def _trusted() -> set[int]:
 
 
 def _is_ours_alone(found: os.stat_result) -> bool:
-    """Whether only its owner, us or root, can write a directory."""
+    """Whether only we and root can write a directory."""
     if found.st_uid not in _trusted() or found.st_mode & S_IWOTH:
         return False
     return not found.st_mode & S_IWGRP or _is_own_group(found.st_gid, found.st_uid)
 
 
 def _is_own_group(gid: int, uid: int) -> bool:
-    """Whether a group has the name of a user, and nobody else in it (usergroups in pam_umask(8))."""
+    """Whether a group is a user's own: it has that name and no other member (usergroups in pam_umask(8))."""
     import grp  # noqa: PLC0415 - not on Windows
     import pwd  # noqa: PLC0415
 

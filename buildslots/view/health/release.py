@@ -1,9 +1,9 @@
 """`buildslots release`: end what keeps a slot although its build is gone, after saying what and asking.
 
-Nobody needs it in normal life: a slot is free when its build ends. What it may end is bounded: never
-this process or one above it, process 1, or processes of another user or pid namespace. Where others can write
-the pool, and so can make any process look like what keeps a slot, nothing is ended unasked that does not
-provably belong to the recorded build (`proof`).
+Nobody needs it in normal life, because a slot is free when its build ends. It never ends this process or one
+above it, process 1, or processes of another user or pid namespace. Where others can write the pool, they can
+make any process look as if it kept a slot. There nothing is ended without a question unless it provably
+belongs to the recorded build (`proof`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import psutil
 from buildslots.disk import records
 from buildslots.settings import resolve
 from buildslots.status import pool_status
+from buildslots.view import warn
 from buildslots.view.health import keepers, proof
-from buildslots.view.main import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from buildslots.status import Holder
 
 TERM_S = 5.0
-"""How long processes have after SIGTERM, and the system after SIGKILL."""
+"""How long processes have to end after SIGTERM, and how long the system has after SIGKILL."""
 STEP_S = 0.1
 FREED_S = 2.0
-"""How long after the end of processes their slot may stay held."""
+"""How long a slot may stay held after the end of the processes that kept it."""
 MOST_LOOKED_INTO = 100
-"""Held slots that are looked into unasked: each that no build explains is a look at all processes."""
+"""How many held slots are looked into when none is named. Each one without a running build needs a look at
+all processes."""
 NOT_FOUND = "whoever has it cannot be found: gone by now, or hidden from you"
 LEFT_ALONE = {
     keepers.BUILD: "its build runs",
@@ -48,7 +49,7 @@ LEFT_ALONE = {
 
 
 def run(options: argparse.Namespace) -> int:
-    """Release the slots that the options name, or those kept by strays: 1 if one of them stays held."""
+    """Release the slots that the options name, or those that strays keep: 1 if one of them stays held."""
     settings = resolve(pool=options.pool, dir=options.dir, warn=warn)
     held = {slot: holder for holder in pool_status(settings).holders for slot in holder.slots}
     wanted = sorted(set(options.slots))
@@ -68,12 +69,12 @@ def run(options: argparse.Namespace) -> int:
         found = [kept for kept in found if kept.state == keepers.STRAY]
         if not found:
             _say("nothing to release")
-    # All of them, also after a failure.
+    # A list, so that after one failure the others are released all the same.
     return int(not all([_release(settings, kept, yes=options.yes) for kept in found]))  # noqa: C419
 
 
 def _release(settings: Settings, kept: keepers.Kept, *, yes: bool) -> bool:
-    """Say what has the slot, ask, and end it: whether the slot was freed."""
+    """Say what has the slot, ask, and end it; return whether the slot was freed."""
     slot, before = keepers.slots_of(kept.holder), _mark(settings, kept.holder)
     candidates = _candidates(settings, kept, yes=yes)
     roots, refused = _roots(kept, candidates)
@@ -97,7 +98,7 @@ def _release(settings: Settings, kept: keepers.Kept, *, yes: bool) -> bool:
 
 
 def _is_gone(settings: Settings, kept: keepers.Kept, before: tuple[object, ...]) -> bool:
-    """Say that what has kept the slot has ended by now, if it has: it may have had another slot as well."""
+    """Whether the slot was freed meanwhile, which is said. Its keeper may have ended with another slot."""
     now = _holder(settings, kept.holder, before)
     if now is not None and _mark(settings, now) == before:
         _say(f"{keepers.slots_of(kept.holder)}: {NOT_FOUND}")
@@ -109,10 +110,10 @@ def _is_gone(settings: Settings, kept: keepers.Kept, before: tuple[object, ...])
 def _doubtful(
     settings: Settings, kept: keepers.Kept, candidates: list[psutil.Process]
 ) -> list[psutil.Process]:
-    """Of the `candidates` that we may end, those that others may have led us to.
+    """Those of the `candidates` that we may end, but that others may have led us to.
 
-    If there is one, nothing of this slot is to be ended unasked: if slot-run itself is among them, then the
-    build runs, whatever the record says.
+    If there is one, nothing that has the slot is ended without a question: slot-run itself may be among them,
+    and then the build runs, whatever the record says.
     """
     if proof.is_private(settings.dir):
         return []
@@ -122,10 +123,10 @@ def _doubtful(
 
 
 def _candidates(settings: Settings, kept: keepers.Kept, *, yes: bool) -> list[psutil.Process]:
-    """The processes that have the slot; of a build that runs the one that took it, which ends with it.
+    """The processes that have the slot. Of a running build it is the one that took it; both end together.
 
-    With `yes`, where only what is proven can be ended unasked, rather the build itself: slot-run was started
-    without a mark, and ends after its build.
+    With `yes` in a pool that others can write, only a process with a proof can be ended. slot-run has none,
+    because it was started without a mark. So the build itself is ended then, and slot-run after it.
     """
     if kept.state != keepers.BUILD:
         return list(kept.processes)
@@ -145,13 +146,13 @@ def _role(kept: keepers.Kept) -> str:
 
 
 def _roots(kept: keepers.Kept, processes: list[psutil.Process]) -> tuple[list[psutil.Process], list[str]]:
-    """Of `processes` those to end, with their children, and why others are not to be."""
+    """The `processes` to end, with their children, and for the others why they are not to be ended."""
     if kept.state == keepers.ELSEWHERE:
         return [], ["it is held from another container or machine, and can be released only there"]
     if not processes:
         return [], [NOT_FOUND]
     permitted, refused = _permitted(processes)
-    # Without those that are in the tree of another one.
+    # Without those that stand below another one: its tree has them.
     below = {child for process in permitted for child in _tree([process])[1:]}
     return [process for process in permitted if process not in below], refused
 
@@ -169,7 +170,7 @@ def _permitted(processes: Iterable[psutil.Process]) -> tuple[list[psutil.Process
 
 
 def _forbidden(process: psutil.Process) -> str | None:
-    """Why `process` must not be ended: None if it may, an empty text if it has ended."""
+    """Why `process` must not be ended; None if it may be ended, "" if it has ended already."""
     this = psutil.Process()
     reasons: tuple[tuple[Callable[[], bool], str], ...] = (
         (lambda: process.pid == 1, "it is process 1"),
@@ -229,25 +230,25 @@ def _end(tree: list[psutil.Process], slot: str) -> None:
 
 
 def _ended(processes: list[psutil.Process], signum: signal.Signals) -> list[psutil.Process]:
-    """Send a signal: those who live on."""
+    """Send a signal, wait, and return the processes that live on."""
     for process in processes:
         try:
             _send(process, signum)
         except (OSError, psutil.Error):
-            pass  # gone, or told by who still has the slot
+            pass  # gone; or not ours, and then `_is_freed` names it as what still has the slot
     deadline = time.monotonic() + TERM_S
     alive = processes
-    # In steps, because a zombie that nobody reaps would be waited for all the time.
+    # In steps, because wait_procs waits for a zombie that nobody reaps until its timeout.
     while alive and time.monotonic() < deadline:
         alive = [process for process in psutil.wait_procs(alive, timeout=STEP_S)[1] if _lives(process)]
     return alive
 
 
 def _send(process: psutil.Process, signum: signal.Signals) -> None:
-    """Send a signal to `process`, and to no other that has its pid by now. Raises OSError and `psutil.Error`.
+    """Send a signal to `process`, and never to another process that has its pid by now.
 
-    A pidfd stays that of one process (pidfd_open(2), Linux 5.3). psutil, where there is none, looks at the
-    start of the process and sends by the pid after that.
+    A pidfd stays bound to one process (pidfd_open(2), Linux 5.3). Where there is none, psutil compares the
+    start of the process and then sends by pid. Raises OSError and `psutil.Error`.
     """
     if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         process.send_signal(signum)
@@ -274,11 +275,11 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _is_freed(settings: Settings, holder: Holder, before: tuple[object, ...]) -> bool:
-    """Look again and say what became of the slots of `holder`: whether they were freed."""
+    """Look again and say what became of the slots of `holder`; return whether they were freed."""
     slot, now = keepers.slots_of(holder), _holder(settings, holder, before)
     deadline = time.monotonic() + FREED_S
     while now is not None and _mark(settings, now) == before and time.monotonic() < deadline:
-        time.sleep(STEP_S)  # a build has ended, and its slot-run has not got to hear it yet
+        time.sleep(STEP_S)  # the build has ended, and its slot-run does not know yet
         now = _holder(settings, holder, before)
     if now is None:
         _say(f"{slot} {_is(holder)} free")
@@ -298,13 +299,13 @@ def _is(holder: Holder, one: str = "is", several: str = "are") -> str:
 
 
 def _holder(settings: Settings, before: Holder, mark: tuple[object, ...]) -> Holder | None:
-    """Who now holds one of the slots that `before` had; the one with that `mark`, if it still has any."""
+    """The holder of a slot that `before` had, as it is now; the one with `mark` if that still has any."""
     now = [holder for holder in pool_status(settings).holders if set(holder.slots) & set(before.slots)]
     return next((holder for holder in now if _mark(settings, holder) == mark), now[0] if now else None)
 
 
 def _mark(settings: Settings, holder: Holder) -> tuple[object, ...]:
-    """What tells this holding of a slot from the next; the pid alone does not, a library's user has many."""
+    """What tells this holding of a slot from the next. The pid does not: a program may take slots again."""
     if holder.foreign:
         return True, holder.pid
     record = records.read(f"{settings.dir}/holders/slot-{holder.slot}") or {}

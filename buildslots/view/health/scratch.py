@@ -1,11 +1,11 @@
 """The directory in which the doctor's two processes try things out: made, used and removed by descriptor.
 
-Others may write the directory that it is in, and rename something else into its place at any moment. So the
-name serves twice only: to open the directory right after it was made, and to remove it at the end. Whatever
-else is done is done by its descriptor, and only names that we have made are removed, one by one. A tree is
-never removed: if something of somebody's got in, `rmdir` refuses.
+The scratch directory may be in one that others can write, where they can rename something else into its
+place at any moment. So its name is used only twice: to open it right after it was made, and to remove it at
+the end. Everything else is done by its descriptor. Only the names that we made are removed, one by one, and
+never a tree: if somebody has put something else into it, `rmdir` refuses.
 
-Imports nothing that it can do without, because a doctor is asked when a machine is busy.
+It imports only what it cannot do without, because people run doctor when a machine is busy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stat import S_ISDIR
 from buildslots.disk.lock import PLAIN, open_directory
 
 LOCK, BELL = "lock", "bell"
-"""All that is ever made in it."""
+"""The only names that are ever made in it."""
 BY_DESCRIPTOR = {
     os.mkdir,
     os.open,
@@ -31,15 +31,15 @@ FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class SwappedError(OSError):
-    """What lies in the scratch directory's place is not what was made there."""
+    """Something else is in the place of the scratch directory that we made."""
 
 
 class Scratch:
-    """A scratch directory that this process may use, and one of its processes has to `remove`.
+    """A scratch directory. Several processes may use it, and one of them has to `remove` it.
 
     Attributes:
-        name: Its name in the directory above it; where there are no such descriptors, its path.
-        fds: The descriptors of the directory above and of itself; empty where there are none.
+        name: Its name in the directory above it; its path where files cannot be named by descriptor.
+        fds: The descriptors of the directory above and of itself; empty where they are of no use.
     """
 
     def __init__(self, name: str, fds: tuple[int, ...]) -> None:
@@ -72,7 +72,7 @@ class Scratch:
             raise
 
     def open(self, name: str, flags: int) -> int:
-        """Open the file `name` in it, for us alone if that makes it: its descriptor. Raises OSError."""
+        """Open the file `name` in it: the descriptor. A new file is for us alone. Raises OSError."""
         if not self.fds:
             return os.open(os.path.join(self.name, name), flags | PLAIN, 0o600)
         return os.open(name, flags | PLAIN, 0o600, dir_fd=self.fds[1])
@@ -85,9 +85,9 @@ class Scratch:
             os.mkfifo(name, 0o600, dir_fd=self.fds[1])
 
     def remove(self) -> bool:
-        """Remove it with what we have made in it; False if it was moved, or has something else in it.
+        """Remove it and what we made in it; False if it was moved, or has something else in it.
 
-        Raises nothing. Whatever else has its name by now stays.
+        Raises nothing. If something else has its name by now, that stays.
         """
         try:
             for name in (LOCK, BELL):
@@ -99,15 +99,15 @@ class Scratch:
             named = os.stat(self.name, dir_fd=above, follow_symlinks=False)
             if not os.path.samestat(named, os.fstat(here)):
                 return False
-            # Should it be swapped right now, rmdir(2) takes an empty directory at most; and who can put
-            # one there can remove it as well.
+            # If it is swapped at this very moment, rmdir(2) removes an empty directory at most. Somebody who
+            # can put one there could remove it as well.
             os.rmdir(self.name, dir_fd=above)
         except OSError:
             return False
         return True
 
     def close(self) -> None:
-        """Close the descriptors; it is of no use after that."""
+        """Close the descriptors; the object is of no use after that."""
         fds, self.fds = self.fds, ()
         for fd in fds:
             os.close(fd)
@@ -123,10 +123,11 @@ class Scratch:
 
 
 def _opened(name: str, above: int) -> int:
-    """Open the directory `name` that was made just now in the directory `above`: its descriptor.
+    """Open the directory `name`, which was just made in the directory `above`: its descriptor.
 
-    Raises SwappedError unless it is an empty directory of ours. That is not proof: somebody may have renamed
-    another empty one of ours to that name. But then nothing is lost that they could not have removed.
+    Raises SwappedError unless it is an empty directory of ours. That is no proof: somebody may have renamed
+    another empty directory of ours to that name. But then we remove nothing that they could not have removed
+    themselves.
     """
     try:
         fd = os.open(name, os.O_RDONLY | FOLDER | PLAIN, dir_fd=above)

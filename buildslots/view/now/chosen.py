@@ -1,4 +1,4 @@
-"""Which pools `buildslots status` shows, looked at once or again and again, and in which form."""
+"""The pools that `buildslots status` shows: how they are looked at, and their text for programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from buildslots.settings import DEFAULT_POOL, resolve
 from buildslots.status import pool_status
-from buildslots.view.main import warn
+from buildslots.view import warn
 from buildslots.view.pools import existing_pools
 
 TYPE_CHECKING = False
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Pools:
-    """The pools that are asked for.
+    """The pools that the user asked for.
 
-    Settings are read once: one who watches is told of a mistake in them once, and sees one cap.
+    Settings are read only once, so that `--watch` reports a mistake in them once and shows one cap.
     """
 
     def __init__(self, pool: str | None, directory: str | None, *, every: bool) -> None:
@@ -31,7 +31,7 @@ class Pools:
         self._settings: dict[str, Settings] = {self._first.pool: self._first}
 
     def look(self) -> list[PoolStatus]:
-        """Each pool at this moment; with `every` also those that are new."""
+        """Look at each pool now; with `every` also at pools that are new since the last look."""
         names = existing_pools(self._first.dir) if self._every else [self._first.pool]
         for name in names:
             if name not in self._settings:
@@ -51,5 +51,5 @@ class Pools:
 
 
 def for_eyes() -> bool:
-    """Whether stdout is a terminal that can do more than print lines."""
+    """Whether stdout is a terminal that can do more than print lines of text."""
     return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")

@@ -1,7 +1,7 @@
 """`buildslots status` on a terminal: the words of `view.table` in columns that fit its width, in colour.
 
-Nothing here wraps: a table has as many lines as rows, so that the live view can count them. Commands and
-directories are cut where the terminal is narrow; pids and times never are.
+No row wraps: a table takes a line for each row, so the live view can tell how many lines it needs. Commands
+and directories are cut where the terminal is narrow; pids and times never are.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ if TYPE_CHECKING:
     from buildslots.view.now.costs import Cost
 
 NARROW, WIDE, WIDER = 60, 80, 100
-"""Columns from which a terminal has room for more than the most necessary."""
+"""Columns of a terminal: from each of these on there is room for more columns of a table."""
 BAR = 12
 DURATION = len("59 min 59 s")
 SCALES_S = tuple(60.0 * minutes for minutes in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1440))
-"""What a full bar may stand for: fixed steps, so that bars grow, and do not all shrink when one does."""
+"""What a full bar may stand for. In fixed steps, so that bars grow and do not all shrink when one grows."""
 
 
 class _Column(NamedTuple):
     head: str
     cell: Callable[[Any], RenderableType]
-    width: int = 0  # of the terminal, from which there is room for it
+    width: int = 0  # of the narrowest terminal that has room for it
     right: bool = False
-    least: int = 0  # its own width where there is room: a live view should not jump
+    least: int = 0  # width of the column where there is room, so that a live view does not jump
 
 
 def console() -> Console:
-    """The terminal. Other people's words are never markup to it."""
+    """The terminal, without markup: commands and paths are other people's words."""
     return Console(markup=False, emoji=False, highlight=False)
 
 
 @contextmanager
 def unwrapped(terminal: Console) -> Iterator[None]:
-    """Let no row go over the edge into the next line, however wide the terminal draws it (DECAWM).
+    """Keep the terminal from wrapping a row that it draws wider than rich expects (DECAWM).
 
-    Terminals that follow the C library's wcwidth(3), tmux too, give the vowels of India and the colours of
-    emoji's skin cells of their own, and rich none.
+    rich counts no cells for the vowels of India and the colours of emoji's skin. Terminals that follow the C
+    library's wcwidth(3), tmux among them, give them cells of their own.
     """
     terminal.file.write("\x1b[?7l")
     try:
@@ -64,7 +64,7 @@ def unwrapped(terminal: Console) -> Iterator[None]:
 
 
 def print_statuses(statuses: list[PoolStatus], *, every: bool) -> None:
-    """Print what `view.table` has as plain text."""
+    """Print in colour what `view.table` makes as plain text."""
     terminal = console()
     with unwrapped(terminal):
         _print_statuses(terminal, statuses, every=every)
@@ -160,18 +160,18 @@ def _table(columns: list[_Column], rows: Iterable[object], width: int) -> Table:
 
 
 def _build(build: Holder | Waiter) -> Text:
-    """The remarks first: what is cut is the end."""
+    """The command behind its remarks: a narrow terminal cuts the end."""
     remark = remarks(build)
     return Text.assemble((remark and f"{remark} ", "yellow"), command(build.command))
 
 
 def _directory(directory: str | None, room: int) -> Text:
-    """The end of the path, which tells directories apart, where all but the command leaves `room`."""
-    return Text(fit_end(path(directory), max(room * 2 // 5, 1)), "dim")  # the command gets the rest
+    """The end of the path, where directories differ; the command gets the rest of the `room`."""
+    return Text(fit_end(path(directory), max(room * 2 // 5, 1)), "dim")
 
 
 def _scale(scale_s: float) -> str:
-    """What stands above the bars: the time of a full one, at its end."""
+    """The head of the bars' column: the time of a full bar, at its right end."""
     return duration(scale_s).replace(" 0 min", "").replace(" 0 s", "").rjust(BAR)
 
 

@@ -1,7 +1,8 @@
 """What builds cost: CPU, memory and number of processes of whole process trees, by psutil.
 
-One pass over the machine's processes serves all trees (`children()` would make one for each, and ask every
-process for its parent anew, 50 µs apiece; here a process is asked again only when its parent has gone).
+One pass over the machine's processes serves all trees. psutil's `children()` would make a pass for each tree,
+and ask every process for its parent again, which takes 50 µs. Here a process is asked again only when its
+parent has gone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 AGAIN_S = 0.9
-"""Until then a second look tells the same: looking costs, and CPU times are counted in ticks of 10 ms."""
+"""A second look within this time returns the first one's result. Looking costs, and CPU times are counted in
+ticks of 10 ms."""
 
 REAPED_COUNT = sys.platform not in ("darwin", "win32")
 """Whether the CPU times of a process include those of the children that it has waited for."""
@@ -28,8 +30,8 @@ class Cost(NamedTuple):
 
     Attributes:
         cpu: Cores busy since the look before, or None at the first one.
-        memory: Resident bytes of all its processes; what they share counts in each (without, psutil would
-            have to read their page tables).
+        memory: Resident bytes of all its processes. Shared memory counts in each of them: to count it once,
+            psutil would have to read their page tables.
         processes: How many there are.
     """
 
@@ -48,7 +50,7 @@ class Trees:
         self._at = float("-inf")
 
     def look(self, roots: Iterable[int]) -> dict[int, Cost]:
-        """What the trees below the processes `roots` cost, by pid; without those that cannot be had."""
+        """What the trees below the processes `roots` cost, by pid; gone and hidden ones are left out."""
         wanted = set(roots)
         now = time.monotonic()
         if now - self._at < AGAIN_S:
@@ -81,7 +83,10 @@ class Trees:
 
 
 def _parent(process: psutil.Process, processes: dict[int, psutil.Process]) -> psutil.Process | None:
-    """The parent of `process` if that lives; on Windows a younger process may have a dead one's pid."""
+    """The parent of `process`, or None if it is gone or hidden.
+
+    On Windows a younger process may have got the pid of a dead parent.
+    """
     try:
         parent = processes.get(process.ppid())
         if parent is None or parent is process or parent.create_time() > process.create_time():
@@ -96,7 +101,7 @@ def _measure(
 ) -> tuple[dict[psutil.Process, float], int]:
     """The CPU seconds of each process of a tree, with those of its reaped children, and the tree's memory."""
     spent, memory, tree = {}, 0, [root]
-    for process in tree:  # grows
+    for process in tree:  # it grows meanwhile
         tree += children[process]
         try:
             with process.oneshot():
@@ -110,8 +115,8 @@ def _measure(
 def _growth_s(before: dict[psutil.Process, float], now: dict[psutil.Process, float]) -> float:
     """The CPU seconds that a tree has spent between two looks.
 
-    What a process that has ended since had spent is part of what its parent's reaped children have, where
-    the system counts that; elsewhere what it spent after the look before is lost.
+    When a process ends, its CPU time becomes part of what its parent has for reaped children, where the
+    system counts that (REAPED_COUNT). Elsewhere the time that it spent after the first look is lost.
     """
     counted = [seconds for process, seconds in before.items() if REAPED_COUNT or process in now]
     return max(0.0, sum(now.values()) - sum(counted))

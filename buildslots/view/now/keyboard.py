@@ -1,6 +1,6 @@
-"""What the user does while a picture stands on the terminal: `q`, Ctrl-Z, another size.
+"""What the user does while the live view is on the terminal: presses `q` or Ctrl-Z, or changes its size.
 
-Keys need POSIX; elsewhere waiting is only waiting, and Ctrl-C ends it as everywhere.
+Keys need POSIX. Elsewhere `wait` only sleeps, and Ctrl-C ends the view as it does everywhere.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT"
 class Keyboard:
     """The keyboard from `__enter__` to `__exit__`: keys count at once and are not echoed.
 
-    Signals come to `wait` through a pipe, so that nothing happens in the middle of drawing. Only those that
-    end us are raised wherever they come, for a pool's disk may hang.
+    Signals reach `wait` through a pipe, so that nothing happens in the middle of drawing. Only signals that
+    end the program count at once: the pool's disk may hang, and `wait` would then never be called.
     """
 
     def __enter__(self) -> Self:
@@ -51,7 +51,7 @@ class Keyboard:
 
     def __exit__(self, *_: object) -> None:
         if termios is not None:
-            for number in (signal.SIGINT, *ENDING):  # one end is enough
+            for number in (signal.SIGINT, *ENDING):  # nothing may interrupt the clean-up
                 signal.signal(number, signal.SIG_IGN)
             self._give_back()
             signal.set_wakeup_fd(-1)
@@ -62,7 +62,10 @@ class Keyboard:
                 os.close(fd)
 
     def wait(self, seconds: float) -> str | None:
-        """Wait for so long, or for what the user does: "q", "stop" (Ctrl-Z), "other", or None."""
+        """Wait for `seconds`, or until the user does something.
+
+        Returns "q", "stop" (Ctrl-Z), "other" (another key, another size), or None if nothing happened.
+        """
         if not self._fds:
             time.sleep(max(0.0, seconds))
             return None
@@ -82,7 +85,7 @@ class Keyboard:
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, _noted)
-        self._take()  # in the background (`bg`) the system stops who does this
+        self._take()  # the system stops a process that does this in the background (`bg`)
 
     def _take(self) -> None:
         if 0 in self._fds:
@@ -96,7 +99,7 @@ class Keyboard:
 
 
 def _noted(*_: object) -> None:
-    """Do nothing: its number lies in the pipe."""
+    """Do nothing: the number of the signal is in the pipe."""
 
 
 def _terminated(number: int, _frame: object) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from buildslots.view.now.costs import Cost
 
 SECOND_S = 1.0
-"""The longest time to the second picture: the first one does not know yet what builds cost."""
+"""The second picture comes after this time at most, because the first one cannot say yet what builds cost."""
 
 
 def watch(pools: Pools, interval_s: float, *, json: bool) -> int:
@@ -78,7 +78,7 @@ def _costs(statuses: list[PoolStatus], trees: Trees) -> list[dict[int, Cost | No
 def _picture(
     statuses: list[PoolStatus], costs: list[dict[int, Cost | None]], width: int, height: int
 ) -> RenderableType:
-    """All pools in `height` lines: the tables cut to as many rows as fit, then pools to their headlines."""
+    """All pools in `height` lines: tables are cut to the rows that fit, then pools to their headlines."""
     room = height - 2
     limits = _limits(statuses, room)
     if len(statuses) > room:
@@ -92,7 +92,7 @@ def _picture(
 
 
 def _limits(statuses: list[PoolStatus], room: int) -> list[int]:
-    """How many rows the tables of each pool may have: alike for the first pools, 0 for those left over."""
+    """How many rows the tables of each pool may have: one number for the first pools, 0 for the others."""
     rows = max(max(len(s.holders), len(s.waiters)) for s in statuses)
     for pools in range(len(statuses), 0, -1):
         for limit in range(min(rows, room), 0, -1):
@@ -131,7 +131,7 @@ def _height(status: PoolStatus, limit: int) -> int:
 
 
 def _machine(width: int) -> Text:
-    """The line about the machine; the way out as well if there is room."""
+    """The line about the machine, and the key that ends the view if there is room for it."""
     memory = psutil.virtual_memory()
     text = Text.assemble(
         (time.strftime("%X"), "bold"),

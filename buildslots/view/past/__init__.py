@@ -1,1 +1,1 @@
-"""Builds that are over, as the journal tells of them."""
+"""The past: what the journal tells of builds."""

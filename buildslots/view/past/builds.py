@@ -1,8 +1,8 @@
 """The past of the pools: what the journal's lines say of each build, for `history`, `trace` and `report`.
 
-A line may be torn: the disk was full, so that only its beginning was written, and the next one stands behind
-it without a line end between them. So what counts of a line begins at the last START in it, which cannot
-stand within a line, because there every quotation mark in a text has a backslash before it.
+A line of the journal may be torn: on a full disk only its beginning is written, and the next line follows
+without a line end between them. So a line is parsed from its last START on. START cannot occur within the
+texts of a line, because JSON puts a backslash before every quotation mark there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 START = b'{"v":1,'
 LONGEST_LINE = 1024 * 1024
-"""Bytes; of what is longer (a file that is no journal) only so much is looked at at once."""
+"""Bytes that are read at once. Only a file that is no journal has longer lines."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Build:
         process: More of that process, as in a record: `start`, `host` and `pidns`, as far as known.
         program: Name of its program; the whole command line if the journal is configured to keep that.
         cwd: Directory in which it was started.
-        cap: Its K, or None.
+        cap: Its cap, or None.
         queued_at: When it joined the line; None if it did not have to.
         started_at: When it began to run, or None.
         ended_at: When it ended or gave up, or None.
@@ -84,19 +84,22 @@ class Build:
 
     @property
     def came_at(self) -> float:
-        """When it is first heard of."""
+        """The earliest time that the journal gives for it."""
         times = (self.queued_at, self.started_at, self.ended_at)
         return min(at for at in times if at is not None)
 
     def run_between(self, now: float) -> tuple[float, float] | None:
-        """From when to when it ran under a slot: up to `now` if it still does, no time if nobody knows."""
+        """From when to when it ran under a slot; None if it never did.
+
+        The end is `now` if it still runs, and the beginning if nobody knows when it ended.
+        """
         if self.started_at is None or self.outcome == "degraded":
             return None
         end = self.ended_at or (now if self.outcome == "running" else self.started_at)
         return self.started_at, max(self.started_at, end)
 
     def wait_between(self, now: float) -> tuple[float, float] | None:
-        """From when to when it waited in line, likewise."""
+        """From when to when it waited in line; None if it never did. The end is found in the same way."""
         if self.queued_at is None:
             return None
         end = self.started_at or self.ended_at or (now if self.outcome == "waiting" else self.queued_at)
@@ -110,8 +113,9 @@ class Past:
     Attributes:
         since: Unix time at which the period begins: as asked for, or that of the first build.
         until: Unix time at which it ends: now.
-        builds: All that did anything in it.
-        loads: (Unix time, load average over a minute), by time, as often as builds came and started.
+        builds: All builds that waited or ran in it.
+        loads: Pairs of a Unix time and the load average over a minute, by time. Builds note one when they
+            come and when they start.
     """
 
     since: float
@@ -128,9 +132,10 @@ def asked_for(options: argparse.Namespace) -> Past:
 
 
 def past(pool: str | None, period_s: float | None, now: float, directory: str | None = None) -> Past:
-    """What the journal tells of the last `period_s` seconds (None: of all), of one pool or (None) of all.
+    """What the journal tells of the last `period_s` seconds, or of all time if that is None.
 
-    Raises OSError if the journal is there and cannot be read.
+    `pool` is the name of the one pool whose builds count; with None, those of all pools do. Raises OSError if
+    the journal exists and cannot be read.
     """
     since = None if period_s is None else now - period_s
     builds: dict[str, Build] = {}
@@ -151,7 +156,8 @@ def past(pool: str | None, period_s: float | None, now: float, directory: str | 
 
 def events(directory: str) -> Iterator[dict[str, Any]]:
     """All lines of the journal in `directory` that can be read, older files first. Raises OSError."""
-    # The newest first, and read last: if it is put aside meanwhile, it is read twice and not passed over.
+    # The newest file is opened first and read last. If a build moves it to the archives meanwhile, it is read
+    # twice; if it were opened last, it would be missed.
     with ExitStack() as files:
         newest = _open(os.path.join(directory, NAME))
         if newest is not None:
@@ -169,7 +175,7 @@ def events(directory: str) -> Iterator[dict[str, Any]]:
 
 
 def _open(path: str) -> BinaryIO | None:
-    """The file at `path`, or None if it is gone or no regular file, whose end may never come."""
+    """Open the file at `path`; None if it is gone, or no regular file: the end of a FIFO may never come."""
     try:
         file = open(path, "rb", opener=_opener)  # noqa: SIM115 - the caller's
     except FileNotFoundError:
@@ -188,7 +194,7 @@ def _parsed(file: BinaryIO) -> Iterator[dict[str, Any]]:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The event in a line of the journal; None if there is none that has what all events have."""
+    """The event in a line of the journal; None if the line lacks what every event has."""
     try:
         event = json.loads(line[max(0, line.rfind(START)) :])
     except (ValueError, RecursionError):
@@ -253,14 +259,17 @@ def _tell(builds: dict[str, Build], event: dict[str, Any]) -> None:
 
 
 def _slots(value: object) -> tuple[int, ...]:
-    """`value` if it is a list of numbers of slots, or nothing."""
+    """The numbers of slots in `value`, if that is a list; what cannot be one is left out."""
     numbers = [_whole(number) for number in value] if isinstance(value, list) else []
     return tuple(number for number in numbers if number is not None)
 
 
 def _settle(build: Build, now: float) -> bool:
-    """Make `build` fit to be shown; whether it is, as one of which only an unknown event is told is not."""
-    if build.outcome == "ended" and build.started_at is None:  # its first line was lost, or is long gone
+    """Fill in what follows from the other lines of `build`; whether it can be shown.
+
+    A build of which only unknown events are told has no times, and cannot be shown.
+    """
+    if build.outcome == "ended" and build.started_at is None:  # its first line was lost, or removed long ago
         build.started_at = (build.ended_at or now) - (build.ran_s or 0.0)
     if build.outcome == "lost" and (build.started_at or build.queued_at) and _lives(build):
         build.outcome = "running" if build.started_at else "waiting"
@@ -280,12 +289,12 @@ def _lives(build: Build) -> bool:
 
 
 def _number(value: object) -> float | None:
-    """`value` if it is a time or a number of seconds that can be, or None."""
+    """`value` if it can be a time or a number of seconds, else None."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11
     return float(value) if good else None  # type: ignore[arg-type]
 
 
 def _whole(value: object) -> int | None:
-    """`value` if it is a whole number that a pid, slot or cap can be, or None."""
+    """`value` if it can be a pid, a slot or a cap, else None."""
     good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
     return value if good else None  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What the past of the pools comes to: counts, waits, runs, how full the slots were, and advice."""
+"""Figures about the builds of the past: counts, waits, runs, how full the slots were, and advice."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from buildslots.view.past.builds import Build, Past
 
 ROUND_TIMEOUTS_S = (60, 120, 300, 600, 900, 1200, 1800, 2700, 3600, 2 * 3600, 4 * 3600, 8 * 3600, 24 * 3600)
-"""What advice rounds a timeout up to."""
+"""The timeouts that advice may suggest: the first of them that is long enough."""
 OFTEN = 0.1
-"""Slots that are full for less of the time make nobody wait much."""
+"""Share of the busy time. If all slots are held for less of it than this, nobody waits much."""
 FEW = 10
-"""Fewer samples of the load say nothing."""
+"""With fewer samples of the load than this, there is no advice on the cap."""
 IDLE, CROWDED = 0.7, 1.5
-"""Load average per core below which a machine with all slots held has room, and above which it has too much
-to do. The load counts whoever runs and whoever waits for a disk, so 1 is a machine that is just busy."""
+"""Load average per core while all slots are held. Below the first number the machine has room for more
+builds, above the second it has too much to do. The load counts processes that run and those that wait for a
+disk, so 1 is a machine that is just busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What some builds come to.
+    """Figures about some builds.
 
     Attributes:
         builds: How many came.
@@ -52,14 +53,14 @@ class Figures:
         interrupted: How many were ended while they waited.
         degraded: How many ran without any slot because the machinery failed.
         failed: How many ended with a status other than 0.
-        lost: Of how many no end was written.
-        wait: How long they waited, also those that did not have to.
+        lost: How many have no end in the journal.
+        wait: How long they waited; those that did not have to count too.
         run: How long they ran.
         peak: How many ran at once at most.
         peak_slots: How many slots they had at once at most.
         full_s: Seconds for which they had as many slots as their cap, or more.
-        busy_s: Seconds for which any ran.
-        period_s: Seconds from the first of them to now, or of the whole period.
+        busy_s: Seconds for which at least one ran.
+        period_s: Seconds of the period that was asked for.
     """
 
     builds: int
@@ -115,7 +116,7 @@ def spread(seconds: Iterable[float | None]) -> Spread:
 
 
 def by(builds: Iterable[Build], *names: str) -> dict[tuple[str, ...], list[Build]]:
-    """`builds` by their attributes `names`, those first of which there are most."""
+    """`builds` in groups by their attributes `names`, the largest group first."""
     groups: dict[tuple[str, ...], list[Build]] = {}
     for build in builds:
         groups.setdefault(tuple(getattr(build, name) for name in names), []).append(build)
@@ -138,9 +139,9 @@ class Stretch(NamedTuple):
 
 
 def stretches(builds: Iterable[Build], until: float) -> list[Stretch]:
-    """The stretches of time in which the same builds ran, by time.
+    """The stretches of time in which the same builds ran, in order.
 
-    At one moment ends come before starts. A build that took no time is in none.
+    A build that ends when another one starts ends first. A build that took no time is in no stretch.
     """
     moments = []
     for build in builds:
@@ -158,7 +159,7 @@ def stretches(builds: Iterable[Build], until: float) -> list[Stretch]:
 
 
 def _occupancy(builds: list[Build], since: float, until: float) -> tuple[int, int, float, float]:
-    """How many ran at once at most, with how many slots; for how many seconds all were held, and any."""
+    """The most builds at once, the most slots at once, the seconds with all slots held, and with any held."""
     peak, peak_slots, full_s, busy_s = 0, 0, 0.0, 0.0
     for stretch in stretches(builds, until):
         seconds = max(0.0, min(stretch.end, until) - max(stretch.begin, since))
@@ -171,13 +172,13 @@ def _occupancy(builds: list[Build], since: float, until: float) -> tuple[int, in
 
 def advice_now(past: Past, directory: str, pool: str) -> str:
     """`advice` on the pool `pool` in `directory`, with the settings and the cores of this moment."""
-    settings = resolve(pool=pool, warn=lambda _: None)  # what is wrong with them is doctor's to say
+    settings = resolve(pool=pool, warn=lambda _: None)  # doctor reports mistakes in them
     settings.dir = directory
     return advice(past, settings, machine_cap().cores)
 
 
 def advice(past: Past, settings: Settings, cores: int) -> str:
-    """A paragraph on what to change for the pool that `settings` are of, drawn from its builds."""
+    """A paragraph on what to change for the pool of `settings`, drawn from its builds."""
     builds = [build for build in past.builds if (build.dir, build.pool) == (settings.dir, settings.pool)]
     if not builds:
         return ""
@@ -205,7 +206,8 @@ def _on_failures(builds: list[Build], its: Figures) -> str:
 
 
 def _on_timeouts(builds: list[Build], its: Figures, past: Past) -> str:
-    waited = [build for build in builds if build.queued_at is not None]  # others had asked not to wait
+    # A build with a timeout of 0 was never in line, and says nothing about how long the timeout should be.
+    waited = [build for build in builds if build.queued_at is not None]
     timeout_s = spread(b.waited_s for b in waited if b.overflow or b.outcome == "gave up").p50_s
     if not timeout_s:
         return ""
@@ -224,7 +226,10 @@ def _on_timeouts(builds: list[Build], its: Figures, past: Past) -> str:
 
 
 def _enough_s(builds: list[Build], its: Figures, until: float) -> float | None:
-    """A timeout that would have done for the longest line: so many rounds of nearly the longest run."""
+    """A timeout that would have sufficed for the longest line, or None.
+
+    K builds of the line start in a round, and a round takes about as long as the longest runs (p95).
+    """
     if its.run.p95_s is None:
         return None
     waits = [wait for build in builds if (wait := build.wait_between(until))]
@@ -257,7 +262,10 @@ def _how(settings: Settings, slots: int) -> str:
 
 
 def _loads_while_full(builds: list[Build], past: Past) -> list[float]:
-    """The load averages noted when all slots had been held for a minute, which is what they average."""
+    """The load averages noted when all slots had been held for a minute or more.
+
+    The load is an average over a minute, so earlier ones would count a time when slots were free.
+    """
     times = [at for at, _ in past.loads]
     found: list[float] = []
     full_since = full_until = 0.0

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from buildslots.view.past.builds import Build, Past
 
 ROWS = 10
-"""How many directories and programs are shown to people; --json has them all."""
+"""How many directories and programs people are shown; --json has all of them."""
 NAMED = 60
-"""Cells of a directory or a program."""
+"""Cells of the name of a directory or a program in a table."""
 HEAD = [
     "BUILDS",
     "QUEUED",
@@ -74,7 +74,7 @@ def _as_dict(
 
 
 def _counts(builds: list[Build], shown: Past) -> dict[str, object]:
-    """The figures of some of a pool's builds; how full the slots were is the whole pool's."""
+    """The figures of some of a pool's builds, without how full the slots were: only a whole pool has that."""
     its = asdict(figures(builds, shown.since, shown.until))
     return {name: value for name, value in its.items() if name not in ("full_s", "busy_s", "period_s")}
 
@@ -102,7 +102,7 @@ def _text(shown: Past, pools: dict[tuple[str, ...], list[Build]], advices: dict[
 
 
 def _summary(its: Figures) -> list[str]:
-    """What is to be said of a pool in words."""
+    """The sentences about a pool, above its tables."""
     others = [
         f"{count} {what}"
         for count, what in (

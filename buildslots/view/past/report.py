@@ -1,7 +1,8 @@
 """`buildslots report`: the timeline of the pools as one web page that needs no network.
 
-The page is `report.html`, which draws what stands in it as JSON. All text in it came from other processes,
-so it is set as text and never as markup, and the page's own policy lets it load nothing.
+The page is `report.html`, which draws the JSON that is filled in here. Every text in that JSON came from
+other processes. So the page sets it as text and never as markup, and its own policy forbids it to load
+anything.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def page(shown: Past) -> str:
     """The page about `shown`."""
     with open(os.path.join(os.path.dirname(__file__), "report.html"), encoding="utf-8") as file:
         before, place, after = file.read().partition(PLACE)
-    # Within a script element the parser looks for "</script" and "<!--", whatever stands around them.
+    # The HTML parser heeds "</script" and "<!--" in a script element even within a string of its JSON.
     data = json.dumps(_data(shown), separators=(",", ":")).replace("<", "\\u003c")
     return before + place.replace("{}", data) + after
 

@@ -1,8 +1,8 @@
 """`buildslots trace`: the journal as trace events, which ui.perfetto.dev and chrome://tracing draw.
 
-The format is the Trace Event Format of Chromium's tracing (catapult, docs/trace-event-format.md): a process
-for each pool, in it a thread for each slot with a complete event ("X") for each run, the line as one track
-of asynchronous events ("b", "e"), which may overlap, and counters ("C").
+The format is the Trace Event Format of Chromium's tracing (catapult, docs/trace-event-format.md). A pool is a
+process in it, a slot a thread, and a run a complete event ("X") in that thread. The line is one track of
+asynchronous events ("b", "e"), because waits overlap. Counts and loads are counters ("C").
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from buildslots.view.past.builds import Build, Past
 
 MACHINE = 0
-"""The process with the load; the pools are 1, 2, …"""
+"""The number of the process that shows the load; the pools are 1, 2, …"""
 LINE = 0
-"""The thread of the line; slot N is thread N + 1."""
+"""The number of the thread that shows the line; slot N is thread N + 1."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -85,8 +85,8 @@ class _Events:
             "status": build.status,
         }
         for phase, at in zip("be", build.wait_between(self._until) or (), strict=False):
-            # One name for all, which makes one row of them. The id is local: with a plain one Perfetto
-            # shows the line apart from its pool.
+            # All waits have one name, which makes one row of them. The id is local to the process: with a
+            # global one Perfetto shows the line apart from its pool.
             self.add(phase, "waiting", process, at, cat="line", id2={"local": build.id}, args=args)
         run = build.run_between(self._until)
         if run is not None:

@@ -1,7 +1,7 @@
 """What `buildslots doctor` looks at: each module looks at one side of a pool and returns findings.
 
-A check changes nothing that builds know of, takes its mutex only as `status` does, and may raise OSError or
-`psutil.Error`, which becomes a finding as well.
+A check changes nothing that builds could notice, and takes the pool's mutex only as `status` does. It may
+raise OSError or `psutil.Error`, which becomes a finding as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 """The levels: as it should be; worth knowing; wrong, and to be put right by somebody."""
 MOST_NAMES = 2000
-"""So many names in a directory are looked at: others may have made any number."""
+"""At most so many names of a directory are looked at: others may have made any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Finding:
         check: Short stable name of the check.
         level: OK, NOTE or PROBLEM.
         text: One sentence for whoever is to act on it.
-        details: What it rests on, in JSON's types.
+        details: The facts behind it, in JSON's types.
     """
 
     check: str
@@ -47,10 +47,10 @@ class Subject:
     """The pool that is looked at, and how it was named.
 
     Attributes:
-        settings: What holds for a build that starts here and now.
+        settings: Those of a build that would start here and now.
         pool_option: The value of --pool, or None.
         dir_option: The value of --dir, or None.
-        mistakes: What `settings.resolve` has complained about.
+        mistakes: The warnings of `settings.resolve`.
         environ: The environment.
         status: Who holds and who waits; None if there is no pool, or it cannot be read.
     """
@@ -64,13 +64,13 @@ class Subject:
 
 
 def shell_line(*words: str) -> str | None:
-    """The command of those words, each quoted; None if one of them cannot be shown."""
+    """`words` as a command for a shell, each quoted; None if one of them cannot be shown as it is."""
     quoted = [shell_word(word) for word in words]
     return None if None in quoted else " ".join(filter(None, quoted))
 
 
 def command(*words: str) -> str | None:
-    """The same for a sentence, in backticks."""
+    """The same in backticks, for a sentence."""
     line = shell_line(*words)
     return None if line is None else f"`{line}`"
 
@@ -89,5 +89,5 @@ def listed(path: str) -> tuple[list[str], bool]:
             names = [entry.name for entry in islice(entries, MOST_NAMES)]
             more = next(entries, None) is not None
     except OSError:
-        return [], False  # missing, or what is found above it
+        return [], False  # missing; or no directory of ours, which the look at the directory above it reports
     return sorted(names), more

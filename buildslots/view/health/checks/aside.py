@@ -1,4 +1,4 @@
-"""What builds have put aside in a pool, because it was none of theirs and in the way of a file of it."""
+"""What builds have put aside in a pool: it had the name of a file of the pool, and was not theirs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from buildslots.view.health.checks import MOST_NAMES, NOTE, Finding, Subject
 from buildslots.words import prose
 
 NAMED = 3
-"""So many are named, the rest is counted."""
+"""At most so many are named; the others are counted."""
 
 
 def aside(subject: Subject) -> list[Finding]:
-    """What people have to look at: it may be somebody's file, which nobody else removes."""
+    """Tell people to look at it: it may be somebody's file, so nothing else removes it."""
     found = sorted(name for room in ("", *ROOMS) for name in _in(subject.settings.dir, room))
     if not found:
         return []

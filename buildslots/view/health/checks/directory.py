@@ -1,4 +1,4 @@
-"""The pool's directory: which one and why, what may be done in it, and what lies about in it."""
+"""The pool's directory: which one and why, what may be done in it, and what is in it that should not be."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 NAMED = 5
-"""So many files are named, the rest is counted."""
+"""At most so many files are named; the others are counted."""
 FIRST_SLOTS = 64
-"""So many slots are looked at however many names lie beside them."""
+"""So many slots are looked at even if the directory has more names than are listed."""
 KINDS = {
     stat.S_IFREG: "a regular file",
     stat.S_IFDIR: "a directory",
@@ -41,7 +41,7 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 UNFINISHED_S = 0.1
-"""How long a file that somebody makes may take to get its mode."""
+"""How long after a file was made it may take to get its mode."""
 
 
 def place(subject: Subject) -> list[Finding]:
@@ -77,7 +77,7 @@ def place(subject: Subject) -> list[Finding]:
 
 
 def reason(subject: Subject) -> str:
-    """What made the pool be where it is: an option, a variable, or the system."""
+    """What decides where the pool is: an option, a variable, or the system."""
     if subject.dir_option is not None:
         return "--dir"
     if subject.environ.get("BUILD_SLOTS_DIR"):
@@ -92,7 +92,7 @@ def deciding_variable(environ: Mapping[str, str]) -> str | None:
     path = cache_dir(environ)
     for name in ("XDG_CACHE_HOME", "HOME"):
         value = environ.get(name, "")
-        # Longer at its end: what was absolute stays so, and what was ignored for being relative, too.
+        # A longer end keeps an absolute path absolute, and a relative one, which is ignored, relative.
         if value and cache_dir({**environ, name: value.rstrip("/") + "/x"}) != path:
             return name
     return None
@@ -111,7 +111,7 @@ def _owner_and_mode(path: str) -> dict[str, object]:
 
 
 def _not_for_us(path: str, there: str) -> Iterator[str]:
-    """Why builds cannot use the directory `path`, of which `there` exists, or should not."""
+    """Why builds cannot or should not use the directory `path`; `there` is what exists of it."""
     usable = os.access(there, os.R_OK | os.W_OK | os.X_OK)
     file = os.stat(there)
     ours = not hasattr(os, "getuid") or file.st_uid == os.geteuid()
@@ -154,9 +154,9 @@ def _not_for_us(path: str, there: str) -> Iterator[str]:
 
 
 def _not_for_the_group(path: str, file: os.stat_result) -> Iterator[str]:
-    """Why those of its group cannot share the directory `path`, though they can write it."""
+    """Why the group of the directory `path` cannot share it, although its members can write it."""
     shown, group = prose_path(path), prose(_group(file.st_gid))
-    # A group by its user's name is that user's own (usergroups in pam_umask(8)): nobody else is in it.
+    # A group with its user's name is that user's own, without other members (usergroups in pam_umask(8)).
     if not file.st_mode & stat.S_ISGID and _group(file.st_gid) != _user(file.st_uid):
         yield (
             f"the group {group} can remove the files in {shown}, but not use them, because each has its "
@@ -171,7 +171,7 @@ def _not_for_the_group(path: str, file: os.stat_result) -> Iterator[str]:
 
 
 def files(subject: Subject) -> list[Finding]:
-    """Files of other users in the pool, and what is no file where one should be."""
+    """What in the pool is of the wrong kind, not usable for us or its group, or another user's."""
     path = subject.settings.dir
     if not os.path.isdir(path):
         return [Finding("files", OK, "no pool yet, so no files in it")]
@@ -212,7 +212,7 @@ def files(subject: Subject) -> list[Finding]:
 
 
 def _repair(path: str, group: str) -> str:
-    """What makes all in the pool `path` usable for its group."""
+    """The command that makes everything in the pool `path` usable for its group."""
     steps = (
         shell_line("chgrp", "-R", group, path),
         shell_line("chmod", "-R", "g+rwX", path),
@@ -225,13 +225,13 @@ def _repair(path: str, group: str) -> str:
 
 @dataclass(slots=True)
 class _Unusual:
-    """What in a pool is not as it should be, by its name below that.
+    """What in a pool is not as it should be, by its path relative to the pool.
 
     Attributes:
-        odd: What builds stumble over, and what kind of thing it is.
-        no_tickets: What they pass over in the queue, likewise.
-        barred: What we cannot use.
-        others: What is others' and no group's.
+        odd: What is of the wrong kind and stops builds, and what kind that is.
+        no_tickets: What is of the wrong kind in the queue, where builds pass it over, and what kind that is.
+        barred: What we may not use.
+        others: What belongs to other users, in a pool that no group shares.
         crowded: Directories with more names than were looked at.
     """
 
@@ -265,20 +265,20 @@ def _unusual(path: str) -> _Unusual:
 
 
 def _kinds(named: dict[str, str]) -> str:
-    """Which of the names is what: "queue/1 is a directory, queue/2 is a FIFO and 3 more"."""
+    """What the names are, in words: "queue/1 is a directory, queue/2 is a FIFO and 3 more"."""
     shown = ", ".join(f"{prose(name)} is {kind}" for name, kind in sorted(named.items())[:NAMED])
     return shown if len(named) <= NAMED else f"{shown} and {len(named) - NAMED} more"
 
 
 def _needed(name: str) -> int:
-    """What one must be allowed to do with `name` in a pool to build: the bits of one rwx."""
+    """The permissions that a build needs for `name` in a pool: the bits of one rwx."""
     if name in ROOMS:
         return os.R_OK | os.W_OK | os.X_OK
     return os.R_OK | os.W_OK if os.sep in name else os.R_OK  # slots and the mutex are only locked
 
 
 def _closed(path: str) -> list[str]:
-    """What in the pool `path`, if a group shares it, is not the whole group's; also not a moment later."""
+    """What the whole group of a shared pool should be able to use and cannot, a moment later either."""
     if not is_shared(path):
         return []
     closed = _not_the_groups(path)
@@ -299,16 +299,16 @@ def _not_the_groups(path: str) -> set[str]:
 
 
 def _is_groups(name: str, file: os.stat_result, group: int) -> bool:
-    """Whether all in `group` can use that, and in a room make and remove files that they all can use."""
+    """Whether all of `group` can use the file; of a room also, whether they can use all files made in it."""
     bits = _needed(name) << 3
     usable = file.st_mode & bits == bits and (name not in ROOMS or file.st_mode & 0o3000 == 0o2000)
     return usable and file.st_gid == group
 
 
 def _known(path: str, room: str, names: list[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """What the protocol knows of `names` in a room of the pool `path`, by its name below that.
+    """Those of the `names` in a room of the pool `path` that the protocol knows, by their paths in the pool.
 
-    Gone ones are passed over. In the pool itself the first slots are looked at whatever was listed.
+    Files that are gone are left out. In the pool itself the first slots are looked at even if not listed.
     """
     if not room:
         first = [*ROOMS, "mutex", *(f"slot-{number}" for number in range(FIRST_SLOTS))]
@@ -318,7 +318,7 @@ def _known(path: str, room: str, names: list[str]) -> Iterator[tuple[str, os.sta
         try:
             yield below, os.lstat(os.path.join(path, below))
         except OSError:
-            pass  # gone, never made, or what is found above it
+            pass  # gone, never made, or in something that is no directory, which is reported itself
 
 
 def _names(names: list[str]) -> str:

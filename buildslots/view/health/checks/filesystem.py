@@ -1,4 +1,4 @@
-"""The file system that a pool is on: its type, its options, its room."""
+"""The file system that a pool is on: its type, its options, the space that is left."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ NETWORK = re.compile(
 """Types whose files other machines write as well: a lock there may count on one of them only, or hang
 with the server. Windows' drives in WSL are 9p or drvfs (doc/docs/technical-documentation/drvfs.md of WSL)."""
 LAYERED = re.compile(r"overlay|aufs|fuse\.fuse-overlayfs")
-"""What containers have their own files on. What one of them writes, to files of their image as well, is a
-copy that no other sees (Documentation/filesystems/overlayfs.rst of Linux). Nor does their host: a lock taken
-through an overlay does not exclude one of the same file in its upper directory (tried on Linux 6.18)."""
+"""What containers have their own files on. A file that one container writes, even one of its image, is a copy
+that no other container sees (Documentation/filesystems/overlayfs.rst of Linux). The host does not share its
+locks either: a lock taken through an overlay does not exclude a lock of the same file in the upper directory
+(tried on Linux 6.18)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What a directory is on."""
+    """The mount that a directory is on."""
 
     type: str
     point: str
@@ -68,7 +69,7 @@ def is_network(fstype: str, opts: str) -> bool:
 
 
 def _mount(path: str) -> Mount | None:
-    """The mount that `path` is on: the deepest above it, and of those the last, which hides the others."""
+    """The mount that `path` is on: the deepest one; of several there the last, which hides the others."""
     deepest, found = -1, None
     path = os.path.normcase(path)
     for mount in psutil.disk_partitions(all=True):

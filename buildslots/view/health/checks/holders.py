@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 LONGEST = 100
 """Characters of another machine's name that are shown."""
 MOST_ODD = 20
-"""So many slots that are not held by a build that runs are looked into, each with a look at all processes."""
+"""At most so many slots without a running build are looked into: each needs a look at all processes."""
 MOST_FOUND = 40
-"""So many findings are told."""
+"""At most so many findings are reported."""
 NAMED = 3
-"""So many processes are named, the rest is counted."""
+"""At most so many processes are named; the others are counted."""
 
 
 def holders(subject: Subject) -> list[Finding]:
-    """Slots that are kept by something else than a build of ours; who is stopped; who has another cap."""
+    """Slots that something other than a build keeps; processes that are stopped; builds with another cap."""
     status, path = subject.status, subject.settings.dir
     if status is None:
         return [Finding("holders", OK, "no pool yet, so nobody holds a slot")]
@@ -54,9 +54,9 @@ def holders(subject: Subject) -> list[Finding]:
 
 
 def _confirmed(status: PoolStatus, subject: Subject) -> list[Holder]:
-    """The holders, those that look odd only if they do a second time.
+    """The holders, without those that look odd only at the first of two looks.
 
-    Who takes a slot has its lock a moment before its bell, and then looks like a foreign holder.
+    A build that takes a slot has the lock a moment before the bell. In between it looks like another program.
     """
 
     def mark(holder: Holder) -> tuple[tuple[int, ...], int | None, bool, bool]:
@@ -109,7 +109,7 @@ def _release(subject: Subject) -> str | None:
     if subject.pool_option is not None:
         words += ["--pool", subject.pool_option]
     if subject.dir_option is not None:
-        # A path that begins with a dash would be an option.
+        # A path that begins with a dash would be read as an option.
         dash = subject.dir_option.startswith("-")
         words += [f"--dir={subject.dir_option}"] if dash else ["--dir", subject.dir_option]
     return command(*words)

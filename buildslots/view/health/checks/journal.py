@@ -14,7 +14,7 @@ OTHERS = 0o077
 
 
 def journal(subject: Subject) -> list[Finding]:
-    """Where it is, how large, and what keeps it from being written; builds say nothing of that."""
+    """Where it is, how large it is, and what keeps builds from writing it, of which they say nothing."""
     kept, source = subject.settings.journal, subject.settings.journal_source
     details: dict[str, object] = {"journal": kept, "journal_source": source}
     if kept == "off":

@@ -11,12 +11,12 @@ from buildslots.disk.lock import ROOMS, locked
 from buildslots.view.health.checks import NOTE, OK, Finding, Subject, listed
 
 SETTLED_S = 10.0
-"""What is younger may belong to a build that comes or goes at this moment."""
+"""A younger file may belong to a build that comes or goes at this moment."""
 MOST_DIGITS = 9
 
 
 def leftovers(subject: Subject) -> list[Finding]:
-    """What killed processes left behind; the next build removes it, and looking must not."""
+    """Count what killed processes left behind. The next build removes it; a look must change nothing."""
     path, status = subject.settings.dir, subject.status
     if status is None:
         return [Finding("leftovers", OK, "no pool yet, so nothing left in it")]
@@ -52,7 +52,7 @@ def _is_ticket(name: str) -> bool:
 
 
 def _ownerless(path: str, name: str) -> bool:
-    """Whether the bell `name` is a ticket's that is no more."""
+    """Whether the bell `name` belongs to a ticket that no longer exists."""
     bell = f"{path}/bells/{name}"
     if name.startswith("slot-") or os.path.lexists(f"{path}/queue/{name}"):
         return False
@@ -60,7 +60,7 @@ def _ownerless(path: str, name: str) -> bool:
 
 
 def _outlived(path: str, name: str, held: set[int]) -> bool:
-    """Whether the file `name` has the record of a holder whose slot nobody holds."""
+    """Whether the file `name` still has the record of a holder although nobody holds its slot."""
     digits = name.removeprefix("slot-")
     if not digits.isdecimal() or len(digits) > MOST_DIGITS or int(digits) in held:
         return False
@@ -69,7 +69,7 @@ def _outlived(path: str, name: str, held: set[int]) -> bool:
 
 
 def _settled(path: str, kind: int) -> bool:
-    """Whether a file of that kind is no build's that comes or goes at this moment."""
+    """Whether the file is of that kind, and too old to belong to a build that comes or goes right now."""
     try:
         file = os.lstat(path)
     except OSError:

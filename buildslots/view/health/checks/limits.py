@@ -14,7 +14,7 @@ THEN = {"run": "runs anyway", "paced": "runs anyway, one in each such time", "fa
 
 
 def cap(subject: Subject) -> list[Finding]:
-    """K, where it comes from, and all that it might have come from."""
+    """The cap, where it comes from, and everything else that it could have come from."""
     settings = subject.settings
     machine = machine_cap()
     variable = slots_variable(settings.pool)

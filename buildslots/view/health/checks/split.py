@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 VARIABLES = ("BUILD_SLOTS_DIR", "XDG_CACHE_HOME", "HOME")
-"""What the directory follows from on Linux. TMPDIR is not among it."""
+"""The variables that decide about the directory on Linux. TMPDIR is not one of them."""
 
 LONGEST = 200
 """Characters of a variable that are shown."""
 
 
 def split(subject: Subject) -> list[Finding]:
-    """Directories other than ours to which processes of this user, or this user's cron jobs, are led."""
+    """Directories other than ours in which processes of this user, or this user's cron jobs, would build."""
     if sys.platform != "linux":
         return [Finding("split", OK, "other processes' environments are compared on Linux only")]
     if subject.dir_option is not None:
@@ -51,7 +51,7 @@ def split(subject: Subject) -> list[Finding]:
 
 
 def _of_user_database(environ: Mapping[str, str], ours: str) -> list[Finding]:
-    """What jobs without our HOME (cron, ssh, sudo) are led to, if the user database has another one."""
+    """The pool of jobs without our HOME (cron, ssh, sudo), if the user database has another home."""
     import pwd  # noqa: PLC0415 - not on Windows
 
     try:
@@ -67,7 +67,7 @@ def _of_user_database(environ: Mapping[str, str], ours: str) -> list[Finding]:
 
 
 def _finding(path: str, ours: str, who: str, details: dict[str, object]) -> Finding:
-    """What to say of the pool at `path`, which `who` is led to."""
+    """What to say of the pool at `path`, in which `who` builds."""
     used = _is_used(path)
     details = {**details, "used": used}
     if used and not path.startswith(ours + os.sep):
@@ -80,7 +80,7 @@ def _finding(path: str, ours: str, who: str, details: dict[str, object]) -> Find
 
 
 def _groups(ours: str) -> dict[str, tuple[list[psutil.Process], dict[str, str]]]:
-    """Directories other than `ours`, the processes led there, and the variables of the first of them."""
+    """Directories other than `ours`: the processes that build there, and the variables of the first one."""
     groups: dict[str, tuple[list[psutil.Process], dict[str, str]]] = {}
     paths: dict[tuple[str | None, ...], str] = {}
     for process, environ in _environments():
@@ -113,7 +113,7 @@ def _environments() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
 
 
 def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """The variables that make the difference."""
+    """The variables that make the difference; if none does alone, all that differ."""
     names = [name for name in VARIABLES if ours.get(name) != theirs.get(name)]
 
     def moves(name: str) -> bool:

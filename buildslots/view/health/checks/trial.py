@@ -1,7 +1,7 @@
-"""Locks and FIFOs tried for real: another process takes both, is killed, and both must tell.
+"""Locks and FIFOs tried for real: another process takes one of each and is killed, and both must show that.
 
-In a scratch directory on the file system of the pool, which goes away whatever happens: the other
-process removes it should this one be killed. See `view.scratch` for why both have it by descriptor only.
+They are tried in a scratch directory on the file system of the pool. It is removed whatever happens: by the
+other process if this one is killed. `view.health.scratch` says why both use it by descriptor only.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE_S = 30.0
-"""How long the other process may take, on a machine that is as busy as those where people ask a doctor.
-Not for ever: a dead file server can make a lock wait that long."""
+"""How long the other process may take. It is long, because people run doctor when a machine is busy. It has
+an end, because a lock can wait for a dead file server for ever."""
 RELEASE_S = 2.0
-"""How long after the end of its owner a lock may last: Windows does not promise "at once"."""
+"""How long a lock may outlast its owner: Windows does not promise to free it at once."""
 ROUNDS = 100
 OWNER = "import sys; from buildslots.view.health.owner import own; own(*sys.argv[1:])"
 
@@ -69,7 +69,7 @@ def trial(subject: Subject) -> list[Finding]:
 
 
 def _tried(scratch: Scratch) -> Iterator[Finding]:
-    # -P: what happens to lie in the working directory is not to be imported.
+    # -P: modules that happen to be in the working directory must not be imported.
     command = [sys.executable, "-P", "-c", OWNER, scratch.name, *map(str, scratch.fds)]
     pipe = subprocess.PIPE
     with subprocess.Popen(  # noqa: S603
@@ -89,11 +89,11 @@ def _tried(scratch: Scratch) -> Iterator[Finding]:
 
 
 def _seen(scratch: Scratch, owner: subprocess.Popen[str], *, hung: bool) -> Iterator[Finding]:
-    """What is seen of the lock and the bell of `owner` while it lives, and when it is killed."""
+    """What is seen of the lock and the bell of `owner` while it lives and after it was killed."""
     lock = scratch.open(LOCK, os.O_RDWR)
     bell = None
     try:
-        # Both ways to ask: `status` looks, and a build takes.
+        # Both ways to ask: `status` only looks, a build tries to take the lock.
         seen = is_locked(lock) and not try_lock(lock)
         bell = _listen(scratch)
         owner.kill()
