@@ -107,9 +107,13 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep the variables and the config file of whoever runs the tests out of them."""
+    """Keep the variables and the config file of whoever runs the tests out of them.
+
+    Also those that pytest-xdist sets: rich takes COLUMNS and LINES for the size of any terminal.
+    """
+    of_the_user = ("BUILD_SLOT", "MAX_CONCURRENT_BUILDS", "XDG_", "COLUMNS", "LINES", "PYTEST_XDIST_")
     for name in list(os.environ):
-        if name.startswith(("BUILD_SLOT", "MAX_CONCURRENT_BUILDS", "XDG_")):
+        if name.startswith(of_the_user):
             monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()
