@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from typing import TYPE_CHECKING
 
+import leftovers
 import pytest
 from builds import Mounts, Pool
 from terminals import Terminal
 from users import Users
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 
@@ -58,6 +60,7 @@ def pytest_configure() -> None:
     "Signals and Error Handling"); what is ignored or blocked stays so after exec. The tests send
     these signals, and would wait for ever for what ignores them.
     """
+    leftovers.adopt()
     if not hasattr(signal, "pthread_sigmask"):
         return
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -66,17 +69,51 @@ def pytest_configure() -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """So many run at once unless `-n` says otherwise: most wait for something, few compute.
+
+    One file, or one test, is quicker without workers, and works with `-s`.
+    """
+    alone = len(config.args) == 1 and config.args[0].partition("::")[0].endswith(".py")
+    return 0 if alone else 2 * (os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what is marked as Linux's elsewhere."""
     if sys.platform != "linux":
         items[:] = [item for item in items if item.get_closest_marker("linux") is None]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Have no later test see descriptors closed that this one has left to the garbage collector."""
+    before = leftovers.descriptors()
+    result = yield
+    if leftovers.descriptors() > before:
+        gc.collect()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail the test that leaves a process behind, after its fixtures have ended theirs."""
+    try:
+        yield
+    finally:
+        left = leftovers.end()
+    if left:
+        pytest.fail(f"{item.nodeid} has left behind: {', '.join(left)}", pytrace=False)
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep the variables and the config file of whoever runs the tests out of them."""
+    """Keep the variables and the config file of whoever runs the tests out of them.
+
+    Also those that pytest-xdist sets: rich takes COLUMNS and LINES for the size of any terminal.
+    """
+    of_the_user = ("BUILD_SLOT", "MAX_CONCURRENT_BUILDS", "XDG_", "COLUMNS", "LINES", "PYTEST_XDIST_")
     for name in list(os.environ):
-        if name.startswith(("BUILD_SLOT", "MAX_CONCURRENT_BUILDS", "XDG_")):
+        if name.startswith(of_the_user):
             monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()

@@ -33,7 +33,7 @@ class Strays:
         build = self._pool.popen(script("slot-run"), "-n1", *options, "--", "sh", "-c", text)
         process = psutil.Process(int(build.started()))
         self._processes.append(process)
-        wait_until(lambda: any(p.name() == ready for p in self.tree(process)), f"a {ready}")
+        wait_until(lambda: ready in names(self.tree(process)), f"a {ready}")
         self._processes += self.tree(process)
         shell = psutil.Process(build.pid).children()[0]
         self._kill_slot_run(build)
@@ -66,13 +66,34 @@ class Strays:
         return [process, *process.children(recursive=True)]
 
     def end(self) -> None:
-        """End all that was left."""
+        """End all that was left, and what that has started."""
         for process in self._processes:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                pass
-        wait_until(lambda: all(is_gone(process) for process in self._processes), "their end")
+            end_tree(process)
+
+
+def names(processes: list[psutil.Process]) -> list[str]:
+    """The names of those of `processes` that have not ended meanwhile."""
+    found = []
+    for process in processes:
+        try:
+            found.append(process.name())
+        except psutil.NoSuchProcess:
+            pass
+    return found
+
+
+def end_tree(process: psutil.Process) -> None:
+    """End `process`, if it has not ended, and those below it."""
+    try:
+        tree = Strays.tree(process)
+    except psutil.NoSuchProcess:
+        return
+    for one in tree:
+        try:
+            one.kill()
+        except psutil.NoSuchProcess:
+            pass
+    wait_until(lambda: all(is_gone(one) for one in tree), "their end")
 
 
 def is_gone(process: psutil.Process) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from builds import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -72,8 +73,12 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Wait until a line on the screen begins with `text`."""
+        self.wait_until(lambda: any(line.startswith(text) for line in self.lines()), f"{text!r}")
+
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until `condition()` is true of the screen; print the screen where it does not get so."""
         try:
-            wait_until(lambda: any(line.startswith(text) for line in self.lines()), f"{text!r} on the screen")
+            wait_until(condition, f"{what} on the screen")
         except BaseException:
             print("\n".join(self.lines()))
             raise

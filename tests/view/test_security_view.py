@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from builds import DEADLINE_S, HELD_BUILD, Pool, script, wait_until
-from strays import DAEMON, Strays, is_gone
+from strays import DAEMON, Strays, end_tree, is_gone, names
 from users import ALICE, Users, several_users
 
 from buildslots import status
@@ -280,7 +280,7 @@ def test_a_stray_that_locks_the_slot_after_its_build(any_pool: Pool, tmp_path: P
         build.finish()
         go.touch()
         wait_until((tmp_path / "go-done").exists, "the stray's lock")
-        wait_until(lambda: [p.name() for p in stray.children()] == ["sleep"], "a sleep")
+        wait_until(lambda: names(stray.children()) == ["sleep"], "a sleep")
         doctor = any_pool.run(script("buildslots"), "doctor").stdout
         assert re.search(
             rf"slot 0 is kept by {stray.pid} .* outlived its build: `buildslots release`", doctor
@@ -290,8 +290,7 @@ def test_a_stray_that_locks_the_slot_after_its_build(any_pool: Pool, tmp_path: P
         code, said = released(any_pool, "--yes")
         assert (code, said.splitlines()[-1], is_gone(stray)) == (0, "slot 0 is free", True), said
     finally:
-        for process in [*stray.children(), stray] if stray.is_running() else []:
-            process.kill()
+        end_tree(stray)
 
 
 @pytest.mark.linux

@@ -42,7 +42,7 @@ def table(terminal: Terminal, head: str) -> dict[int, list[str]]:
 def in_line(terminal: Terminal, builds: list[Build]) -> None:
     """Wait until the view shows exactly these in line, in order."""
     pids = [build.pid for build in builds]
-    wait_until(lambda: list(table(terminal, "LINE")) == pids, f"a line of {pids} on the screen")
+    terminal.wait_until(lambda: list(table(terminal, "LINE")) == pids, f"a line of {pids}")
 
 
 def view_of_nothing(terminal: Terminal) -> None:
