@@ -10,7 +10,7 @@ import os
 import psutil
 
 from buildslots.errors import SettingError
-from buildslots.settings import NOT_BYTES, NOT_LOAD, NOT_PRESSURE, shown_number
+from buildslots.settings.values import NOT_BYTES, NOT_LOAD, NOT_PRESSURE, Bounds, shown_number
 from buildslots.words import size
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ RESOURCES = ("cpu", "io", "memory")
 """What Linux tells the pressure of: Documentation/accounting/psi.rst."""
 
 
-class Gates:
+class Gates(Bounds):
     """Bounds within which the machine has to be before a build starts; None for those that do not matter.
 
     They are looked at when it is a build's turn, and only while others of its pool run; at its timeout it
@@ -40,7 +40,7 @@ class Gates:
         SettingError: A ValueError; one of them is no such number.
     """
 
-    __slots__ = ("max_load", "max_pressure", "min_free_memory")
+    __slots__ = ()
 
     def __init__(
         self,
@@ -56,16 +56,7 @@ class Gates:
             if resource not in RESOURCES:
                 raise SettingError("max_pressure", repr(resource), NOT_PRESSURE)
             _check(f"max_pressure of {resource}", percent, "is not a percentage", above=-1)
-        self.min_free_memory = min_free_memory
-        self.max_load = max_load
-        self.max_pressure = dict(max_pressure or {})
-
-    def __repr__(self) -> str:
-        return f"Gates({', '.join(f'{name}={bound!r}' for name, bound in self.as_dict().items())})"
-
-    def as_dict(self) -> dict[str, object]:
-        """The bounds that matter, by name."""
-        return {name: bound for name in sorted(self.__slots__) if (bound := getattr(self, name))}
+        super().__init__(min_free_memory, max_load, max_pressure)
 
     def closed_by(self) -> str | None:
         """What keeps a build from starting now, in words that follow "waiting for"; None if nothing does."""

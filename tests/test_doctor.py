@@ -20,7 +20,8 @@ from builds import Pool, script, wait_until
 from strays import Strays
 
 from buildslots import SlotPool
-from buildslots.settings import ON_TIMEOUT, state_dir
+from buildslots.settings.places import state_dir
+from buildslots.settings.values import ON_TIMEOUT
 from buildslots.view.health import doctor as command
 from buildslots.view.health import keepers
 from buildslots.view.health.checks import filesystem

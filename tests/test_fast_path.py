@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 OURS = {
     "buildslots",
     "buildslots.admission",
-    "buildslots.cap",
     "buildslots.disk",
     "buildslots.disk.bells",
     "buildslots.disk.lock",
@@ -25,8 +24,12 @@ OURS = {
     "buildslots.run.main",
     "buildslots.run.options",
     "buildslots.settings",
+    "buildslots.settings.places",
+    "buildslots.settings.values",
 }
 FAST = OURS | {"__future__", "errno", "fcntl"}
+CORES = {"buildslots.settings.machine"}
+"""Loaded where nobody has said a number of slots."""
 JOURNAL = {"buildslots.journal"}
 """Loaded when the command runs already."""
 WAITING = {
@@ -68,13 +71,13 @@ def loaded(pool: Pool, *args: str, journal: str = "programs") -> list[set[str]]:
 
 def test_a_build_that_need_not_wait_loads_these_modules_and_no_others(pool: Pool) -> None:
     """First in a new pool, then in one that exists."""
-    assert loaded(pool, "--", "true") == [FAST, FAST | JOURNAL]
-    assert loaded(pool, "--", "true") == [FAST, FAST | JOURNAL]
+    assert loaded(pool, "--", "true") == [FAST | CORES, FAST | CORES | JOURNAL]
+    assert loaded(pool, "--", "true") == [FAST | CORES, FAST | CORES | JOURNAL]
 
 
 def test_without_the_journal_it_stays_at_that(pool: Pool) -> None:
     """What is off is not loaded."""
-    assert loaded(pool, "--", "true", journal="off") == [FAST, FAST]
+    assert loaded(pool, "--", "true", journal="off") == [FAST | CORES, FAST | CORES]
 
 
 def test_a_wait_loads_little_more(pool: Pool) -> None:

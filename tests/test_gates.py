@@ -15,7 +15,9 @@ from buildslots import Gates, SettingError, SlotPool, SlotTimeoutError, gates
 from buildslots.disk import queue
 from buildslots.disk.slots import Claim, PoolDirectory
 from buildslots.disk.wait import GATE_S, NEVER, Wait
-from buildslots.settings import config_path, parse_load, parse_memory, parse_pressure, resolve
+from buildslots.settings import resolve
+from buildslots.settings.places import config_path
+from buildslots.settings.values import parse_load, parse_memory, parse_pressure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ import sys
 
 from buildslots import __version__
 from buildslots.errors import SettingError
-from buildslots.settings import parse_duration
+from buildslots.settings.values import parse_duration
 from buildslots.words import SENTENCE_SHOWN, shown
 
 SHELLS = ("bash", "zsh", "fish")

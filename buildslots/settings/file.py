@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from buildslots.errors import SHOWN, SettingError
-from buildslots.settings import (
+from buildslots.settings.values import (
     DEFAULT_POOL,
     MAX_SLOTS,
     MAX_TIMEOUT_S,
