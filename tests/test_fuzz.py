@@ -344,9 +344,7 @@ def test_any_config_file_is_read_or_complained_about(content: bytes) -> None:
     with directory() as path:
         file = path / "config.toml"
         file.write_bytes(content)
-        config._reported.clear()
-        said: list[str] = []
-        found = config.load(str(file), said.append)
+        found, said, _ = config.read(str(file))
         for slots, _ in found.slots.values():
             assert 1 <= slots < 10**9
         assert all(map(is_plain, said)), said

@@ -15,8 +15,7 @@ import pytest
 
 from buildslots import errors, settings
 from buildslots.errors import SettingError
-from buildslots.settings import file as config_file
-from buildslots.settings import places, resolve
+from buildslots.settings import compiled, places, resolve
 from buildslots.settings.values import UNSET, parse_duration, parse_on_timeout, parse_pool, parse_slots
 
 LINUX = pytest.mark.skipif(
@@ -30,7 +29,10 @@ class Machine:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.config = directory / "config.toml"
-        self.environ = {"BUILD_SLOTS_DIR": str(directory / "slots")}
+        self.environ = {
+            "BUILD_SLOTS_DIR": str(directory / "slots"),
+            "XDG_CACHE_HOME": str(directory.with_name("cache")),
+        }
         self.said: list[str] = []
 
     def resolve(self, **options: Any) -> settings.Settings:
@@ -52,7 +54,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     found.directory.mkdir()
     monkeypatch.setattr(settings, "config_path", lambda _environ: str(found.config))
     monkeypatch.setattr(settings, "_machine_slots", lambda: (5, "the machine"))
-    monkeypatch.setattr(config_file, "_reported", set())
+    monkeypatch.setattr(compiled, "_reported", set())
     return found
 
 

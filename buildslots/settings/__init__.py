@@ -19,8 +19,9 @@ The config file is TOML, `~/.config/buildslots/config.toml` on Linux::
     max_pressure = { io = 40, memory = 10 }
 
 `values` knows what a setting can be, `places` where its files are, `machine` how many builds this machine can
-take, `file` what the config file says. The last two are loaded by builds that need them: `machine` if nobody
-has said a number of slots, `file` if there is such a file.
+take, `file` what the config file says, `compiled` what it said last time. The last three are loaded when they
+are needed: `machine` if nobody has said a number of slots, `compiled` if there is a config file, `file` if it
+has changed.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
             each mistake in the config file. One process reports the same mistake in the file once.
 
     Returns:
-        The settings. Nothing has been created on disk.
+        The settings. Of the pool nothing has been created on disk.
 
     Raises:
         SettingError: An option has a wrong value.
@@ -350,6 +351,6 @@ def _load_config(environ: Mapping[str, str], warn: Callable[[str], None]) -> Con
     except (OSError, ValueError):
         pass  # the reader says what is wrong with it
     # Without a file its reader stays unloaded.
-    from buildslots.settings.file import load  # noqa: PLC0415
+    from buildslots.settings.compiled import load  # noqa: PLC0415
 
-    return load(path, warn)
+    return load(path, environ, warn)

@@ -55,6 +55,15 @@ def cache_dir(environ: Mapping[str, str]) -> str:
         raise _no_home() from error
 
 
+def kept_dir(environ: Mapping[str, str]) -> str:
+    """Return this program's directory of what it keeps only to be faster: what the config file says.
+
+    Raises:
+        OSError: There is no home directory to put it in.
+    """
+    return os.path.join(cache_dir(environ), "buildslots")
+
+
 def state_dir(environ: Mapping[str, str]) -> str:
     """Return this program's directory of what is to outlast a reboot and is no setting: the journal.
 
