@@ -97,6 +97,17 @@ def test_a_config_file_is_read_once(pool: Pool) -> None:
     assert loaded(pool, "--", "true") == [FAST | KEPT, FAST | KEPT | JOURNAL]
 
 
+def test_bounds_on_the_machine_s_state_cost_a_module(pool: Pool) -> None:
+    """Not psutil, which takes longer than Python itself."""
+    bounded = FAST | CORES | {"buildslots.gates"}
+    assert loaded(
+        pool, "--min-free-memory", "1M", "--max-load", "9999", "--max-pressure", "io=100", "true"
+    ) == [
+        bounded,
+        bounded | JOURNAL,
+    ]
+
+
 def test_a_wait_loads_little_more(pool: Pool) -> None:
     """What waits keeps the memory of a bare interpreter."""
     first = pool.build("-n1")
