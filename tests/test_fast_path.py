@@ -42,6 +42,7 @@ WAITING = {
     "buildslots.disk.wait",
     "buildslots.run.notice",
     "buildslots.words",
+    "gc",
     "select",
 }
 
