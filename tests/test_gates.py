@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -232,6 +233,15 @@ def test_wrong_bounds(arguments: dict[str, object]) -> None:
     """A ValueError that names the bound, before anything is touched."""
     with pytest.raises(SettingError, match=next(iter(arguments))):
         Gates(**arguments)  # type: ignore[arg-type]
+
+
+def test_bounds_stay_as_they_are() -> None:
+    """A pool that is shared or pickled has the same ones everywhere."""
+    bounds = Gates(2**30, max_load=4.5, max_pressure={"io": 1})
+    with pytest.raises(AttributeError, match="Gates cannot be changed: max_load"):
+        bounds.max_load = 9
+    copy = pickle.loads(pickle.dumps(bounds))
+    assert (type(copy), repr(copy)) == (Gates, repr(bounds))
 
 
 def test_repr() -> None:
