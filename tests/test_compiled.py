@@ -173,20 +173,20 @@ def test_touching_it_changes_nothing(place: Place) -> None:
     assert place.kept.read_bytes() != before
 
 
-@pytest.mark.parametrize("what", ["code", "version"])
-def test_other_code_reads_the_file_itself(place: Place, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may know more settings, or others."""
+@pytest.mark.parametrize("changed", ["compiled.py", "file.py", "values.py"])
+def test_other_code_reads_the_file_itself(
+    place: Place, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may know more settings, or others. Its files are compared, for the version may be the same."""
+    code = place.cache / "code"
+    code.mkdir()
+    for name in ("compiled.py", "file.py", "values.py"):
+        code.joinpath(name).write_text("# As it was.\n")
+    monkeypatch.setattr(compiled, "__file__", str(code / "compiled.py"))
     place.load()
     place.kept.write_bytes(place.poisoned())
     assert place.slots() == POISON
-    if what == "version":
-        monkeypatch.setattr(compiled, "__version__", "0.0.1")
-    else:
-        code = place.cache / "code"
-        code.mkdir()
-        for name in ("file.py", "values.py"):
-            code.joinpath(name).write_text("# Another one.\n")
-        monkeypatch.setattr(compiled, "__file__", str(code / "compiled.py"))
+    code.joinpath(changed).write_text("# As it is now.\n")
     assert place.slots() == 3
 
 

@@ -20,7 +20,6 @@ import os
 import stat
 import time
 
-from buildslots import __version__
 from buildslots.settings.places import kept_dir
 from buildslots.settings.values import Config
 
@@ -96,12 +95,12 @@ def _head(path: str, facts: os.stat_result) -> bytes:
     """What it was made of, and by which code.
 
     The path counts because the values name it as their source. A change of the code shows in the ctime of its
-    files, whatever an installer does to their other times.
+    files, whatever an installer does to their other times: the version stays the same between two commits.
     """
     here = os.path.dirname(__file__)
-    code = [os.stat(os.path.join(here, name)) for name in ("file.py", "values.py")]
+    code = [os.stat(os.path.join(here, name)) for name in ("compiled.py", "file.py", "values.py")]
     its = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-    ours = (__version__, *((one.st_ctime_ns, one.st_size) for one in code))
+    ours = [(one.st_ctime_ns, one.st_size) for one in code]
     return ascii((path, its, ours)).encode() + b"\n"
 
 
