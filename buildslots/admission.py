@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from buildslots.disk.queue import Ticket
     from buildslots.disk.slots import Hold
     from buildslots.disk.wait import Ears, Notice, Steps, Wait
+    from buildslots.gates import Gates
     from buildslots.journal import Log
     from buildslots.settings import Settings
 
@@ -221,7 +222,7 @@ class Admission:
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
-        self._claim = Claim(settings.slots, command, settings.weight, settings.gates)
+        self._claim = Claim(settings.slots, command, settings.weight, _gates(settings))
         late_at = float("inf")  # whose turn comes after the timeout has time for the mutex then
         if settings.timeout_s is not None and settings.on_timeout != "paced":
             late_at = time.monotonic() + settings.timeout_s + LATE_S
@@ -407,6 +408,16 @@ class Admission:
             except Exception:  # noqa: BLE001 - no descriptor left, say, or an upgrade has removed the module
                 return None
         return self._log
+
+
+def _gates(settings: Settings) -> Gates | None:
+    """What tells whether the machine is within the bounds of `settings`; None if there are none."""
+    bounds = settings.gates
+    if bounds is None:
+        return None
+    from buildslots.gates import Gates  # noqa: PLC0415 - only who has bounds needs it
+
+    return Gates(bounds.min_free_memory, bounds.max_load, bounds.max_pressure)
 
 
 def _outer(directory: PoolDirectory) -> str | None:

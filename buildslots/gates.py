@@ -1,17 +1,16 @@
 """Admission by the state of the machine: what memory, load and pressure have to be before a build starts.
 
-Loaded only for a build that asks for it.
+Loaded only for a build that asks for it. On Linux it reads /proc itself: psutil, which is asked elsewhere,
+takes longer to load than Python takes to start.
 """
 
 from __future__ import annotations
 
 import os
-
-import psutil
+import sys
 
 from buildslots.errors import SettingError
-from buildslots.settings import NOT_BYTES, NOT_LOAD, NOT_PRESSURE, shown_number
-from buildslots.words import size
+from buildslots.settings.values import NOT_BYTES, NOT_LOAD, NOT_PRESSURE, Bounds, shown_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ RESOURCES = ("cpu", "io", "memory")
 """What Linux tells the pressure of: Documentation/accounting/psi.rst."""
 
 
-class Gates:
+class Gates(Bounds):
     """Bounds within which the machine has to be before a build starts; None for those that do not matter.
 
     They are looked at when it is a build's turn, and only while others of its pool run; at its timeout it
@@ -40,7 +39,7 @@ class Gates:
         SettingError: A ValueError; one of them is no such number.
     """
 
-    __slots__ = ("max_load", "max_pressure", "min_free_memory")
+    __slots__ = ()
 
     def __init__(
         self,
@@ -56,22 +55,15 @@ class Gates:
             if resource not in RESOURCES:
                 raise SettingError("max_pressure", repr(resource), NOT_PRESSURE)
             _check(f"max_pressure of {resource}", percent, "is not a percentage", above=-1)
-        self.min_free_memory = min_free_memory
-        self.max_load = max_load
-        self.max_pressure = dict(max_pressure or {})
-
-    def __repr__(self) -> str:
-        return f"Gates({', '.join(f'{name}={bound!r}' for name, bound in self.as_dict().items())})"
-
-    def as_dict(self) -> dict[str, object]:
-        """The bounds that matter, by name."""
-        return {name: bound for name in sorted(self.__slots__) if (bound := getattr(self, name))}
+        super().__init__(min_free_memory, max_load, max_pressure)
 
     def closed_by(self) -> str | None:
         """What keeps a build from starting now, in words that follow "waiting for"; None if nothing does."""
         if self.min_free_memory is not None:
             free = free_memory()
             if free is not None and free < self.min_free_memory:
+                from buildslots.words import size  # noqa: PLC0415 - not for a gate that is open
+
                 return f"{size(self.min_free_memory)} of free memory ({size(free)} now)"
         if self.max_load is not None:
             now = load()
@@ -85,18 +77,48 @@ class Gates:
 
 
 def free_memory() -> int | None:
-    """Bytes that can be given to processes without swapping; None if unknown."""
+    """Bytes that can be given to processes without swapping, of the whole machine; None if unknown."""
+    if sys.platform == "linux" and (free := _memory_of_linux()):
+        return free
     try:
+        import psutil  # noqa: PLC0415 - takes 25 ms
+
         return int(psutil.virtual_memory().available)
     except Exception:  # noqa: BLE001 - /proc is hidden or stripped, say, and psutil raises or warns
         return None
 
 
+def _memory_of_linux() -> int | None:
+    """MemAvailable of /proc/meminfo in bytes, as psutil has it (`virtual_memory` in psutil/_pslinux.py).
+
+    It is MemFree where more would be available than there is: LXC containers show their own total only.
+    None if the file does not say, or says 0, which some kernels do: psutil estimates it then.
+    """
+    try:
+        fd = os.open("/proc/meminfo", os.O_RDONLY)
+        try:
+            lines = os.read(fd, 65536).splitlines()
+        finally:
+            os.close(fd)
+        # A line is: MemAvailable:   12345678 kB.
+        amounts = dict(line.partition(b":")[::2] for line in lines)
+        total, free, available = (
+            int(amounts[name].split()[0]) * 1024 for name in (b"MemTotal", b"MemFree", b"MemAvailable")
+        )
+    except (OSError, KeyError, IndexError, ValueError):
+        return None
+    return available if available <= total else free
+
+
 def load() -> float | None:
     """The load average over a minute; None if unknown."""
     try:
-        return psutil.getloadavg()[0]
-    except (OSError, psutil.Error):
+        if hasattr(os, "getloadavg"):
+            return os.getloadavg()[0]
+        import psutil  # noqa: PLC0415 - Windows has no such number, and psutil makes one
+
+        return float(psutil.getloadavg()[0])
+    except Exception:  # noqa: BLE001 - OSError, or psutil's own
         return None
 
 

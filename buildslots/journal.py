@@ -53,7 +53,7 @@ from buildslots.disk.lock import (
     unlock,
 )
 from buildslots.disk.slots import MOST_HEARD
-from buildslots.settings import state_dir
+from buildslots.settings.places import state_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

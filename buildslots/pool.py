@@ -10,7 +10,8 @@ import sys
 
 from buildslots.admission import Admission, Slot, slots_here
 from buildslots.errors import SlotTimeoutError
-from buildslots.settings import UNSET, Settings, resolve
+from buildslots.settings import Settings, resolve
+from buildslots.settings.values import UNSET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from typing import ParamSpec, TypeVar
 
     from buildslots.gates import Gates
-    from buildslots.settings import Unset
+    from buildslots.settings.values import Unset
     from buildslots.status import PoolStatus
 
     P = ParamSpec("P")

@@ -178,7 +178,8 @@ def test_pickled(pool: Pool, make: Callable[..., SlotPool], monkeypatch: pytest.
 def test_a_forked_child_drops_a_wait_of_its_parent(pool: Pool) -> None:
     """It neither leaves the line for it, nor tells the journal that it gave up."""
     from buildslots.admission import Admission  # noqa: PLC0415
-    from buildslots.settings import resolve, state_dir  # noqa: PLC0415
+    from buildslots.settings import resolve  # noqa: PLC0415
+    from buildslots.settings.places import state_dir  # noqa: PLC0415
 
     with SlotPool(slots=1).acquire():
         steps = Admission(resolve(slots=1, warn=print), ["make"]).steps()

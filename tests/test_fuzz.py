@@ -24,12 +24,13 @@ from examples import tried
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from buildslots import SlotPool, config
+from buildslots import SlotPool
 from buildslots.admission import HELD, _outer
-from buildslots.cap import machine_cap
 from buildslots.disk import queue, records
 from buildslots.disk.slots import Claim, PoolDirectory
+from buildslots.settings import file as config
 from buildslots.settings import resolve
+from buildslots.settings.machine import machine_cap
 from buildslots.status import pid_here
 from buildslots.view.past import builds, history, report, trace
 
@@ -343,9 +344,7 @@ def test_any_config_file_is_read_or_complained_about(content: bytes) -> None:
     with directory() as path:
         file = path / "config.toml"
         file.write_bytes(content)
-        config._reported.clear()
-        said: list[str] = []
-        found = config.load(str(file), said.append)
+        found, said, _ = config.read(str(file))
         for slots, _ in found.slots.values():
             assert 1 <= slots < 10**9
         assert all(map(is_plain, said)), said

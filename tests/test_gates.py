@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import psutil
@@ -15,10 +17,13 @@ from buildslots import Gates, SettingError, SlotPool, SlotTimeoutError, gates
 from buildslots.disk import queue
 from buildslots.disk.slots import Claim, PoolDirectory
 from buildslots.disk.wait import GATE_S, NEVER, Wait
-from buildslots.settings import config_path, parse_load, parse_memory, parse_pressure, resolve
+from buildslots.settings import resolve
+from buildslots.settings.places import config_path
+from buildslots.settings.values import parse_load, parse_memory, parse_pressure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
 HOG = "import sys; hog = b'x' * int(sys.argv[1]); print('full', flush=True); sys.stdin.read()"
 TOO_MUCH = "900T"
@@ -157,15 +162,49 @@ def test_what_closes_a_gate(
     assert bounds.closed_by() == words
 
 
-def test_what_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("loads", [os, psutil])
+def test_what_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, loads: ModuleType) -> None:
     """A failing look is None and stops no build."""
 
-    def fails() -> None:
+    def fails(*_: object) -> None:
         raise OSError
 
+    monkeypatch.setattr(os, "open", fails)
     monkeypatch.setattr(psutil, "virtual_memory", fails)
     monkeypatch.setattr(psutil, "getloadavg", fails)
+    if loads is psutil:
+        monkeypatch.delattr(os, "getloadavg")
+    else:
+        monkeypatch.setattr(os, "getloadavg", fails)
     assert (gates.free_memory(), gates.load(), gates.pressure("nothing")) == (None, None, None)
+
+
+def test_memory_and_load_are_those_of_psutil() -> None:
+    """Whoever has it from there, or from `free`, need not learn other numbers."""
+    free, load = gates.free_memory(), gates.load()
+    assert free == pytest.approx(free_memory(), abs=psutil.virtual_memory().total / 20)
+    assert load == pytest.approx(psutil.getloadavg()[0], abs=5)
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    ("text", "free"),
+    [
+        (b"MemTotal: 8 kB\nMemFree: 2 kB\nMemAvailable: 4 kB\nBuffers: 1 kB\n", 4096),
+        (b"MemTotal:        8 kB\nMemFree:  2 kB\nMemAvailable: 9 kB\n", 2048),
+        (b"MemTotal: 8 kB\nMemFree: 2 kB\nMemAvailable: 0 kB\n", 77),
+        (b"MemTotal: 8 kB\nMemFree: 2 kB\n", 77),
+        (b"MemTotal: 8 kB\nMemFree: 2 kB\nMemAvailable:\n", 77),
+        (b"MemTotal: 8 kB\nMemFree: 2 kB\nMemAvailable: much\n", 77),
+        (b"\xff\n\n", 77),
+        (b"", 77),
+    ],
+)
+def test_free_memory_is_the_kernel_s(monkeypatch: pytest.MonkeyPatch, text: bytes, free: int) -> None:
+    """MemAvailable; what is free where that is more than there is; where it does not say, psutil does."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=77))
+    monkeypatch.setattr(os, "read", lambda *_: text)
+    assert gates.free_memory() == free
 
 
 @pytest.mark.linux
@@ -194,6 +233,15 @@ def test_wrong_bounds(arguments: dict[str, object]) -> None:
     """A ValueError that names the bound, before anything is touched."""
     with pytest.raises(SettingError, match=next(iter(arguments))):
         Gates(**arguments)  # type: ignore[arg-type]
+
+
+def test_bounds_stay_as_they_are() -> None:
+    """A pool that is shared or pickled has the same ones everywhere."""
+    bounds = Gates(2**30, max_load=4.5, max_pressure={"io": 1})
+    with pytest.raises(AttributeError, match="Gates cannot be changed: max_load"):
+        bounds.max_load = 9
+    copy = pickle.loads(pickle.dumps(bounds))
+    assert (type(copy), repr(copy)) == (Gates, repr(bounds))
 
 
 def test_repr() -> None:

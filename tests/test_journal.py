@@ -19,7 +19,8 @@ from builds import Mounts, Pool, wait_until
 from buildslots import SlotPool, UnthrottledWarning, build_slot, journal
 from buildslots.disk import lock
 from buildslots.journal import archives, rotate
-from buildslots.settings import config_path, resolve, state_dir
+from buildslots.settings import resolve
+from buildslots.settings.places import config_path, state_dir
 from buildslots.view.past import builds
 
 if TYPE_CHECKING:

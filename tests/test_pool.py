@@ -432,7 +432,7 @@ def test_no_home_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home(_: object) -> str:
         raise FileNotFoundError(2, "no home directory")
 
-    monkeypatch.setattr("buildslots.settings.cache_dir", no_home)
+    monkeypatch.setattr("buildslots.settings.places.cache_dir", no_home)
     pool = SlotPool()
     with pytest.warns(UnthrottledWarning, match="no home directory"):
         pool.acquire().release()

@@ -13,7 +13,7 @@ from builds import DEADLINE_S, Pool, script, wait_until
 from buildslots import SlotPool
 from buildslots.errors import SettingError
 from buildslots.run.options import Options, UsageError
-from buildslots.settings import UNSET
+from buildslots.settings.values import UNSET
 
 if TYPE_CHECKING:
     from buildslots import Slot

@@ -17,7 +17,7 @@ import buildslots
 from buildslots import SlotPool, UnthrottledWarning, build_slot
 from buildslots.disk import records
 from buildslots.journal import NAME
-from buildslots.settings import state_dir
+from buildslots.settings.places import state_dir
 from buildslots.view.past.builds import past
 from buildslots.view.past.report import page
 from buildslots.view.past.trace import trace

@@ -148,8 +148,10 @@ def _slot(options: Options) -> tuple[Slot, Admission]:
 
     def notice() -> Notice | None:
         """Called when everything is ready for the wait: from here on a signal may end it."""
+        import gc  # noqa: PLC0415
         import select  # noqa: F401, PLC0415 - now: while signals are let in, nothing may be
 
+        gc.enable()  # a wait may be long; see _buildslots
         if not options.quiet:
             from buildslots.run.notice import Notice  # noqa: PLC0415 - only a slot-run that waits needs it
 

@@ -7,7 +7,7 @@ our own because argparse would cost 8 ms on the way to every build.
 from __future__ import annotations
 
 from buildslots.errors import SettingError
-from buildslots.settings import (
+from buildslots.settings.values import (
     UNSET,
     parse_duration,
     parse_load,
@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from buildslots.settings import Unset
+    from buildslots.settings.values import Unset
 
 
 def _parse_dir(text: str, source: str) -> str:

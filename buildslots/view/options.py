@@ -10,7 +10,7 @@ import argparse
 
 from buildslots import __version__
 from buildslots.errors import SettingError
-from buildslots.settings import parse_duration
+from buildslots.settings.values import parse_duration
 
 SHELLS = ("bash", "zsh", "fish")
 SHORTEST_S = 0.05

@@ -6,7 +6,8 @@ import os
 import sys
 
 from buildslots.errors import SettingError
-from buildslots.settings import DEFAULT_POOL, parse_pool, pools_in_settings, resolve
+from buildslots.settings import pools_in_settings, resolve
+from buildslots.settings.values import DEFAULT_POOL, parse_pool
 from buildslots.view import warn
 
 TYPE_CHECKING = False

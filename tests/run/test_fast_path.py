@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from builds import wait_until
 
 if TYPE_CHECKING:
     from builds import Pool
@@ -12,7 +15,6 @@ if TYPE_CHECKING:
 OURS = {
     "buildslots",
     "buildslots.admission",
-    "buildslots.cap",
     "buildslots.disk",
     "buildslots.disk.bells",
     "buildslots.disk.lock",
@@ -25,8 +27,14 @@ OURS = {
     "buildslots.run.main",
     "buildslots.run.options",
     "buildslots.settings",
+    "buildslots.settings.places",
+    "buildslots.settings.values",
 }
 FAST = OURS | {"__future__", "errno", "fcntl"}
+CORES = {"buildslots.settings.machine"}
+"""Loaded where nobody has said a number of slots."""
+KEPT = {"buildslots.settings.compiled"}
+"""Loaded where there is a config file."""
 JOURNAL = {"buildslots.journal"}
 """Loaded when the command runs already."""
 WAITING = {
@@ -34,6 +42,7 @@ WAITING = {
     "buildslots.disk.wait",
     "buildslots.run.notice",
     "buildslots.words",
+    "gc",
     "select",
 }
 
@@ -68,13 +77,36 @@ def loaded(pool: Pool, *args: str, journal: str = "programs") -> list[set[str]]:
 
 def test_a_build_that_need_not_wait_loads_these_modules_and_no_others(pool: Pool) -> None:
     """First in a new pool, then in one that exists."""
-    assert loaded(pool, "--", "true") == [FAST, FAST | JOURNAL]
-    assert loaded(pool, "--", "true") == [FAST, FAST | JOURNAL]
+    assert loaded(pool, "--", "true") == [FAST | CORES, FAST | CORES | JOURNAL]
+    assert loaded(pool, "--", "true") == [FAST | CORES, FAST | CORES | JOURNAL]
 
 
 def test_without_the_journal_it_stays_at_that(pool: Pool) -> None:
     """What is off is not loaded."""
-    assert loaded(pool, "--", "true", journal="off") == [FAST, FAST]
+    assert loaded(pool, "--", "true", journal="off") == [FAST | CORES, FAST | CORES]
+
+
+def test_a_config_file_is_read_once(pool: Pool) -> None:
+    """When it is old enough for that. Then it costs a module, and saves the counting of cores."""
+    home = Path(pool.environ["HOME"])
+    config, kept = home / ".config/buildslots/config.toml", home / ".cache/buildslots/config"
+    for path in (config, kept.parent):
+        path.parent.mkdir(parents=True)
+    config.write_text("slots = 2\ntimeout = 90\n[pools.link]\nslots = 1\n")
+    assert "tomllib" in loaded(pool, "--", "true")[0]
+    wait_until(lambda: loaded(pool, "--", "true") and kept.exists(), "it is kept")
+    assert loaded(pool, "--", "true") == [FAST | KEPT, FAST | KEPT | JOURNAL]
+
+
+def test_bounds_on_the_machine_s_state_cost_a_module(pool: Pool) -> None:
+    """Not psutil, which takes longer than Python itself."""
+    bounded = FAST | CORES | {"buildslots.gates"}
+    assert loaded(
+        pool, "--min-free-memory", "1M", "--max-load", "9999", "--max-pressure", "io=100", "true"
+    ) == [
+        bounded,
+        bounded | JOURNAL,
+    ]
 
 
 def test_a_wait_loads_little_more(pool: Pool) -> None:

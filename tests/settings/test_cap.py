@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from buildslots import cap
+from buildslots.settings import machine as cap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -465,7 +465,7 @@ CHILD = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 exec(sys.argv[2])
-from buildslots.cap import machine_cap
+from buildslots.settings.machine import machine_cap
 found = machine_cap()
 print(found.cores, found.quota)
 """
@@ -473,7 +473,7 @@ print(found.cores, found.quota)
 
 def child_cores(setup: str) -> list[str]:
     """Run a Python that does `setup` to itself, and return the cores and the quota that it then sees."""
-    command = [sys.executable, "-I", "-c", CHILD, str(Path(cap.__file__).parents[1]), setup]
+    command = [sys.executable, "-I", "-c", CHILD, str(Path(cap.__file__).parents[2]), setup]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()
 
 

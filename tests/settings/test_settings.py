@@ -13,10 +13,10 @@ from typing import Any
 import platformdirs
 import pytest
 
-from buildslots import config as config_file
 from buildslots import errors, settings
 from buildslots.errors import SettingError
-from buildslots.settings import UNSET, parse_duration, parse_on_timeout, parse_pool, parse_slots, resolve
+from buildslots.settings import compiled, places, resolve
+from buildslots.settings.values import UNSET, parse_duration, parse_on_timeout, parse_pool, parse_slots
 
 LINUX = pytest.mark.skipif(
     sys.platform != "linux", reason="the XDG rule is Linux's, elsewhere platformdirs rules"
@@ -29,7 +29,10 @@ class Machine:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.config = directory / "config.toml"
-        self.environ = {"BUILD_SLOTS_DIR": str(directory / "slots")}
+        self.environ = {
+            "BUILD_SLOTS_DIR": str(directory / "slots"),
+            "XDG_CACHE_HOME": str(directory.with_name("cache")),
+        }
         self.said: list[str] = []
 
     def resolve(self, **options: Any) -> settings.Settings:
@@ -51,7 +54,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     found.directory.mkdir()
     monkeypatch.setattr(settings, "config_path", lambda _environ: str(found.config))
     monkeypatch.setattr(settings, "_machine_slots", lambda: (5, "the machine"))
-    monkeypatch.setattr(config_file, "_reported", set())
+    monkeypatch.setattr(compiled, "_reported", set())
     return found
 
 
@@ -504,7 +507,7 @@ def test_directory_of_a_pool(machine: Machine, monkeypatch: pytest.MonkeyPatch) 
 def test_directory_without_a_variable(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a directory of one's own the default pool is in the user's cache; an empty variable is none."""
     cache = os.path.join(os.path.abspath(os.sep), "cache")
-    monkeypatch.setattr(settings, "cache_dir", lambda _environ: cache)
+    monkeypatch.setattr(places, "cache_dir", lambda _environ: cache)
     machine.with_environ(BUILD_SLOTS_DIR="")
     assert machine.resolve().dir == os.path.join(cache, ".build-slots")
 
@@ -526,9 +529,9 @@ def test_xdg_rule_is_that_of_platformdirs(
         else:
             monkeypatch.setenv(name, text)
     theirs = platformdirs.user_config_dir("buildslots", appauthor=False)
-    assert settings.cache_dir(os.environ) == platformdirs.user_cache_dir()
-    assert settings.config_path(os.environ) == os.path.join(theirs, "config.toml")
-    assert settings.state_dir(os.environ) == platformdirs.user_state_dir("buildslots", appauthor=False)
+    assert places.cache_dir(os.environ) == platformdirs.user_cache_dir()
+    assert places.config_path(os.environ) == os.path.join(theirs, "config.toml")
+    assert places.state_dir(os.environ) == platformdirs.user_state_dir("buildslots", appauthor=False)
 
 
 @LINUX
@@ -538,7 +541,7 @@ def test_home_from_the_user_database(home: str | None) -> None:
     import pwd  # noqa: PLC0415 - absent on Windows
 
     expected = os.path.join(pwd.getpwuid(os.getuid()).pw_dir, ".cache")
-    assert settings.cache_dir({} if home is None else {"HOME": home}) == expected
+    assert places.cache_dir({} if home is None else {"HOME": home}) == expected
 
 
 @LINUX
@@ -573,14 +576,14 @@ def test_off_linux_platformdirs_is_asked(answer: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(platformdirs, "user_config_dir", directory)
     monkeypatch.setattr(platformdirs, "user_state_dir", directory)
     if answer == "unknown":
-        for find in (settings.cache_dir, settings.config_path, settings.state_dir):
+        for find in (places.cache_dir, places.config_path, places.state_dir):
             with pytest.raises(FileNotFoundError, match="no home directory: set HOME or BUILD_SLOTS_DIR"):
                 find({})
     else:
-        assert settings.cache_dir({}) == os.path.join("there", "((), {})")
+        assert places.cache_dir({}) == os.path.join("there", "((), {})")
         expected = os.path.join("there", "(('buildslots',), {'appauthor': False})", "config.toml")
-        assert settings.config_path({}) == expected
-        assert settings.state_dir({}) == os.path.dirname(expected)
+        assert places.config_path({}) == expected
+        assert places.state_dir({}) == os.path.dirname(expected)
 
 
 # Wrong values in the environment.
@@ -957,11 +960,12 @@ print("\\n".join(sorted(set(sys.modules) - before)))
 def test_nothing_heavy_is_loaded(tmp_path: Path, home: str) -> None:
     """Without a config file, all settings are found with our own modules and those built into Python."""
     environ = {"XDG_CONFIG_HOME": str(tmp_path)} | ({"HOME": str(tmp_path)} if home == "set" else {})
-    command = [sys.executable, "-I", "-S", "-c", LOADED, str(Path(settings.__file__).parents[1])]
+    command = [sys.executable, "-I", "-S", "-c", LOADED, str(Path(settings.__file__).parents[2])]
     run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert (run.returncode, run.stderr) == (0, "")
     loaded = set(run.stdout.split())
-    ours = {"buildslots", "buildslots.cap", "buildslots.errors", "buildslots.settings"}
+    ours = {"buildslots", "buildslots.errors", "buildslots.settings"}
+    ours |= {f"buildslots.settings.{name}" for name in ("machine", "places", "values")}
     assert ours <= loaded
     # `from __future__ import annotations` imports a real, small module.
     assert loaded - ours - set(sys.builtin_module_names) <= {"__future__"}

@@ -15,7 +15,7 @@ from builds import Pool, script, wait_until
 
 import buildslots
 from buildslots.run.options import BY_NAME
-from buildslots.settings import config_path
+from buildslots.settings.places import config_path
 from buildslots.view.options import SHELLS, TOPICS, build_parser
 
 if TYPE_CHECKING:

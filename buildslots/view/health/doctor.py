@@ -16,6 +16,7 @@ from buildslots.view.health.checks.directory import files, place
 from buildslots.view.health.checks.filesystem import filesystem
 from buildslots.view.health.checks.holders import holders
 from buildslots.view.health.checks.journal import journal
+from buildslots.view.health.checks.launcher import launcher
 from buildslots.view.health.checks.leftovers import leftovers
 from buildslots.view.health.checks.limits import cap, settings
 from buildslots.view.health.checks.split import split
@@ -33,6 +34,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], list[Finding]]], ...] = (
     ("locks", trial),  # and "fifos"
     ("cap", cap),
     ("settings", settings),
+    ("launcher", launcher),
     ("split", split),
     ("files", files),
     ("leftovers", leftovers),

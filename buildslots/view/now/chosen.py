@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from buildslots.settings import DEFAULT_POOL, resolve
+from buildslots.settings import resolve
+from buildslots.settings.values import DEFAULT_POOL
 from buildslots.status import pool_status
 from buildslots.view import warn
 from buildslots.view.pools import existing_pools

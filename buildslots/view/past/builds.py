@@ -18,7 +18,8 @@ from stat import S_ISREG
 from buildslots.disk.lock import NO_WAIT
 from buildslots.errors import SettingError
 from buildslots.journal import NAME, archives
-from buildslots.settings import parse_pool, state_dir
+from buildslots.settings.places import state_dir
+from buildslots.settings.values import parse_pool
 from buildslots.status import is_local, lives
 
 TYPE_CHECKING = False

@@ -8,8 +8,9 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from buildslots.cap import machine_cap
-from buildslots.settings import resolve, slots_variable
+from buildslots.settings import resolve
+from buildslots.settings.machine import machine_cap
+from buildslots.settings.values import slots_variable
 from buildslots.words import span
 
 TYPE_CHECKING = False

@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict
 
 from buildslots import __version__
-from buildslots.cap import machine_cap
+from buildslots.settings.machine import machine_cap
 from buildslots.view.output import write
 from buildslots.view.past.builds import asked_for
 from buildslots.view.past.figures import advice_now, by, figures

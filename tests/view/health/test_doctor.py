@@ -20,7 +20,8 @@ from builds import Pool, script, wait_until
 from strays import Strays
 
 from buildslots import SlotPool
-from buildslots.settings import ON_TIMEOUT, state_dir
+from buildslots.settings.places import state_dir
+from buildslots.settings.values import ON_TIMEOUT
 from buildslots.view.health import doctor as command
 from buildslots.view.health import keepers
 from buildslots.view.health.checks import filesystem
@@ -100,6 +101,8 @@ def test_a_healthy_pool(pool: Pool) -> None:
     build = "$R -- sleep 1000 & until [ -p $P/bells/slot-0 ]; do sleep 0.01; done; $D status >/dev/null"
     for setup in (build, "rm -r $P"):
         report = alone(pool, setup, mounts="mount -t tmpfs none $T; mkdir $P")  # no container's own layer
+        # Whether pip was a new one when this was installed says nothing of the pool.
+        report["checks"] = [check for check in report["checks"] if check["check"] != "launcher"]
         assert [check["check"] for check in report["checks"]] == NAMES
         assert {check["level"] for check in report["checks"]} == {"ok"}, report
         assert (report["ok"], report["pool"], report["dir"]) == (True, "default", str(pool.dir))

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from buildslots.disk.lock import ROOMS, is_shared
-from buildslots.settings import cache_dir
+from buildslots.settings.places import cache_dir
 from buildslots.view.health.checks import (
     MOST_NAMES,
     NOTE,

@@ -6,7 +6,7 @@ import os
 from stat import S_IMODE, S_ISREG, S_IWOTH
 
 from buildslots.journal import NAME
-from buildslots.settings import state_dir
+from buildslots.settings.places import state_dir
 from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject, command, existing
 from buildslots.words import prose_path, size
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from buildslots.cap import machine_cap
-from buildslots.settings import config_path, slots_variable
+from buildslots.settings.machine import machine_cap
+from buildslots.settings.places import config_path
+from buildslots.settings.values import slots_variable
 from buildslots.view.health.checks import OK, PROBLEM, Finding, Subject
 from buildslots.words import prose_path, span
 

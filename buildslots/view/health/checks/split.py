@@ -7,7 +7,8 @@ import sys
 
 import psutil
 
-from buildslots.settings import DEFAULT_POOL, base_dir, pool_dir
+from buildslots.settings.places import base_dir, pool_dir
+from buildslots.settings.values import DEFAULT_POOL
 from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject
 from buildslots.view.health.keepers import command_of, in_our_namespace, quoted
 from buildslots.words import prose, prose_path

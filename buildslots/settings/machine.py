@@ -9,8 +9,7 @@ missing: a cgroup v2 hierarchy is found wherever it is mounted, and escaped path
 
 Nothing here raises because of what the machine says: a file that is missing or makes no sense means that no
 quota is known. Everything here is read afresh by each call, because quotas and affinity change while a
-process lives. It costs a handful of small reads; what imports this module imports nothing else (see
-DESIGN.md, "Speed").
+process lives. It costs a handful of small reads.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     Read = Callable[[str], bytes | None]
 
-# (divisor, least, most), from the table in DESIGN.md, "The cap". Two at least, so that a long build on a
+# (divisor, least, most), as in help/config.md, "The default cap". Two at least, so that a long build on a
 # small machine does not make everybody else wait for its end.
 _DEFAULTS = {
     "WSL2": (8, 2, 3),

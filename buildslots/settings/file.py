@@ -1,15 +1,16 @@
 """The user's config file: read, checked, and complained about with file, line and key.
 
-Loaded only where there is such a file. Nothing in it is ever fatal to a build: what is wrong is reported in
-one line, once for each process, and left out.
+Loaded only where there is such a file, and `compiled` does not know it yet. Nothing in it is ever fatal to a
+build: what is wrong is reported in one line, and left out.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 
 from buildslots.errors import SHOWN, SettingError
-from buildslots.settings import (
+from buildslots.settings.values import (
     DEFAULT_POOL,
     MAX_SLOTS,
     MAX_TIMEOUT_S,
@@ -73,49 +74,55 @@ GATES: dict[str, tuple[Callable[[str, str], object], str]] = {
 }
 """What reads the value of each key about the machine's state, and what is wrong with one of another type."""
 
-# The lines about the config file that this process has said; a server that builds all day says each once.
-_reported: set[str] = set()
 
+def read(path: str) -> tuple[Config, list[str], os.stat_result | None]:
+    """Read the config file at `path`.
 
-def load(path: str, warn: Callable[[str], None]) -> Config:
-    """Read the config file at `path`; `warn` is told in a line what is wrong with it."""
+    Returns:
+        What it says; what is wrong with it, in lines that are fit for a terminal; and the facts about it, of
+        before it was read. None in their place if the same file may be read otherwise another time.
+    """
     problems: list[str] = []
-    content = _read_config(path, problems)
-    config = _parsed_config(path, content, problems) if content else Config()
+    content, facts = _read_config(path, problems)
+    config = Config()
+    if content:
+        try:
+            config = _parsed_config(path, content, problems)
+        except RecursionError as error:
+            # Brackets nested a thousand deep; or the caller, who has called us from as deep.
+            problems.append(f"{path}: {error}; the whole file is ignored")
+            facts = None
     if len(problems) > _PROBLEMS:
         problems[_PROBLEMS:] = [f"{path}: {len(problems) - _PROBLEMS} more mistakes; ignored"]
-    for line in map(printable, problems):
-        if line not in _reported:
-            _reported.add(line)
-            warn(line)
-    return config
+    return config, [printable(problem) for problem in problems], facts
 
 
-def _read_config(path: str, problems: list[str]) -> bytes:
-    """Return the content of the config file, nothing if there is none."""
+def _read_config(path: str, problems: list[str]) -> tuple[bytes, os.stat_result | None]:
+    """Return the content of the config file, nothing if there is none, and its facts if it is a file."""
     # O_NONBLOCK: a FIFO in its place must not stop a build; it reads as empty. O_BINARY is Windows'.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
         try:
+            facts = os.fstat(descriptor)
             content = b""
             while len(content) <= _CONFIG_BYTES and (block := os.read(descriptor, _CONFIG_BYTES + 1)):
                 content += block
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
-        return b""
+        return b"", None
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}; ignored")
-        return b""
+        return b"", None
     except ValueError as error:
         # A path with a character that the locale cannot encode.
         problems.append(f"{path!a}: cannot be read: {error}; ignored")
-        return b""
+        return b"", None
     if len(content) > _CONFIG_BYTES:
         problems.append(f"{path}: is larger than {_CONFIG_BYTES // 1024} KiB; ignored")
-        return b""
-    return content
+        content = b""
+    return content, facts if stat.S_ISREG(facts.st_mode) else None
 
 
 def _parsed_config(path: str, content: bytes, problems: list[str]) -> Config:
@@ -136,8 +143,8 @@ def _parsed_config(path: str, content: bytes, problems: list[str]) -> Config:
         problem = f", line {line}: byte 0x{content[error.start]:02x} is not UTF-8"
     except tomllib.TOMLDecodeError as error:
         problem = _toml_problem(str(error), text)
-    except (RecursionError, ValueError) as error:
-        # Brackets nested a thousand deep, a number of 5000 digits: the reader lets these through from below.
+    except ValueError as error:
+        # A number of 5000 digits: the reader lets this through from below.
         problem = f": {error}"
     else:
         return _Checker(printable(path), _key_lines(statements), problems).check(document)

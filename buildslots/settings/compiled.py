@@ -1,0 +1,196 @@
+"""The config file, read once: what it says is kept as plain values, so that the next build parses nothing.
+
+To parse TOML, and to find the lines for messages, takes longer than Python's own start. What was kept is in a
+private file in the user's cache directory. It counts only if
+
+- nobody else can have written it: the file and its directory belong to this user, and only this user may
+  write them;
+- it was made of this config file, by device, inode, size and times, and by this code;
+- it is whole.
+
+Otherwise the config file is read. No failure here is spoken of, and none stops a build: at worst every build
+reads the config file.
+"""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+import stat
+import time
+
+from buildslots.settings.places import kept_dir
+from buildslots.settings.values import Config
+
+# mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+NAME = "config"
+
+TICK_NS = 2 * 10**9
+"""The longest tick of a file system's clock, FAT's. A file that has just been changed may change again within
+the same tick: its times and size stay the same, and nobody sees it (https://git-scm.com/docs/racy-git)."""
+
+# What can go wrong with a file that is not what we have written. marshal raises the last three.
+_FAILURES = (OSError, EOFError, ValueError, TypeError)
+
+# O_NONBLOCK: a FIFO in its place must not stop a build.
+_LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+# The largest prime below 2^61. A remainder notices what a power cut leaves: an end that is missing, or zeros.
+_MODULUS = 2**61 - 1
+
+# The lines about the config file that this process has said; a server that builds all day says each once.
+_reported: set[str] = set()
+
+
+def load(path: str, environ: Mapping[str, str], warn: Callable[[str], None]) -> Config:
+    """Return what the config file at `path` says; `warn` is told in a line each what is wrong with it."""
+    directory = _directory(environ)
+    found = _kept(directory, path) if directory else None
+    config, lines = found or _read(directory, path)
+    for line in lines:
+        if line not in _reported:
+            _reported.add(line)
+            warn(line)
+    return config
+
+
+def _read(directory: str | None, path: str) -> tuple[Config, list[str]]:
+    """Read the config file, and keep what it says if it can be kept."""
+    from buildslots.settings import file  # noqa: PLC0415 - the reader of TOML: this module is there to avoid it
+
+    now = time.time_ns()
+    config, lines, facts = file.read(path)
+    if directory and facts and now - max(facts.st_mtime_ns, facts.st_ctime_ns) >= TICK_NS:
+        try:
+            _keep(directory, packed(path, facts, config, lines))
+        except _FAILURES:
+            pass
+    return config, lines
+
+
+def _directory(environ: Mapping[str, str]) -> str | None:
+    """The directory to keep it in; None where it cannot be told whose a file is, or there is no home."""
+    if not hasattr(os, "geteuid"):
+        return None
+    try:
+        return kept_dir(environ)
+    except OSError:
+        return None
+
+
+def packed(path: str, facts: os.stat_result, config: Config, lines: list[str]) -> bytes:
+    """What to keep of a config file with those facts: what it says, and the lines about its mistakes."""
+    parts = tuple(getattr(config, name) for name in Config.__slots__)
+    # Version 2 of the format can be read by every Python.
+    values = marshal.dumps((parts, lines), 2)
+    return _head(path, facts) + _sum(values) + values
+
+
+def _head(path: str, facts: os.stat_result) -> bytes:
+    """What it was made of, and by which code.
+
+    The path counts because the values name it as their source. A change of the code shows in the ctime of its
+    files, whatever an installer does to their other times: the version stays the same between two commits.
+    """
+    here = os.path.dirname(__file__)
+    code = [os.stat(os.path.join(here, name)) for name in ("compiled.py", "file.py", "values.py")]
+    its = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    ours = [(one.st_ctime_ns, one.st_size) for one in code]
+    return ascii((path, its, ours)).encode() + b"\n"
+
+
+def _sum(values: bytes) -> bytes:
+    return b"%016x" % (int.from_bytes(values, "little") % _MODULUS)
+
+
+def _kept(directory: str, path: str) -> tuple[Config, list[str]] | None:
+    """What was kept of the config file at `path`, if it still counts."""
+    try:
+        head = _head(path, os.stat(path))
+        content = _private_content(directory)
+        values = content[len(head) + 16 :]
+        if content[: -len(values)] != head + _sum(values):
+            return None
+        parts, lines = marshal.loads(values)  # noqa: S302 - written by this user, and whole
+        config = Config()
+        for name, part in zip(Config.__slots__, parts, strict=True):
+            setattr(config, name, part)
+    except _FAILURES:
+        return None
+    else:
+        return config, lines
+
+
+def _private_content(directory: str) -> bytes:
+    """What is in the file in which we keep it; OSError if there is none, or others may have written it."""
+    above = _opened_private(directory, None, stat.S_IFDIR)
+    try:
+        descriptor = _opened_private(NAME, above, stat.S_IFREG)
+    finally:
+        os.close(above)
+    try:
+        # Some 100 bytes a setting: 16 KiB of TOML make a few times that.
+        return os.read(descriptor, 2**20)
+    finally:
+        os.close(descriptor)
+
+
+def _opened_private(path: str, above: int | None, kind: int) -> int:
+    """Open what must be ours alone to write. What is open is checked: a name may lead elsewhere meanwhile."""
+    descriptor = os.open(path, _LOOK, dir_fd=above)
+    facts = os.fstat(descriptor)
+    shared = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if stat.S_IFMT(facts.st_mode) != kind or facts.st_uid != os.geteuid() or shared:
+        os.close(descriptor)
+        raise PermissionError
+    return descriptor
+
+
+def _keep(directory: str, content: bytes) -> None:
+    """Put `content` in the place of what was kept before; whoever reads sees the one or the other."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        pass
+    above = _opened_private(directory, None, stat.S_IFDIR)
+    try:
+        _replace(above, f".{NAME}-{os.getpid()}", content)
+    finally:
+        os.close(above)
+
+
+def _replace(above: int, name: str, content: bytes) -> None:
+    """Write `content` under a name of its own, and then give it the name that is looked at."""
+    try:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=above)
+    except FileExistsError:
+        # Another thread has it, or a process of this number was killed here: the next build finds it free.
+        _discard(above, name)
+        raise
+    try:
+        _write(descriptor, content)
+        os.rename(name, NAME, src_dir_fd=above, dst_dir_fd=above)
+    except BaseException:
+        _discard(above, name)
+        raise
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    """Write all of `content` and close the descriptor, or raise OSError."""
+    try:
+        if os.write(descriptor, content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(descriptor)
+
+
+def _discard(above: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=above)
+    except OSError:
+        pass  # what is on its way, a Ctrl-C say, matters more

@@ -1,0 +1,134 @@
+"""Where things are: the directories of pools, cache, state and settings.
+
+On Linux by the XDG rule, in a few lines of our own: platformdirs, which is asked elsewhere, would cost every
+build 20 ms.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from buildslots.settings.values import DEFAULT_POOL
+
+# mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def pool_dir(pool: str, base: str) -> str:
+    """Return the absolute directory of a pool: `base` itself, or `base/pools/NAME` for a named pool.
+
+    Raises:
+        OSError: `base` is relative and the working directory is gone.
+    """
+    base = os.path.abspath(base)
+    return base if pool == DEFAULT_POOL else os.path.join(base, "pools", pool)
+
+
+def base_dir(environ: Mapping[str, str]) -> str:
+    """Return the directory of the default pool that an environment leads to, perhaps a relative path.
+
+    Raises:
+        OSError: There is no home directory to put it in.
+    """
+    return environ.get("BUILD_SLOTS_DIR") or os.path.join(cache_dir(environ), ".build-slots")
+
+
+def cache_dir(environ: Mapping[str, str]) -> str:
+    """Return the user's cache directory.
+
+    On Linux `$XDG_CACHE_HOME`, or `~/.cache`, as platformdirs has it; elsewhere platformdirs says.
+
+    Raises:
+        OSError: There is no home directory to put it in.
+    """
+    if sys.platform == "linux":
+        return _xdg_dir(environ, "XDG_CACHE_HOME", ".cache")
+    import platformdirs  # noqa: PLC0415 - 20 ms
+
+    try:
+        return platformdirs.user_cache_dir()
+    except RuntimeError as error:
+        raise _no_home() from error
+
+
+def kept_dir(environ: Mapping[str, str]) -> str:
+    """Return this program's directory of what it keeps only to be faster: what the config file says.
+
+    Raises:
+        OSError: There is no home directory to put it in.
+    """
+    return os.path.join(cache_dir(environ), "buildslots")
+
+
+def state_dir(environ: Mapping[str, str]) -> str:
+    """Return this program's directory of what is to outlast a reboot and is no setting: the journal.
+
+    On Linux `$XDG_STATE_HOME/buildslots`, or `~/.local/state/buildslots`; elsewhere platformdirs says.
+
+    Raises:
+        OSError: There is no home directory to put it in.
+    """
+    if sys.platform == "linux":
+        return os.path.join(_xdg_dir(environ, "XDG_STATE_HOME", ".local/state"), "buildslots")
+    import platformdirs  # noqa: PLC0415 - 20 ms
+
+    try:
+        return platformdirs.user_state_dir("buildslots", appauthor=False)
+    except RuntimeError as error:
+        raise _no_home() from error
+
+
+def config_path(environ: Mapping[str, str]) -> str:
+    """Return the path of the user's config file, which need not exist.
+
+    On Linux in `$XDG_CONFIG_HOME/buildslots`, or `~/.config/buildslots`; elsewhere platformdirs says.
+
+    Raises:
+        OSError: There is no home directory to look in.
+    """
+    if sys.platform == "linux":
+        directory = os.path.join(_xdg_dir(environ, "XDG_CONFIG_HOME", ".config"), "buildslots")
+    else:
+        import platformdirs  # noqa: PLC0415 - 20 ms
+
+        try:
+            directory = platformdirs.user_config_dir("buildslots", appauthor=False)
+        except RuntimeError as error:
+            raise _no_home() from error
+    return os.path.join(directory, "config.toml")
+
+
+def _xdg_dir(environ: Mapping[str, str], name: str, below_home: str) -> str:
+    """Apply the XDG rule: the variable if it is an absolute path, and anything else in it is to be ignored.
+
+    https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    directory = environ.get(name, "")
+    return directory if os.path.isabs(directory) else os.path.join(_home(environ), below_home)
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    """Return the home directory: `$HOME`, or what the user database says.
+
+    Not `os.path.expanduser`: it takes an empty or relative $HOME for good, reads the process's own
+    environment, and returns "~" where nobody knows, which would become a directory of that name.
+    """
+    home = environ.get("HOME", "")
+    if not os.path.isabs(home):
+        try:
+            import pwd  # noqa: PLC0415 - seldom needed, and absent on Windows
+
+            home = pwd.getpwuid(os.getuid()).pw_dir  # type: ignore[attr-defined, unused-ignore]
+        except (ImportError, KeyError):
+            raise _no_home() from None
+        if not os.path.isabs(home):
+            raise _no_home()
+    return home.rstrip("/") or "/"
+
+
+def _no_home() -> OSError:
+    return OSError(errno.ENOENT, "no home directory: set HOME or BUILD_SLOTS_DIR")
