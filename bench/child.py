@@ -1,7 +1,8 @@
 """A question to a library is asked in a process of its own, in the Python that the library is installed for.
 
-So two installs of buildslots can be asked in turn. The process imports the library as its users do, and what
-it needs of `bench` from this checkout, which comes last on its path.
+So two installs of buildslots can be asked in turn. The process imports buildslots as its users do, and after
+that what it needs of `bench` from this checkout, which comes first on its path then: an editable install may
+have a `bench` of its own beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from bench.kit.shell import CHECKOUT
 if TYPE_CHECKING:
     from bench.kit.question import LibraryQuestion, Values
 
-PROGRAM = "import sys; sys.path.append(sys.argv[1]); from bench.child import main; main()"
+PROGRAM = "import sys, buildslots; sys.path.insert(0, sys.argv[1]); from bench.child import main; main()"
 
 
 def ask(question: LibraryQuestion, python: str, case: LibraryCase) -> Values:

@@ -20,6 +20,7 @@ from bench.kit.peers import (
     ONE_SLOT,
     OURS,
     Kit,
+    base,
     library_version,
 )
 from bench.kit.question import CommandCase, CommandQuestion, LibraryCase, LibraryQuestion, Setting
@@ -91,7 +92,7 @@ class Session:
         versions = {command.name: command.version for command in self._commands}
         versions |= {library.name: library.version for library in self._libraries}
         peers = dict.fromkeys(sample["peer"] for sample in self.samples)
-        return about | {f"version of {peer}": versions[peer] for peer in peers if " with " not in peer}
+        return about | {f"version of {peer}": versions[peer] for peer in peers if base(peer) == peer}
 
     def _is_asked(self, question: Question) -> bool:
         if self._options.only:
@@ -99,11 +100,10 @@ class Session:
         return question.speed or not self._options.speed
 
     def _is_wanted(self, name: str) -> bool:
-        name = name.partition(",")[0]
         if self._options.peers:
-            return name in self._options.peers
+            return name.partition(",")[0] in self._options.peers
         if self._options.speed:
-            return name.partition(" with ")[0] in SPEED_PEERS
+            return base(name) in SPEED_PEERS
         return not (self._options.quick and name in SLOW)
 
     def _gather(self) -> None:
@@ -157,7 +157,7 @@ class Session:
                 command
                 for command in self._commands
                 if count <= command.most
-                and question.name in (command.questions or [question.name])
+                and command.is_for(question.name)
                 and (not question.ours or command.name.startswith(OURS))
             ]
         return [

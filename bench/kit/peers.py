@@ -24,8 +24,11 @@ from bench.kit.shell import Missing, first_line, run, say
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import TypeAlias
 
     from bench.kit.installs import Install
+
+    Wrap: TypeAlias = Callable[[Path, int, dict[str, str]], list[str]]
 
 BARE, OURS, LIBRARY = "python -c", "slot-run", "SlotPool"
 LIMITS = (BARE, "flock(2)", "semaphore")
@@ -53,19 +56,30 @@ class Command:
         name: For `--peers` and the report.
         version: As it says itself.
         wrap: Of the directory of a pool, its slots and an environment, which it may add to: the words to
-            put in front of a command.
+            put in front of a command. For ours 0 slots means: with no options, as README shows it.
         only_slots: How many slots it can have; None for any number.
         most: The most contenders to try, where more would mostly show what so many starts or so much
             memory cost.
         questions: The only ones that it is for; empty for all.
+        others: Those that it is not for.
     """
 
     name: str
     version: str
-    wrap: Callable[[Path, int, dict[str, str]], list[str]]
+    wrap: Wrap
     only_slots: int | None = None
     most: int = 256
     questions: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    def is_for(self, question: str) -> bool:
+        """Whether it is to be asked that."""
+        return question not in self.others and (not self.questions or question in self.questions)
+
+
+def base(peer: str) -> str:
+    """The name of `peer` without its side and options: "slot-run" of "slot-run with gates, before"."""
+    return peer.partition(",")[0].partition(" with ")[0].removesuffix(" -q")
 
 
 class Kit:
@@ -114,19 +128,22 @@ class Kit:
         """The slot-run of `install`, for the start also with a config file and with gates; its Python."""
         home = self.scratch / f"cache-{install.side}"
 
-        def slot_run(*options: str, config: bool = False) -> Callable[[Path, int, dict[str, str]], list[str]]:
+        def slot_run(*options: str, config: bool = False) -> Wrap:
             def wrap(pool: Path, slots: int, env: dict[str, str]) -> list[str]:
                 env.update(environ(pool), XDG_CACHE_HOME=str(home))
                 if config:
                     env["XDG_CONFIG_HOME"] = str(self.config)
-                return [install.slot_run, "-q", f"-n{slots}", "-t", "none", *options, "--"]
+                said = [f"-n{slots}", "-t", "none"] if slots else []
+                return [install.slot_run, *said, *options, "--"]
 
             return wrap
 
         version = first_line(install.slot_run, "--version")
-        name, start = OURS + install.suffix, ("start",)
+        name, start, waiting = OURS + install.suffix, ("start",), ("waiting",)
         return [
-            Command(name, version, slot_run()),
+            Command(name, version, slot_run("-q"), others=(*start, *waiting)),
+            Command(name, version, slot_run(), questions=(*start, *waiting)),
+            Command(f"{OURS} -q{install.suffix}", version, slot_run("-q"), questions=waiting),
             Command(f"{OURS} with a config{install.suffix}", version, slot_run(config=True), questions=start),
             Command(f"{OURS} with gates{install.suffix}", version, slot_run(*OPEN_GATES), questions=start),
             Command(

