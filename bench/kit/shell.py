@@ -53,6 +53,8 @@ def first_line(*command: str) -> str:
 def forget_settings(scratch: str | os.PathLike[str]) -> None:
     """Let this process, and what it starts, know nothing of its user's slots, pools, config and journal.
 
+    Whoever measures may have a slot: a build below it would be nested.
+
     PYTHONPATH would put another buildslots in front of the one that is measured, and PYTHONDONTWRITEBYTECODE
     would have it compiled at each start.
     """

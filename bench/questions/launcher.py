@@ -33,6 +33,7 @@ from bench import environ
 from bench.kit.figures import median
 from bench.kit.installs import this
 from bench.kit.recorder import compile_recorder, recorded
+from bench.kit.shell import forget_settings
 from bench.kit.spans import peak_overlap
 
 SOURCE = r"""
@@ -173,10 +174,8 @@ def main() -> int:
         source, recorder, log = root / "source", compile_recorder(root), root / "log"
         source.mkdir()
         generate(source, options.files, options.links)
+        forget_settings(scratch)
         env = environ(root / "pool")
-        # Whoever measures may have a slot already: a build below it would be nested from the start.
-        for name in ("BUILD_SLOT", "BUILD_SLOTS_HELD", "BUILD_SLOTS_POOL"):
-            env.pop(name, None)
         tried = [
             v for v in variants(recorder, log) if not options.only or v.serial == (options.only == "links")
         ]

@@ -26,6 +26,7 @@ from bench import environ
 from bench.kit.figures import median
 from bench.kit.installs import this
 from bench.kit.recorder import compile_recorder, recorded
+from bench.kit.shell import forget_settings
 from bench.kit.spans import inversions, peak_overlap
 from buildslots import SlotPool
 
@@ -94,6 +95,7 @@ def _drain(fd: int) -> None:
 def measure(names: tuple[str, ...], count: int, hold_s: float, hz: float) -> tuple[float, int, int]:
     """Seconds that `count` builds took, looked at by `names`, and their peak overlap and inversions."""
     with tempfile.TemporaryDirectory() as scratch:
+        forget_settings(scratch)
         directory = Path(scratch)
         recorder, log = compile_recorder(directory), directory / "log"
         env = environ(directory / "pool")

@@ -21,6 +21,7 @@ from bench import environ
 from bench.kit.figures import median
 from bench.kit.installs import this
 from bench.kit.recorder import compile_recorder, recorded
+from bench.kit.shell import forget_settings
 from buildslots import SlotPool
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def main() -> None:
         head_stopped,
     ]
     with tempfile.TemporaryDirectory() as scratch:
+        forget_settings(scratch)
         recorder = compile_recorder(Path(scratch))
         for case in cases:
             times: list[float] = []

@@ -120,5 +120,6 @@ def render() -> None:
     """
     from bench.report import charts  # noqa: PLC0415 - matplotlib, which only this needs
 
-    newest = next(path for name in (PEERS, SPEED) if (path := KEPT / f"{name}.ndjson").exists())
-    PAGE.write_text(page(KEPT, charts.draw(Results.read(newest), KEPT)))
+    peers = KEPT / f"{PEERS}.ndjson"
+    drawn = Results.read(peers if peers.exists() else KEPT / f"{SPEED}.ndjson")
+    PAGE.write_text(page(KEPT, charts.draw(drawn, KEPT)))
