@@ -48,10 +48,11 @@ import contextlib, os, sys, time
 from importlib.metadata import entry_points
 (script,) = entry_points(group="console_scripts", name="buildslots")
 buildslots, period = script.load(), 1 / float(sys.argv[1])
+sys.argv = ["buildslots", "doctor"]
 with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
     while True:
         began = time.monotonic()
-        buildslots(["doctor"])
+        buildslots()
         time.sleep(max(0.0, began + period - time.monotonic()))
 """
 
