@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.abuse.driver import TOP, Driver, look_after
+from bench.report.page import KEPT, render
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -35,7 +36,7 @@ RULES = (
     "idle slots",
     "late",
 )
-RESULT = Path(__file__).with_suffix("").parent.parent / "abuse.json"
+RESULT = KEPT / "abuse.json"
 
 
 def main() -> int:
@@ -65,6 +66,7 @@ def main() -> int:
     wrong = report(outcome)
     if options.write:
         write(outcome, options)
+        render()
     return 1 if wrong else 0
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from bench import environ
 from bench.abuse import marks
 from bench.abuse.worker import Worker
-from bench.handover import slot_run
+from bench.kit.installs import this
 from buildslots import SlotPool
 
 TOP = str(Path(__file__).resolve().parents[2])
@@ -140,7 +140,7 @@ class Driver:
             self._spawn([self._flock, "-n", slot, "sleep", "0.05"], quiet=True)
         if self._random.random() < 0.0004:
             look = self._random.choice((["status"], ["doctor"], ["status", "--json"]))
-            command = [os.path.join(os.path.dirname(slot_run()), "buildslots"), *look]
+            command = [this().buildslots, *look]
             self._spawn(command, quiet=True)
             self.counts["lookers"] += 1
 
@@ -165,7 +165,7 @@ class Driver:
             calls = rng.choice(("flock", "openat", "unlink", "write", "mknodat,mknod", "close"))
             which = f"inject={calls}:signal=KILL:when={rng.randint(1, 40)}"
             command = [self._strace, "-o", "/dev/null", "-e", f"trace={calls}", "-e", which]
-        command += [slot_run(), f"-n{cap}", f"--weight={weight}", "-q"]
+        command += [this().slot_run, f"-n{cap}", f"--weight={weight}", "-q"]
         if rng.random() < 0.2 and not self.table.patient:
             command += [
                 "-t",
@@ -178,7 +178,7 @@ class Driver:
         hold_s, daemon_s = rng.uniform(0, 0.1), rng.choice((0.0, 0.0, 0.0, rng.uniform(0.1, 1.0), 4.0))
         inner = [sys.executable, "-S", "-c", "from bench.abuse.command import main; main()", self.table.path]
         inner += [str(value) for value in (cap, weight, time.monotonic_ns(), hold_s, daemon_s)]
-        nested = [slot_run(), f"-n{cap}", "-qt0", "--"] if rng.random() < 0.15 else []
+        nested = [this().slot_run, f"-n{cap}", "-qt0", "--"] if rng.random() < 0.15 else []
         pid = self._spawn([*command, "--", *nested, *inner])
         (self._traced if command[0] == self._strace else self._slot_runs).add(pid)
         self.counts["slot-runs"] += 1
@@ -333,7 +333,9 @@ def look_after(directory: str, slots: int) -> list[str]:
     try:
         pool.acquire().release()
         pool.acquire(weight=slots).release()
-        subprocess.run([slot_run(), f"-n{slots}", "-t5", "--", "true"], env=environ(directory), check=True)
+        subprocess.run(
+            [this().slot_run, f"-n{slots}", "-t5", "--", "true"], env=environ(directory), check=True
+        )
         tries = [pool.try_acquire() for _ in range(slots + 1)]
     except (OSError, subprocess.CalledProcessError) as error:
         return [f"after the end: {error!r}"]

@@ -21,7 +21,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from bench.abuse import marks
-from bench.handover import slot_run
+from bench.kit.installs import this
 from buildslots import SlotPool, SlotTimeoutError, build_slot
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Worker:
 
     def _run_nested(self, slot: Slot, cap: int) -> None:
         """`slot-run` under our slot, which does not wait for another."""
-        command = [slot_run(), "--dir", self._directory, f"-n{cap}", "-qt5", "--", "true"]
+        command = [this().slot_run, "--dir", self._directory, f"-n{cap}", "-qt5", "--", "true"]
         status = subprocess.run(command, env=slot.environ(), timeout=NESTED_S, check=False).returncode
         if status not in (0, -signal.SIGKILL, -signal.SIGTERM):
             self._complain(f"slot-run under a slot ended with {status}")

@@ -111,7 +111,7 @@ def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> 
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     copies = [copy for fd in inherited if (copy := _hand_down(fd)) is not None]
     try:
-        # posix_spawn and not fork: half the cost (bench/primitives.py).
+        # posix_spawn and not fork: half the cost (bench/README.md).
         try:
             pid = os.posix_spawn(path, command, environ, setsigmask=mask, setsigdef=RESTORED)
         except OSError as error:

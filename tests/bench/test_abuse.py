@@ -73,7 +73,7 @@ def test_who_is_overtaken_across_a_removal_of_the_pool(
 
 def test_the_referee_is_independent() -> None:
     """It, and what it imports of ours, imports nothing of buildslots."""
-    for name in ("referee", "marks"):
+    for name in ("referee", "ledger", "look", "marks"):
         tree = ast.parse((TOP / "bench" / "abuse" / f"{name}.py").read_text())
         modules = [
             name

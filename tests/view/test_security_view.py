@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TOP = Path(__file__).resolve().parents[2]
 RUNS = 8
-"""Of the doctor's trial against who swaps; `python -m bench.swaps --swaps 100000` goes on for longer."""
+"""Of the doctor's trial against who swaps; `python -m bench.questions.swaps` goes on for longer."""
 
 
 @several_users
@@ -41,7 +41,7 @@ def test_a_member_swaps_what_doctor_has_made(tmp_path: Path, monkeypatch: pytest
     """A process of another user puts a private tree of ours into its place, again and again: that stays."""
     pool = tmp_path / "pool"
     monkeypatch.setattr(sys, "path", [*sys.path, str(TOP)])  # last: buildslots is the one that is installed
-    from bench import swaps  # noqa: PLC0415
+    from bench.questions import swaps  # noqa: PLC0415
 
     swaps.plant(pool)
     with swaps.swapping(pool) as count:

@@ -1,0 +1,1 @@
+"""Eight agents that build at once: see `__main__`."""

@@ -1,0 +1,1 @@
+"""What measurements are made of: one recorder, spans, figures, crowds, and the peers."""

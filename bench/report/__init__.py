@@ -1,0 +1,1 @@
+"""The report: what sessions left, as tables, charts and a verdict on one page."""
