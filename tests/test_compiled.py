@@ -48,8 +48,12 @@ class Place:
         self.cache = scratch / "cache"
         self.cache.mkdir(parents=True)
         self.directory = self.cache / "buildslots"
-        self.kept = self.directory / "config"
         self.environ = {"XDG_CACHE_HOME": str(self.cache)}
+
+    @property
+    def kept(self) -> Path:
+        """The file of this installation."""
+        return self.directory / compiled.name()
 
     def write(self, text: str) -> None:
         """Write the config file, in another tick of the file system's clock than the last time."""
@@ -101,7 +105,7 @@ def test_it_says_the_same_without_reading(place: Place, text: str, monkeypatch: 
     assert found == place.read()
     assert place.kept.stat().st_mode & 0o777 == 0o600
     assert place.directory.stat().st_mode & 0o777 == 0o700
-    assert os.listdir(place.directory) == ["config"]
+    assert os.listdir(place.directory) == [compiled.name()]
     monkeypatch.setattr(file, "read", lambda _: pytest.fail("was read"))
     assert place.load() == found
 
@@ -188,6 +192,28 @@ def test_other_code_reads_the_file_itself(
     assert place.slots() == POISON
     code.joinpath(changed).write_text("# As it is now.\n")
     assert place.slots() == 3
+
+
+def test_two_installations_that_take_turns(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each keeps its own, and neither reads the file again; there are not more than some."""
+    monkeypatch.setattr(compiled, "INSTALLATIONS", 2)
+    names: dict[str, str] = {}
+    for number in range(100):
+        code = place.cache / f"code-{number}"
+        code.mkdir()
+        for module in ("compiled.py", "file.py", "values.py"):
+            code.joinpath(module).touch()
+        monkeypatch.setattr(compiled, "__file__", str(code / "compiled.py"))
+        names.setdefault(compiled.name(), str(code / "compiled.py"))
+        if len(names) == 2:
+            break
+    for last in (False, True):
+        if last:
+            monkeypatch.setattr(file, "read", lambda _: pytest.fail("was read"))
+        for code_file in names.values():
+            monkeypatch.setattr(compiled, "__file__", code_file)
+            assert place.slots() == 3
+    assert sorted(os.listdir(place.directory)) == ["config-0", "config-1"]
 
 
 def test_another_path_is_another_source(place: Place) -> None:
@@ -354,9 +380,9 @@ def test_a_full_disk_and_a_killed_process_leave_nothing_behind(
         patch.setattr(os, "write", lambda _, content: len(content) - 1)
         assert place.slots() == 3
     assert os.listdir(place.directory) == []
-    place.directory.joinpath(f".config-{os.getpid()}").touch()
+    place.directory.joinpath(f".{compiled.name()}-{os.getpid()}").touch()
     assert (place.slots(), os.listdir(place.directory)) == (3, [])
-    assert (place.slots(), os.listdir(place.directory)) == (3, ["config"])
+    assert (place.slots(), os.listdir(place.directory)) == (3, [compiled.name()])
 
 
 def test_a_caller_as_deep_as_python_goes_spoils_it_for_nobody(
@@ -409,7 +435,7 @@ def test_many_write_at_once(place: Place) -> None:
         command = [sys.executable, "-c", WRITER, str(config), str(slots)]
         writers.append(subprocess.Popen(command, env=os.environ | place.environ))
     assert [writer.wait() for writer in writers] == [0] * 6
-    assert os.listdir(place.directory) == ["config"]
+    assert os.listdir(place.directory) == [compiled.name()]
 
 
 def test_slot_run_keeps_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-NAME = "config"
+INSTALLATIONS = 16
+"""So many files there are at most. Each installation has one, believing only what its own code has made:
+two that take turns, as slot-run and a project's library do, would undo it each time. Some may share one."""
 
 TICK_NS = 2 * 10**9
 """The longest tick of a file system's clock, FAT's. A file that has just been changed may change again within
@@ -85,10 +87,15 @@ def _directory(environ: Mapping[str, str]) -> str | None:
 
 def packed(path: str, facts: os.stat_result, config: Config, lines: list[str]) -> bytes:
     """What to keep of a config file with those facts: what it says, and the lines about its mistakes."""
-    parts = tuple(getattr(config, name) for name in Config.__slots__)
+    parts = tuple(getattr(config, attribute) for attribute in Config.__slots__)
     # Version 2 of the format can be read by every Python.
     values = marshal.dumps((parts, lines), 2)
     return _head(path, facts) + _sum(values) + values
+
+
+def name() -> str:
+    """What the file of this installation is called; raises OSError if the code is not in files."""
+    return f"config-{os.stat(__file__).st_ino % INSTALLATIONS:x}"
 
 
 def _head(path: str, facts: os.stat_result) -> bytes:
@@ -98,7 +105,7 @@ def _head(path: str, facts: os.stat_result) -> bytes:
     files, whatever an installer does to their other times: the version stays the same between two commits.
     """
     here = os.path.dirname(__file__)
-    code = [os.stat(os.path.join(here, name)) for name in ("compiled.py", "file.py", "values.py")]
+    code = [os.stat(os.path.join(here, module)) for module in ("compiled.py", "file.py", "values.py")]
     its = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     ours = [(one.st_ctime_ns, one.st_size) for one in code]
     return ascii((path, its, ours)).encode() + b"\n"
@@ -118,8 +125,8 @@ def _kept(directory: str, path: str) -> tuple[Config, list[str]] | None:
             return None
         parts, lines = marshal.loads(values)  # noqa: S302 - written by this user, and whole
         config = Config()
-        for name, part in zip(Config.__slots__, parts, strict=True):
-            setattr(config, name, part)
+        for attribute, part in zip(Config.__slots__, parts, strict=True):
+            setattr(config, attribute, part)
     except _FAILURES:
         return None
     else:
@@ -130,7 +137,7 @@ def _private_content(directory: str) -> bytes:
     """What is in the file in which we keep it; OSError if there is none, or others may have written it."""
     above = _opened_private(directory, None, stat.S_IFDIR)
     try:
-        descriptor = _opened_private(NAME, above, stat.S_IFREG)
+        descriptor = _opened_private(name(), above, stat.S_IFREG)
     finally:
         os.close(above)
     try:
@@ -159,24 +166,25 @@ def _keep(directory: str, content: bytes) -> None:
         pass
     above = _opened_private(directory, None, stat.S_IFDIR)
     try:
-        _replace(above, f".{NAME}-{os.getpid()}", content)
+        _replace(above, name(), content)
     finally:
         os.close(above)
 
 
-def _replace(above: int, name: str, content: bytes) -> None:
-    """Write `content` under a name of its own, and then give it the name that is looked at."""
+def _replace(above: int, kept: str, content: bytes) -> None:
+    """Write `content` under a name of its own, and then give it the name `kept`, which is looked at."""
+    new = f".{kept}-{os.getpid()}"
     try:
-        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=above)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=above)
     except FileExistsError:
         # Another thread has it, or a process of this number was killed here: the next build finds it free.
-        _discard(above, name)
+        _discard(above, new)
         raise
     try:
         _write(descriptor, content)
-        os.rename(name, NAME, src_dir_fd=above, dst_dir_fd=above)
+        os.rename(new, kept, src_dir_fd=above, dst_dir_fd=above)
     except BaseException:
-        _discard(above, name)
+        _discard(above, new)
         raise
 
 
@@ -189,8 +197,8 @@ def _write(descriptor: int, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _discard(above: int, name: str) -> None:
+def _discard(above: int, new: str) -> None:
     try:
-        os.unlink(name, dir_fd=above)
+        os.unlink(new, dir_fd=above)
     except OSError:
         pass  # what is on its way, a Ctrl-C say, matters more

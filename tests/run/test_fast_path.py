@@ -89,8 +89,8 @@ def test_without_the_journal_it_stays_at_that(pool: Pool) -> None:
 def test_a_config_file_is_read_once(pool: Pool) -> None:
     """When it is old enough for that. Then it costs a module, and saves the counting of cores."""
     home = Path(pool.environ["HOME"])
-    config, kept = home / ".config/buildslots/config.toml", home / ".cache/buildslots/config"
-    for path in (config, kept.parent):
+    config, kept = home / ".config/buildslots/config.toml", home / ".cache/buildslots"
+    for path in (config, kept):
         path.parent.mkdir(parents=True)
     config.write_text("slots = 2\ntimeout = 90\n[pools.link]\nslots = 1\n")
     assert "tomllib" in loaded(pool, "--", "true")[0]
