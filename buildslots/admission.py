@@ -10,8 +10,7 @@ import os
 import time
 from _thread import allocate_lock
 
-from buildslots.disk.lock import check_root
-from buildslots.disk.slots import Claim, PoolDirectory
+from buildslots.backend import Refusal, Request
 from buildslots.errors import NotSlotOwnerError, SlotCancelledError, SlotReleasedError, SlotTimeoutError
 
 TYPE_CHECKING = False
@@ -22,10 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, TypeAlias
 
-    from buildslots.disk.bells import Poll
-    from buildslots.disk.queue import Ticket
-    from buildslots.disk.slots import Hold
-    from buildslots.disk.wait import Ears, Notice, Steps, Wait
+    from buildslots.backend import Backend, Hold, Listener, Notice, Place, Steps
     from buildslots.gates import Gates
     from buildslots.journal import Log
     from buildslots.settings import Settings
@@ -39,8 +35,9 @@ MARKS = 64
 slots, and one that has run under thousands says nonsense."""
 LATE_S = 1.0
 """By how much whatever others do to the pool may delay a build beyond its timeout."""
-FEW = 8
-"""With so many slots at most, what a wait has opened, three descriptors a slot, stays so until release."""
+PACE_S = 5.0
+"""How often, at least, one whose timeout is over looks whether it is its turn to fall through: those ahead
+may have left, which makes it come sooner."""
 CANCEL_S = 0.1
 """How often a wait that can be cancelled looks whether it was."""
 NUMBER = "BUILD_SLOT"
@@ -67,7 +64,6 @@ class Slot:
     """
 
     __slots__ = (
-        "_admission",
         "_block",
         "_directory",
         "_hold",
@@ -106,7 +102,6 @@ class Slot:
         self._directory = directory
         self._hold = hold
         self._log: Log | None = None
-        self._admission: Admission | None = None
         self._mark = mark
         self._pid = os.getpid()
         self._released = False
@@ -186,9 +181,6 @@ class Slot:
         if self._hold is not None:
             self._hold.release()
             self._hold = None  # who forgets the slot at the next acquire() has no time for it
-        admission, self._admission = self._admission, None
-        if admission is not None:
-            admission.tidy()
         log, self._log = self._log, None
         if log is not None and self._pid == os.getpid():
             log.ended(status, at, until)
@@ -207,41 +199,84 @@ class Slot:
         if self._hold is None or self._pid == os.getpid():
             return True
         # In a forked child; raises OSError, as in `_outer`.
-        return PoolDirectory(directory).is_ours(self._hold.numbers[0], self._hold.nonce)
+        return open_pool(directory).is_ours(self._hold.numbers[0], self._hold.nonce)
+
+
+def open_pool(directory: str, late_at: float = float("inf")) -> Backend:
+    """The pool in `directory`, as one build uses it.
+
+    Args:
+        directory: Absolute.
+        late_at: `time.monotonic()` from which on nothing in the pool is worth a wait any more.
+    """
+    from buildslots.disk.directory import PoolDirectory  # noqa: PLC0415 - one of several backends
+
+    return PoolDirectory(directory, late_at)
 
 
 class Admission:
-    """The way of one build to its slot: `acquire()`, and `started()` when it runs. Tells the journal.
+    """The way of one build to its slot; tells the journal.
+
+    >>> with Admission(settings, command) as admission:
+    ...     slot = admission.acquire()
+    ...     child = start(command, slot)
+    ...     admission.started(slot, child.pid)
+
+    At the end of the block the place in line is gone, and so is the slot, if no build has `started` in it.
 
     Args:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
     """
 
-    __slots__ = ("_claim", "_directory", "_hold", "_log", "_pid", "_settings", "_ticket", "_wait")
+    __slots__ = ("_hold", "_log", "_pid", "_place", "_pool", "_request", "_settings", "_started")
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
-        self._claim = Claim(settings.slots, command, settings.weight, _gates(settings))
+        self._request = Request(settings.slots, command, settings.weight, _gates(settings))
         late_at = float("inf")  # whose turn comes after the timeout has time for the mutex then
         if settings.timeout_s is not None and settings.on_timeout != "paced":
-            late_at = time.monotonic() + settings.timeout_s + LATE_S
-        self._directory = PoolDirectory(settings.dir, late_at)
+            late_at = self._request.began + settings.timeout_s + LATE_S
+        self._pool = open_pool(settings.dir, late_at)
         self._hold: Hold | None = None
-        self._ticket: Ticket | None = None
-        self._wait: Wait | None = None
+        self._place: Place | None = None
         self._log: Log | None = None
         self._pid = os.getpid()
+        self._started = False
 
     @property
     def despite(self) -> str | None:
         """What of the machine's state it did not wait for any longer, at the timeout; None if nothing."""
-        return self._claim.despite
+        return None if self._hold is None else self._hold.despite
 
     @property
     def repaired(self) -> list[str]:
         """What of the pool could not be used, and what became of it, in words."""
-        return self._directory.repaired
+        return self._pool.repaired
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(error)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave the line, and let go of the slot unless the build has started. Idempotent, raises nothing.
+
+        Args:
+            error: Why there is no slot; the journal is told.
+        """
+        if self._place is not None:
+            self._place.leave()
+        if self._started or self._pid != os.getpid():  # a forked child drops what its parent waits for
+            return
+        self._started = True  # it never will
+        if self._hold is not None:
+            self._hold.release()
+        if error is not None:
+            self._failed(error)
 
     def acquire(
         self,
@@ -262,7 +297,7 @@ class Admission:
         Raises:
             SlotTimeoutError: A TimeoutError, and so an OSError; no slot in time.
             SlotCancelledError: `cancel` was set.
-            OSError: The pool directory cannot be used. Nothing is held, and no place in line.
+            OSError: The pool cannot be used.
         """
         steps = self.steps(notice)
         try:
@@ -279,101 +314,73 @@ class Admission:
         except StopIteration as end:
             slot: Slot = end.value
             return slot
-        except BaseException:
-            self.abandon()  # it may have come when the slot was taken already
-            raise
         finally:
-            steps.close()  # whatever ended the wait, and wherever it came: nothing may stay in line
-
-    def tidy(self) -> None:
-        """Leave the line, and close what the wait has left open. Idempotent, raises nothing."""
-        if self._ticket is not None:
-            self._ticket.leave()
-        self._close()
-
-    def _close(self) -> None:
-        if self._wait is not None:
-            self._wait.close()
-        if self._log is not None:
-            self._log.close()
-
-    def abandon(self) -> None:
-        """Let go of the slot and of the place in line, if there are any. Idempotent, raises nothing."""
-        self.tidy()
-        if self._hold is not None:
-            self._hold.release()
+            steps.close()  # whatever ended the wait, and wherever it came: the mutex is let go of
 
     def steps(
-        self, notice: Callable[[], Notice | None] | None = None, poll: Callable[[], Poll] | None = None
+        self, notice: Callable[[], Notice | None] | None = None, poll: Callable[[], object] | None = None
     ) -> Steps[Slot]:
-        """`acquire` without the sleeping: see `disk.wait.Wait.steps`."""
-        try:
-            outer = _outer(self._directory)
-            if outer is not None:
-                return Slot(self._settings.pool, self._settings.dir, mark=outer)
-            check_root(self._settings.dir)
-            hold = self._hold = yield from self._take(notice, poll)
-            return Slot(self._settings.pool, self._settings.dir, hold=hold, waited_s=self._claim.waited_s)
-        except BaseException as error:
-            self.abandon()
-            self._failed(error)
-            raise
+        """`acquire` without the sleeping, with what `poll` makes: see `backend.Steps`."""
+        settings = self._settings
+        outer = _outer(self._pool)
+        if outer is not None:
+            self._started = True  # long ago
+            return Slot(settings.pool, settings.dir, mark=outer)
+        if settings.timeout_s == 0:
+            found = yield from self._pool.attempt(self._request)
+            if isinstance(found, Refusal):
+                found = yield from self._at_timeout(found)
+            self._hold = found
+        else:
+            self._hold, self._place = yield from self._pool.enter(self._request, poll)
+            if self._place is not None:
+                self._hold = yield from self._wait(self._place, notice)
+        waited_s = time.monotonic() - self._request.began
+        return Slot(settings.pool, settings.dir, hold=self._hold, waited_s=waited_s)
 
     def started(self, slot: Slot, child: int | None = None) -> None:
         """Leave the line: the build has started under `slot`, as the process `child`.
 
-        Raises nothing but a Ctrl-C, and then, without a `child`, nothing is kept.
+        The slot stays from now on, whatever becomes of the admission. Raises nothing but a Ctrl-C.
         """
-        try:
-            if self._ticket is not None:
-                self._ticket.give_way()
-            if child is not None and slot._hold is not None:
-                slot._hold.runs(child)
-            if slot._hold is not None and (log := self._log or self._told()):
-                log.started(slot._hold.numbers, slot.waited_s, overflow=slot.overflow)
-                slot._log = log
+        if child is not None:
+            self._started = True
+        if self._place is not None:
+            self._place.leave()
+        if self._hold is not None:
             if child is not None:
-                self.tidy()
-            elif self._ticket is not None:
-                slot._admission = self  # to tidy up has time until the slot is released
-                if self._claim.cap > FEW:
-                    self._close()
-        except BaseException:
-            if child is None:
-                self.abandon()
-            raise
-
-    def _take(
-        self, notice: Callable[[], Notice | None] | None, poll: Callable[[], Poll] | None
-    ) -> Steps[Hold]:
-        """Take a slot at once, or wait in line for it; at the timeout do what the settings say."""
-        began = time.monotonic()
-        claim, timeout_s = self._claim, self._settings.timeout_s
-        if timeout_s == 0:
-            hold = yield from self._directory.turn(lambda: self._directory.try_take(claim))
-        else:
-            hold, self._ticket = yield from self._directory.turn(lambda: self._directory.take_or_join(claim))
-        if self._ticket is not None:
+                self._hold.runs(child)
             if log := self._told():
-                log.queued()
-            prepare = log.prepare if log else None
-            from buildslots.disk.wait import Wait  # noqa: PLC0415 - only who has to wait needs it
+                log.started(self._hold.numbers, slot.waited_s, overflow=slot.overflow)
+                slot._log = log
+        self._started = True
 
-            deadline = float("inf") if timeout_s is None else began + timeout_s
-            paced_s = timeout_s if self._settings.on_timeout == "paced" else None
-            told = notice() if notice else None
-            self._wait = Wait(
-                self._directory, self._ticket, claim, deadline, told, paced_s=paced_s, prepare=prepare
-            )
-            hold = yield from self._wait.steps(poll)
-        claim.waited_s = time.monotonic() - began
-        if hold is not None:
-            return hold
-        if self._settings.on_timeout != "fail":
-            return (yield from self._directory.turn(lambda: self._directory.take_overflow(claim)))
-        raise SlotTimeoutError(self._settings.pool, timeout_s or 0.0, claim.waited_s)
+    def _wait(self, place: Place, notice: Callable[[], Notice | None] | None) -> Steps[Hold]:
+        """Wait in line for a slot, and do at the timeout what the settings say."""
+        if log := self._told():
+            log.queued()
+        told = notice() if notice else None
+        timeout_s = self._settings.timeout_s
+        found = yield from place.until(
+            float("inf") if timeout_s is None else self._request.began + timeout_s, told
+        )
+        while isinstance(found, Refusal):
+            if self._settings.on_timeout != "paced":
+                return (yield from self._at_timeout(found))
+            turn = yield from place.paced_start(found, timeout_s or 0.0)
+            if not isinstance(turn, float):
+                return turn
+            found = yield from place.until(time.monotonic() + min(turn, PACE_S), told)
+        return found
 
-    def _listen(self, ears: Ears | None, seconds: float, cancel: Event) -> bool:
+    def _at_timeout(self, refusal: Refusal) -> Steps[Hold]:
+        """Start beyond the cap, or give up. Paced starts are `_wait`'s business."""
+        if self._settings.on_timeout == "fail":
+            waited_s = time.monotonic() - self._request.began
+            raise SlotTimeoutError(self._settings.pool, self._settings.timeout_s or 0.0, waited_s)
+        return (yield from self._pool.exceed(self._request, refusal))
+
+    def _listen(self, ears: Listener | None, seconds: float, cancel: Event) -> bool:
         """Sleep as `ears.listen` does, and look now and then whether `cancel`, which has no bell, is set."""
         until = time.monotonic() + seconds
         while not cancel.is_set():
@@ -382,17 +389,16 @@ class Admission:
                 time.sleep(max(0.0, min(left, CANCEL_S)))
             elif ears.listen(min(left, CANCEL_S)):
                 return True
-            if left <= CANCEL_S or (ears is not None and ears.is_near):
+            if left <= CANCEL_S:
                 return False
         raise SlotCancelledError(self._settings.pool)
 
     def _failed(self, error: BaseException) -> None:
         """Tell the journal why there is no slot; not of a look (`try_acquire`) that found none."""
-        if self._pid != os.getpid():
-            return  # a forked child drops what its parent waits for
-        # What ends a sleep, a cancellation say, arrives here as the GeneratorExit of `acquire`.
-        gave_up = isinstance(error, SlotTimeoutError) or not isinstance(error, Exception)
-        if (self._ticket is not None or not gave_up) and (log := self._told()):
+        gave_up = isinstance(error, (SlotTimeoutError, SlotCancelledError)) or not isinstance(
+            error, Exception
+        )
+        if (self._place is not None or not gave_up) and (log := self._told()):
             if gave_up:
                 log.gave_up("timeout" if isinstance(error, SlotTimeoutError) else "interrupted")
             else:
@@ -404,7 +410,7 @@ class Admission:
             try:
                 from buildslots.journal import Log  # noqa: PLC0415 - when the command runs, or has to wait
 
-                self._log = Log(self._settings, self._claim.command, self._claim.nonce[:12])
+                self._log = Log(self._settings, self._request.command, self._request.nonce[:12])
             except Exception:  # noqa: BLE001 - no descriptor left, say, or an upgrade has removed the module
                 return None
         return self._log
@@ -420,7 +426,7 @@ def _gates(settings: Settings) -> Gates | None:
     return Gates(bounds.min_free_memory, bounds.max_load, bounds.max_pressure)
 
 
-def _outer(directory: PoolDirectory) -> str | None:
+def _outer(pool: Backend) -> str | None:
     """The mark of the slot of this pool under which this process runs, from its environment, or None.
 
     Raises OSError if that cannot be told: a build that took "unknown" for "none" might wait for its own slot.
@@ -428,7 +434,7 @@ def _outer(directory: PoolDirectory) -> str | None:
     marks = os.environ.get(HELD)
     for mark in marks.rsplit(",", MARKS)[-MARKS:] if marks else ():
         number, _, nonce = mark.partition(":")
-        if nonce and number.isdecimal() and len(number) < 10 and directory.is_ours(int(number), nonce):
+        if nonce and number.isdecimal() and len(number) < 10 and pool.is_ours(int(number), nonce):
             return mark
     return None
 

@@ -9,19 +9,17 @@ import asyncio
 import select
 import sys
 
-from buildslots.disk import bells
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from buildslots.admission import Admission, Slot
-    from buildslots.disk.bells import Poll
 
 
 async def acquire(admission: Admission) -> Slot:
-    """`Admission.acquire` for a task. Cancelled, it leaves nothing in line."""
-    steps = admission.steps(poll=_poll)
+    """`Admission.acquire` for a task."""
+    steps = admission.steps(poll=_poll())
     try:
         ears, seconds = next(steps)
         while True:
@@ -31,16 +29,7 @@ async def acquire(admission: Admission) -> Slot:
         slot: Slot = end.value
         return slot
     finally:
-        steps.close()  # whatever ended the wait, and wherever it came: nothing may stay in line
-
-
-def _poll() -> Poll:
-    """Listens as `select.poll` does, and can be listened to. It is only ever asked for what there is now."""
-    if bells.FIFOS and hasattr(select, "epoll"):
-        return select.epoll()
-    if bells.FIFOS and hasattr(select, "kqueue"):
-        return _Kqueue()
-    return bells.poll()
+        steps.close()  # whatever ended the wait, and wherever it came: the mutex is let go of
 
 
 class _Kqueue:
@@ -65,7 +54,15 @@ class _Kqueue:
         return [(event.ident, event.filter) for event in self._queue.control(None, 64, timeout_ms / 1000)]
 
 
-async def _sleep(poll: Poll | None, seconds: float) -> None:
+def _poll() -> Callable[[], Any] | None:
+    """What makes something that listens as `select.poll` does, and can be listened to; None on Windows.
+
+    It is only ever asked for what there is now.
+    """
+    return getattr(select, "epoll", _Kqueue if hasattr(select, "kqueue") else None)
+
+
+async def _sleep(poll: Any, seconds: float) -> None:
     """Sleep until something happens that `poll` has registered, or so long; without bells, so long."""
     fd = poll.fileno() if poll is not None and hasattr(poll, "fileno") else None
     trio = sys.modules.get("trio")

@@ -40,19 +40,9 @@ import os
 import sys
 import time
 
-from buildslots.disk import records
-from buildslots.disk.lock import (
-    PLAIN,
-    check_root,
-    close,
-    close_kept,
-    keep_from_children,
-    lock_file,
-    make_parents,
-    open_in_room,
-    unlock,
-)
-from buildslots.disk.slots import MOST_HEARD
+from buildslots.disk.lock import lock_file, unlock
+from buildslots.files import PLAIN, check_root, close, make_parents, open_in_room
+from buildslots.processes import identity
 from buildslots.settings.places import state_dir
 
 TYPE_CHECKING = False
@@ -71,14 +61,11 @@ COMMAND_CHARACTERS = 4096
 class Log:
     """What the journal is told of one build. No method raises."""
 
-    __slots__ = ("_about", "_began", "_cap", "_fd", "_load", "_path", "_pid", "_slot", "_weight")
+    __slots__ = ("_about", "_began", "_cap", "_path", "_slot", "_weight")
 
     def __init__(self, settings: Settings, command: list[str], build: str) -> None:
         """Begin to tell of the build `command` with the id `build`; writes nothing yet."""
         self._about = self._path = ""
-        self._load = ""
-        self._pid = os.getpid()
-        self._fd = -1
         self._slot = -1
         self._began = time.monotonic()
         self._cap = settings.slots
@@ -107,21 +94,6 @@ class Log:
         """It joined the line."""
         self._write("queued", f'"cap":{self._cap}{self._weight}{_load()}')
 
-    def prepare(self) -> None:
-        """It is the next to start: have ready what `started` needs, which has no time. Again now and then."""
-        if not self._path:
-            return
-        self._load = _load()  # which Linux reckons every 5 s
-        self.close()  # it may have been put aside
-        if os.name != "nt":  # where open files cannot be renamed
-            try:
-                self._fd = _open(self._path)
-                keep_from_children(self._fd)
-                if self._fd >= MOST_HEARD:
-                    self.close()
-            except OSError:
-                pass
-
     def started(self, slots: tuple[int, ...], waited_s: float, *, overflow: bool) -> None:
         """It runs now, in `slots`."""
         self._slot = slots[0]
@@ -129,12 +101,10 @@ class Log:
         event = "fell_through" if overflow else "started"
         several = f',"slots":[{",".join(map(str, slots))}]' if len(slots) > 1 else ""
         where = f'"slot":{slots[0]}{several}{self._weight}'
-        load = self._load or _load()
-        self._write(event, f'{where},"waited_s":{waited_s:.6f},"cap":{self._cap}{load}')
+        self._write(event, f'{where},"waited_s":{waited_s:.6f},"cap":{self._cap}{_load()}')
 
     def gave_up(self, cause: str) -> None:
         """It will not start."""
-        self.close()
         self._write("gave_up", f'"waited_s":{time.monotonic() - self._began:.6f},"cause":{_quoted(cause)}')
 
     def ended(self, status: int | None, at: float, until: float) -> None:
@@ -151,7 +121,6 @@ class Log:
 
     def degraded(self, cause: str) -> None:
         """It runs without any slot."""
-        self.close()
         self._write("degraded", f'"cause":{_quoted(_cut(cause))}')
 
     def _write(self, event: str, fields: str, at: float | None = None) -> None:
@@ -159,23 +128,11 @@ class Log:
             return
         line = f'{{"v":1,"t":{at or time.time():.6f},"event":"{event}",{self._about},{fields}}}\n'
         try:
-            if self._fd >= 0:
-                os.write(self._fd, line.encode("ascii"))
-                return
             size = _append(self._path, line.encode("ascii"))
             if size >= LIMIT:
                 rotate(self._path)
         except Exception:  # noqa: BLE001, S110 - the journal is worth no build, whatever is wrong with it
             pass
-
-    def close(self) -> None:
-        """Close the file, if it is open; not the end. Idempotent.
-
-        In a forked child it is closed already, and the number may be another file's.
-        """
-        fd, self._fd = self._fd, -1
-        if fd >= 0 and self._pid == os.getpid():
-            close_kept(fd)
 
 
 def rotate(path: str) -> None:
@@ -251,19 +208,16 @@ def _load() -> str:
 
 
 def _process() -> str:
-    """Which process this is, in the words of a record; put together once for each, also after a fork."""
+    """Which process this is, in the words of a record; put together once for each."""
     global _this  # noqa: PLW0603 - a cache of what cannot change
-    record = records.this_process()
-    if _this[0] != record:
-        lines = record.decode("ascii", "backslashreplace").splitlines()
-        fields = dict(line.split(" ", 1) for line in lines)
-        pid = fields.pop("pid")
-        words = [f'"pid":{pid}', *(f'"{name}":{_quoted(value)}' for name, value in fields.items())]
-        _this = record, ",".join(words)
+    who = identity()
+    if _this[0] is not who:
+        words = [f'"{name}":{value if name == "pid" else _quoted(value)}' for name, value in who.items()]
+        _this = who, ",".join(words)
     return _this[1]
 
 
-_this: tuple[bytes, str] = (b"", "")
+_this: tuple[dict[str, str], str] = ({}, "")
 
 
 def _program(command: list[str]) -> str:

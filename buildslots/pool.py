@@ -118,13 +118,13 @@ class SlotPool:
             SettingError: A ValueError; an argument is not usable.
         """
         try:
-            admission = self._admission(timeout, on_timeout, weight)
-            slot = admission.acquire(cancel=cancel)
+            with self._admission(timeout, on_timeout, weight) as admission:
+                slot = admission.acquire(cancel=cancel)
+                admission.started(slot)
         except SlotTimeoutError:
             raise
         except FAILURES as error:
             return self._unthrottled(error)
-        admission.started(slot)
         for sentence in admission.repaired:
             _warn(sentence)
         return slot
@@ -143,13 +143,13 @@ class SlotPool:
         from buildslots import aio  # noqa: PLC0415 - asyncio
 
         try:
-            admission = self._admission(timeout, on_timeout, weight)
-            slot = await aio.acquire(admission)
+            with self._admission(timeout, on_timeout, weight) as admission:
+                slot = await aio.acquire(admission)
+                admission.started(slot)
         except SlotTimeoutError:
             raise
         except FAILURES as error:
             return self._unthrottled(error)
-        admission.started(slot)
         for sentence in admission.repaired:
             _warn(sentence)
         return slot

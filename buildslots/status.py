@@ -11,9 +11,10 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 
-from buildslots.disk import queue, records
+from buildslots.disk import line, records
+from buildslots.disk.directory import PoolDirectory, Seen
 from buildslots.disk.lock import locked
-from buildslots.disk.slots import PoolDirectory
+from buildslots.processes import is_local, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,16 +157,16 @@ def _in_line(directory: str) -> tuple[list[str], int]:
 
     Members of a shared pool can make any number of them.
     """
-    names = queue.waiting(directory, MASSES)
+    names = line.waiting(directory, MASSES)
     live: list[str] = []
     until = time.monotonic() + LOOK_S
-    for number, name in enumerate(names):
-        if number >= MOST_NAMES and time.monotonic() > until:
-            return live, len(names) - number
+    for place, name in enumerate(names):
+        if place >= MOST_NAMES and time.monotonic() > until:
+            return live, len(names) - place
         if locked(f"{directory}/queue/{name}"):
             live.append(name)
             if len(live) == MOST_NAMES:
-                return live, len(names) - number - 1
+                return live, len(names) - place - 1
     return live, 0
 
 
@@ -177,65 +178,51 @@ def pid_here(directory: str, holder: Holder) -> int | None:
     """
     if holder.foreign:
         return holder.pid  # the system's word, not a record's
-    record = records.read(f"{directory}/holders/slot-{holder.slot}")
-    if record is None or records.number(record.get("pid")) != holder.pid:
+    record = Seen(directory, holder.slot).record
+    if record is None or number(record.get("pid")) != holder.pid:
         return None
-    return holder.pid if is_local(record) and lives(record) else None
+    return holder.pid if is_local(record) and records.lives(record) else None
 
 
-def _held(directory: PoolDirectory) -> list[tuple[int, bool | None]]:
-    """The numbers of the held slots, and whether one of ours holds each (None if no bell tells)."""
-
-    def owner(number: int) -> bool | None:
-        try:
-            return directory.has_owner(number)
-        except OSError:
-            return None
-
+def _held(directory: PoolDirectory) -> list[Seen]:
+    """What is seen of the held slots."""
     if not os.path.exists(directory.path):
         return []
-    return directory.glimpse(lambda: [(number, owner(number)) for number in directory.held()])
+    return directory.glimpse(lambda: [Seen(directory.path, slot) for slot in directory.held()])
 
 
 def _holders(directory: PoolDirectory, cap: int) -> tuple[Holder, ...]:
     """Who holds the slots, whoever has several of them once: their records have one nonce."""
     found: dict[str, Holder] = {}
     foreign = 0
-    for number, owned in _held(directory):
-        record = records.read(f"{directory.path}/holders/slot-{number}")
-        if _is_foreign(record, owned=owned):
-            holder = _foreign_holder(directory, number, cap, ask=foreign < MOST_FOREIGN)
+    for seen in _held(directory):
+        if seen.is_foreign:
+            holder = _foreign_holder(directory, seen.number, cap, ask=foreign < MOST_FOREIGN)
             foreign += 1
         else:
-            holder = _holder(number, record or {})
-        nonce = None if holder.foreign or record is None else record.get("nonce")
-        whose = nonce or f"slot-{number}"
+            holder = _holder(seen.number, seen.record or {})
+        whose = f"slot-{seen.number}" if holder.foreign or seen.nonce is None else seen.nonce
         before = found.get(whose)
         if before is not None:
-            holder = replace(before, slots=(*before.slots, number), weight=before.weight + 1)
+            holder = replace(before, slots=(*before.slots, seen.number), weight=before.weight + 1)
         found[whose] = holder
     return tuple(found.values())
 
 
-def _is_foreign(record: dict[str, str] | None, *, owned: bool | None) -> bool:
-    """Whether no record explains that a slot is held, by what its bell tells (`_held`)."""
-    return record is None or owned is False or (owned is None and not lives(record))
-
-
-def _holder(number: int, record: dict[str, str]) -> Holder:
+def _holder(slot: int, record: dict[str, str]) -> Holder:
     return Holder(
-        slot=number,
-        slots=(number,),
+        slot=slot,
+        slots=(slot,),
         weight=1,
         overflow="overflow" in record,
         foreign=False,
-        orphaned=not lives(record),
-        pid=records.number(record.get("pid")),
+        orphaned=not records.lives(record),
+        pid=number(record.get("pid")),
         command=_command(record),
         cwd=record.get("cwd"),
         held_s=records.age_s(record),
         waited_s=records.seconds(record.get("waited")),
-        cap=records.number(record.get("cap")),
+        cap=number(record.get("cap")),
         host=record.get("host"),
         elsewhere=not is_local(record),
     )
@@ -245,20 +232,20 @@ def _waiter(directory: PoolDirectory, place: int, name: str) -> Waiter:
     record = records.read(f"{directory.path}/queue/{name}") or {}
     return Waiter(
         place=place,
-        pid=records.number(record.get("pid")),
+        pid=number(record.get("pid")),
         command=_command(record),
         cwd=record.get("cwd"),
         waited_s=records.age_s(record),
-        cap=records.number(record.get("cap")) or queue.cap_of(name),
-        weight=records.number(record.get("weight")) or 1,
+        cap=number(record.get("cap")) or line.limit_of(name),
+        weight=number(record.get("weight")) or 1,
         host=record.get("host"),
         elsewhere=bool(record) and not is_local(record),
     )
 
 
-def _foreign_holder(directory: PoolDirectory, number: int, cap: int, *, ask: bool) -> Holder:
+def _foreign_holder(directory: PoolDirectory, slot: int, cap: int, *, ask: bool) -> Holder:
     """A program that locked the slot file without a record: what the system, if we `ask` it, knows of it."""
-    pid = _lock_owner(f"{directory.path}/slot-{number}") if ask else None
+    pid = _lock_owner(f"{directory.path}/slot-{slot}") if ask else None
     command: tuple[str, ...] = ()
     cwd = held_s = None
     if pid is not None:
@@ -272,10 +259,10 @@ def _foreign_holder(directory: PoolDirectory, number: int, cap: int, *, ask: boo
         except psutil.Error:
             pass  # gone, or somebody else's
     return Holder(
-        slot=number,
-        slots=(number,),
+        slot=slot,
+        slots=(slot,),
         weight=1,
-        overflow=number >= cap,
+        overflow=slot >= cap,
         foreign=True,
         orphaned=False,
         pid=pid,
@@ -305,45 +292,6 @@ def _lock_owner(path: str) -> int | None:
     same_inode = [pid for where, pid in flocks.items() if where.endswith(f":{file.st_ino}")]
     pid = flocks.get(device, same_inode[0] if len(same_inode) == 1 else 0)
     return pid if pid > 0 else None
-
-
-def lives(record: dict[str, str]) -> bool:
-    """Whether the process that wrote `record` lives; True where we cannot know (another pid namespace)."""
-    pid = records.number(record.get("pid"))
-    if pid is None:
-        return False
-    if not is_local(record):
-        return True
-    if "start" in record and record["start"] != "0":
-        start = records.process_start(pid)
-        return record["start"] == str(start) if start else _is_hidden(pid)
-    import psutil  # noqa: PLC0415 - where there is no /proc
-
-    since = records.seconds(record.get("since"))
-    try:
-        # Or another process has its number; the clocks of the two need not agree exactly.
-        return since is None or bool(psutil.Process(pid).create_time() <= since + 1)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True
-
-
-def _is_hidden(pid: int) -> bool:
-    """Whether `pid` lives but is another user's, whom /proc may not show (its option hidepid, proc(5))."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        pass  # there is none
-    return False
-
-
-def is_local(record: dict[str, str]) -> bool:
-    """Whether the pid in `record` counts here: same host, same pid namespace."""
-    ours = records.parse(records.record(records.about([], cap=1, nonce=""))) or {}
-    return all(record.get(where) == ours.get(where) for where in ("host", "pidns"))
 
 
 def _command(record: dict[str, str]) -> tuple[str, ...]:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from builds import DEADLINE_S
 
 from buildslots.admission import Admission, Slot
-from buildslots.disk import slots
+from buildslots.disk import directory
 from buildslots.errors import SlotTimeoutError
 from buildslots.settings import resolve
 
 if TYPE_CHECKING:
-    from buildslots.disk.wait import Steps
+    from buildslots.backend import Steps
 
 PATIENCE_S = 0.05
 """How long actors try to get the mutex before they remove it: many will be paused while they have it."""
@@ -95,8 +95,8 @@ class _Child:
 
     def run(self) -> None:
         """Do what is told until nobody tells any more."""
-        slots.MUTEX_PATIENCE_S = slots.MUTEX_AGAIN_S = PATIENCE_S
-        slots.MUTEXES_S = 1000.0
+        directory.MUTEX_PATIENCE_S = directory.MUTEX_AGAIN_S = PATIENCE_S
+        directory.MUTEXES_S = 1000.0
         sys.addaudithook(self._on_event)
         while line := _read_line(self._commands):
             arguments = json.loads(line)
@@ -146,13 +146,14 @@ class _Child:
         except StopIteration as end:
             self._steps, self._slot = None, end.value
             self._admission.started(end.value)
-        except SlotTimeoutError:
+        except SlotTimeoutError as error:
             self._steps = None
+            self._admission.close(error)
 
     def _about(self) -> dict[str, object]:
         if self._steps is not None and self._admission is not None:
-            ticket = self._admission._ticket
-            return {"at": "waiting", "ticket": ticket.name if ticket else ""}
+            place = self._admission._place
+            return {"at": "waiting", "ticket": place._ticket.name if place else ""}
         if self._slot is None or self._slot._hold is None:
             return {"at": "out"}
         hold = self._slot._hold

@@ -11,15 +11,19 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+from namespaces import unshare
 
 from buildslots import PoolStatus, SlotPool
+from buildslots.backend import Refusal
 from buildslots.disk import records
+from buildslots.disk.holding import Hold, take_beyond
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from buildslots.disk.slots import PoolDirectory
+    from buildslots.backend import Request
+    from buildslots.disk.directory import PoolDirectory
 
 T = TypeVar("T")
 
@@ -41,13 +45,27 @@ def wait_until(condition: Callable[[], T], what: str) -> T:
 
 def step(directory: PoolDirectory, action: Callable[[], T]) -> T:
     """Run `action` under the mutex of a pool, as a build does."""
-    turn = directory.turn(action)
+    turn = directory.under_mutex(action)
     try:
         while True:
             time.sleep(next(turn)[1])
     except StopIteration as end:
         done: T = end.value
         return done
+
+
+def take_now(directory: PoolDirectory, request: Request, *, beyond: bool = False) -> Hold:
+    """What `request` gets at once, or `beyond` its cap; the test fails if it is refused."""
+    if beyond:
+        return step(directory, lambda: take_beyond(directory.path, request, None))
+    found = step(directory, lambda: directory.try_take(request))
+    assert isinstance(found, Hold), f"refused: {found.held} held, {found.gate}"
+    return found
+
+
+def is_refused(directory: PoolDirectory, request: Request) -> bool:
+    """Whether `request` gets nothing now."""
+    return isinstance(step(directory, lambda: directory.try_take(request)), Refusal)
 
 
 def script(name: str) -> str:
@@ -185,6 +203,5 @@ class Mounts:
 
     def run(self, setup: str, command: str) -> subprocess.CompletedProcess[str]:
         """Run `setup`, with $P the directory of the pool, and then `command`."""
-        user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         text = f"set -e; P={self._pool.dir}; R={script('slot-run')}; mkdir -p $P; {setup}; set +e; {command}"
-        return self._pool.run("unshare", *user, "--mount", "sh", "-c", text)
+        return self._pool.run(*unshare("--mount"), "sh", "-c", text)

@@ -20,6 +20,9 @@ PR_SET_CHILD_SUBREAPER = 36
 PATIENCE_S = 10.0
 """How long what a test has told to end may take until it has."""
 
+KILLED_S = 30.0
+"""How long the end may take after SIGKILL."""
+
 
 def adopt() -> None:
     """Have all orphans below this process become its children."""
@@ -43,7 +46,7 @@ def end() -> list[str]:
     while running:  # the orphans of those that end are among our children then
         for process in running:
             process.send_signal(signal.SIGKILL)
-            process.wait(PATIENCE_S)
+            process.wait(KILLED_S)
         running = _running()
     return left
 

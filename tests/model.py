@@ -1,31 +1,34 @@
 """The protocol on disk as a model that is small enough to look at every state it can ever be in.
 
-`buildslots/disk/__init__.py` says in words what processes do to share slots. Here is the same as a program
+`buildslots/disk/PROTOCOL.md` says in words what processes do to share slots. Here is the same as a program
 whose steps are the system calls that others can notice, one at a time, and a checker that takes those steps
 in every order there is: whoever can move moves next, dies, or is stopped. So a claim about "whatever happens
 in between" is looked up, not argued.
 
 A process goes through these steps (`Process.at`); beside each stands the function that it models:
 
-    away ──► arrive                          PoolDirectory.take_or_join, queue.anybody_waits
-    arrive ─► try                            nobody is in line: PoolDirectory.take
-    arrive ─► create ─► lock ─► joined       somebody is: queue.Ticket, lock_file
+    away ──► arrive                          PoolDirectory.take_or_join, line.tickets
+    arrive ─► try                            nobody is in line: holding.take
+    arrive ─► create ─► lock ─► joined       somebody is: line.Ticket, lock_file
     look ──► ahead                           Wait._look, Ticket.ahead
     ahead ─► try                             the head takes; behind sleepers only, others too (Sleepers)
     ahead ─► follow ─► listening ─► sleep    all others: Ears._listen_to_ticket
-    try … try ─► count … count ─► hang       slots one by one: PoolDirectory._lock, locked; then Hold.__init__
-    count ─► let go ─► hear, listen, hear …  too many were held: Ears, PoolDirectory.held, bells.listen
+    try … try ─► count … count ─► hang       slots one by one: holding._lock_lowest; then Hold.__init__
+    count ─► let go ─► hear, listen, hear …  too many were held: Locks.let_go, Ears._listen_to_slots
     hear ──► ahead                           one was let go of meanwhile: look again
     hear ──► listening ─► sleep              Wait._sleep, in poll(2)
-    sleep ─► look                            a bell, or a timer: `deaf_head` and its 50 ms
-    sleep ─► late ─► overflow ─► hang        the timeout: PoolDirectory.overflow
+    sleep ─► look                            a bell, or a timer: `Ears.is_deaf` and its 50 ms
+    sleep ─► late ─► overflow ─► hang        the timeout: PoolDirectory.exceed, holding.take_beyond
     hang ──► taken ─► start                  the mutex is let go of, the command is started
     start ─► leave ─► leave bell ─► run      Admission.started, Ticket.leave
     run ───► unlock ─► ring ─► away          Hold.release
 
+The code does what `waiters=SURE` and `listens_first` say: the head that a bell wakes takes at once
+(`Wait._is_head`), and a bell is listened to before its slot is asked for.
+
 Time is not modelled, but who needs it is: a sleeper that only a timer can wake is `deaf`, and the checker
 tells those from the ones that hear a bell. Left out are what cannot change who runs (records, knocks, the
-journal), and that of two free slots the lower one is taken: `take` looks a second time for that.
+journal), and that a head whose try was in vain reads the line anew before the next.
 """
 
 from __future__ import annotations
@@ -131,7 +134,7 @@ class Protocol:
     kills: bool = False
     stops: int = 0
     daemons: bool = False
-    listens_first: bool = False
+    listens_first: bool = True
     broken: str = ""
 
     @property
@@ -427,7 +430,7 @@ def _called(place: int, others: tuple[Process, ...]) -> tuple[Process, ...]:
 
 
 def _tidied(others: tuple[Process, ...]) -> tuple[Process, ...]:
-    """Without tickets that nobody has locked: `queue.live` removes them."""
+    """Without tickets that nobody has locked: `line.live` removes them."""
     return tuple(other._replace(ticket=NO) if other.ticket == CREATED else other for other in others)
 
 

@@ -16,7 +16,8 @@ import pytest
 from builds import Build, Pool, script, wait_until
 
 from buildslots import SlotPool
-from buildslots.disk import bells, lock, slots, wait
+from buildslots.backend import Refusal, Request
+from buildslots.disk import bells, holding, lock, sleepers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,11 +140,11 @@ def test_a_killed_waiter_blocks_nobody(pool: Pool, victim: int) -> None:
 
 KILLED_WHILE_IT_LEAVES = """
 import os, signal, sys
-from buildslots.disk import queue
-from buildslots.disk.slots import PoolDirectory
+from buildslots.disk import line
+from buildslots.disk.directory import PoolDirectory
 
 directory = PoolDirectory(sys.argv[1])
-ticket = directory.complete(lambda: queue.Ticket(directory.path, 1, b""))
+ticket = directory.with_repairs(lambda: line.Ticket(directory.path, 1, b""))
 removals = iter(range(int(sys.argv[2])))
 
 def kill(event, _):
@@ -342,17 +343,16 @@ def test_a_shared_foreign_lock_makes_no_overflow(pool: Pool) -> None:
 def test_taking_counts_after_it_has_locked(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that was refused because somebody looked, and is held a moment later, counts."""
     pool.slot_run("true")
-    real, fds = slots.SlotFiles.lock, []
+    real, fds = holding._lock_slot, []
 
-    def refused_then_held(self: slots.SlotFiles, number: int) -> int:
+    def refused_then_held(directory: str, number: int, locks: holding.Locks, looks: int) -> bool | None:
         if number == 0:
-            return slots.LOOKED_AT
+            return None
         fds.append(lock.lock_file(str(pool.dir / "slot-0")))  # at this moment it is taken by somebody else
-        return real(self, number)
+        return real(directory, number, locks, looks)
 
-    monkeypatch.setattr(slots.SlotFiles, "lock", refused_then_held)
-    directory = slots.PoolDirectory(str(pool.dir))
-    assert directory.take(slots.Claim(1, ["make"]), 1) is None
+    monkeypatch.setattr(holding, "_lock_slot", refused_then_held)
+    assert isinstance(holding.take(str(pool.dir), Request(1, ["make"]), 1), Refusal)
     os.close(fds[0])
 
 
@@ -371,6 +371,27 @@ def test_a_new_mutex_is_not_taken_away(tmp_path: Path, monkeypatch: pytest.Monke
             owners.append(lock.lock_file(path))
     assert (mutex._fd >= 0, removed, now[0]) == (True, [], 1.2)
     mutex.release()
+    for fd in owners:
+        assert fd is not None
+        os.close(fd)
+
+
+def test_a_mutex_that_others_have_made_just_now_is_not_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if that was at the end of our patience, and we have not opened it yet."""
+    path, now, removed = str(tmp_path / "mutex"), [0.0], []
+    owners = [lock.lock_file(path)]
+    monkeypatch.setattr(lock.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(lock.Mutex, "_replace", lambda _: removed.append(True))
+    mutex = lock.Mutex(path)
+    for _ in mutex.tries(1.0, 0.0001):
+        if len(owners) < 2:
+            now[0] += 0.99
+            os.unlink(path)
+            owners.append(lock.lock_file(path))
+        now[0] += 0.02
+    assert removed == []
     for fd in owners:
         assert fd is not None
         os.close(fd)
@@ -396,17 +417,17 @@ def test_a_bell_that_rang_is_heard_by_all(tmp_path: Path) -> None:
 def test_only_the_second_in_line_is_quick_to_knock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those further back wait until those before them had the time to; or all would wake all."""
     now, knocks = [0.0], []
-    monkeypatch.setattr(wait.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(wait.queue, "live", lambda *_: True)
-    monkeypatch.setattr(wait.bells, "knock", lambda path: knocks.append(path) or True)
+    monkeypatch.setattr(sleepers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sleepers.line, "live", lambda *_: True)
+    monkeypatch.setattr(sleepers.bells, "knock", lambda path: knocks.append(path) or True)
     for place, quiet_s in ((1, 0.09), (2, 0.59), (4, 1.59)):
         ahead = [f"{number:020d}-3" for number in range(place)]
-        sleepers, now[0] = wait.Sleepers(), 0.0
+        watch, now[0] = sleepers.Sleepers(), 0.0
         for now[0] in (0.0, quiet_s):
-            assert sleepers.overtake("pool", ahead, 3, 0) == 0
+            assert watch.overtake("pool", ahead, 3, 0) == 0
         assert knocks == []
-        now[0] = sleepers.look_at
-        assert sleepers.overtake("pool", ahead, 3, 0) == 0
+        now[0] = watch.look_at
+        assert watch.overtake("pool", ahead, 3, 0) == 0
         assert knocks == [f"pool/bells/{name}" for name in ahead]
         knocks.clear()
 

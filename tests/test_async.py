@@ -27,7 +27,7 @@ from buildslots import (
     build_slot,
 )
 from buildslots.admission import Admission
-from buildslots.disk import wait
+from buildslots.disk import ears
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -109,7 +109,7 @@ def test_cancelled_at_any_await(
     pool: Pool, run: Run, monkeypatch: pytest.MonkeyPatch, sleeps: int, when: str
 ) -> None:
     """After so many sleeps, before the next one or in it: nothing in line and no descriptor is left."""
-    monkeypatch.setattr(wait, "GLANCE_S", 0.01)
+    monkeypatch.setattr(ears, "GLANCE_S", 0.01)
     sleep, slept = aio._sleep, 0
     before = descriptors()
 
@@ -479,7 +479,7 @@ def test_a_kqueue_is_asked_as_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "kevent", lambda *args: args, raising=False)
     for number, name in enumerate(("KQ_EV_ADD", "KQ_EV_CLEAR", "KQ_FILTER_READ")):
         monkeypatch.setattr(select, name, 2**number, raising=False)
-    poll = aio._poll()
+    poll = aio._poll()()
     poll.register(5, 0)
     assert poll.poll(1500) == [(5, -1)]
     poll.close()  # type: ignore[attr-defined]

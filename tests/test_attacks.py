@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import DEADLINE_S, Pool, script, step, wait_until
+from builds import DEADLINE_S, Pool, script, step, take_now, wait_until
 from users import ALICE, BOB, Users, several_users
 
-from buildslots import SlotPool
-from buildslots.disk import bells, lock, queue, slots
-from buildslots.disk.slots import Claim, PoolDirectory
+from buildslots import SlotPool, files
+from buildslots.backend import Request
+from buildslots.disk import bells, holding, line
+from buildslots.disk.directory import PoolDirectory
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -84,8 +85,8 @@ while True:
 """
 PATIENT = """
 import sys
-from buildslots.disk import slots
-slots.MUTEX_PATIENCE_S = slots.MUTEXES_S = 1e6
+from buildslots.disk import directory
+directory.MUTEX_PATIENCE_S = directory.MUTEXES_S = 1e6
 """
 
 
@@ -376,7 +377,7 @@ def test_a_directory_that_takes_the_place_of_a_new_one_keeps_its_mode(
         os.rename(mine, path, dst_dir_fd=options["dir_fd"])
 
     monkeypatch.setattr(os, "mkdir", mkdir_and_swap)
-    lock.make_directory(str(tmp_path / "queue"), shared=shared)
+    files.make_directory(str(tmp_path / "queue"), shared=shared)
     (found,) = [path for path in tmp_path.iterdir() if path.stat().st_mtime == 0]
     assert found != mine
     assert stat.S_IMODE(found.stat().st_mode) == 0o750
@@ -430,17 +431,16 @@ def test_paced_falls_through_whatever_others_make_believe(pool: Pool, how: str) 
 
 def test_masses_of_dead_tickets_are_cleared_bit_by_bit(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """No look takes longer than its time; what it has not come to counts as alive."""
-    monkeypatch.setattr(queue, "TIDY_S", 0.0)
+    monkeypatch.setattr(line, "TIDY_S", 0.0)
     directory = PoolDirectory(str(pool.dir))
-    directory.complete(lambda: queue.Ticket(directory.path, 1, b"").leave())
+    directory.with_repairs(lambda: line.Ticket(directory.path, 1, b"").leave())
     for number in range(10):
         (pool.dir / "queue" / f"{number + 1:020d}-1").touch()
     for left in range(9, 0, -1):
-        assert len(queue.line(directory.path)) == left
+        assert len(line.tickets(directory.path)) == left
         assert len(list((pool.dir / "queue").iterdir())) == left
     monkeypatch.undo()
-    hold = step(directory, lambda: directory.try_take(Claim(1, ["make"])))
-    assert hold is not None
+    hold = take_now(directory, Request(1, ["make"]))
     hold.release()
     assert list((pool.dir / "queue").iterdir()) == []
 
@@ -473,13 +473,13 @@ def test_what_has_the_name_of_a_ticket_is_out_of_the_line(pool: Pool, kind: str)
 def test_the_largest_number_leaves_room_behind_it(pool: Pool) -> None:
     """Who joins behind the last possible ticket has a ticket."""
     directory = PoolDirectory(str(pool.dir))
-    tickets = [step(directory, lambda: queue.Ticket(directory.path, 1, b""))]
-    last = pool.dir / "queue" / f"{queue.LARGEST_NUMBER - 1:020d}-1"
+    tickets = [step(directory, lambda: line.Ticket(directory.path, 1, b""))]
+    last = pool.dir / "queue" / f"{line.LARGEST_NUMBER - 1:020d}-1"
     os.close(os.open(last, os.O_CREAT, 0o600))
     with open(last) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        tickets.append(step(directory, lambda: queue.Ticket(directory.path, 1, b"")))
-        assert queue.waiting(directory.path) == [tickets[0].name, tickets[1].name, last.name]
+        tickets.append(step(directory, lambda: line.Ticket(directory.path, 1, b"")))
+        assert line.waiting(directory.path) == [tickets[0].name, tickets[1].name, last.name]
     for ticket in tickets:
         ticket.leave()
 
@@ -503,7 +503,7 @@ def test_slots_that_cannot_be_counted_in_time_are_not_taken(
     SlotPool(slots=1).acquire().release()
     for number in range(1, 300):
         (pool.dir / f"slot-{number}").touch()
-    monkeypatch.setattr(slots, "TAKE_S", -1.0)
+    monkeypatch.setattr(holding, "TAKE_S", -1.0)
     with pytest.raises(TimeoutError):
         SlotPool(slots=1).acquire(0.2, "fail")
     monkeypatch.undo()
@@ -531,9 +531,10 @@ def test_thousands_of_marks_are_not_looked_up(pool: Pool) -> None:
     """The last ones tell: a command is below few pools' slots."""
     pool.slot_run("true")
     marks = ",".join([f"0:{'a' * 32}"] * 3000)
-    program = "import os\nfrom buildslots.admission import _outer\nfrom buildslots.disk import slots\nn = 0\n"
-    program += "def look(*_):\n    global n\n    n += 1\nslots.PoolDirectory.is_ours = look\n"
-    program += f"_outer(slots.PoolDirectory({str(pool.dir)!r}))\nprint(n)"
+    program = "import os\nfrom buildslots.admission import _outer\n"
+    program += "from buildslots.disk.directory import PoolDirectory\nn = 0\n"
+    program += "def look(*_):\n    global n\n    n += 1\nPoolDirectory.is_ours = look\n"
+    program += f"_outer(PoolDirectory({str(pool.dir)!r}))\nprint(n)"
     assert int(pool.run(*python(program), environ={"BUILD_SLOTS_HELD": marks}).stdout) <= 64
 
 
@@ -569,7 +570,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("byte", ["?", "3"])
+@pytest.mark.parametrize("byte", ["?", "!"])
 def test_who_is_woken_for_nothing_listens_less_often(pool: Pool, byte: str) -> None:
     """A flooded bell does not cost a core: after some sounds in a second the waiter naps."""
     pool.build("-n1").started()

@@ -182,11 +182,13 @@ def test_a_forked_child_drops_a_wait_of_its_parent(pool: Pool) -> None:
     from buildslots.settings.places import state_dir  # noqa: PLC0415
 
     with SlotPool(slots=1).acquire():
-        steps = Admission(resolve(slots=1, warn=print), ["make"]).steps()
+        admission = Admission(resolve(slots=1, warn=print), ["make"])
+        steps = admission.steps()
         next(steps)
         child = os.fork()
         if not child:
             steps.close()
+            admission.close(KeyboardInterrupt())
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert len(pool.status().waiters) == 1
@@ -194,6 +196,7 @@ def test_a_forked_child_drops_a_wait_of_its_parent(pool: Pool) -> None:
         with open(journal, encoding="ascii") as file:
             assert "gave_up" not in file.read()
         steps.close()
+        admission.close(KeyboardInterrupt())
         with open(journal, encoding="ascii") as file:
             assert "gave_up" in file.read()
     assert (pool.held(), pool.leftovers()) == ([], [])

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING
 from unicodedata import category
 
 import pytest
-from builds import script, step
+from builds import is_refused, script, step, take_now
 from examples import tried
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from buildslots import SlotPool
+from buildslots import SlotPool, processes
 from buildslots.admission import HELD, _outer
-from buildslots.disk import queue, records
-from buildslots.disk.slots import Claim, PoolDirectory
+from buildslots.backend import Request
+from buildslots.disk import line, records
+from buildslots.disk.directory import PoolDirectory
 from buildslots.settings import file as config
 from buildslots.settings import resolve
 from buildslots.settings.machine import machine_cap
@@ -132,7 +133,7 @@ def test_any_bytes_are_a_record_or_none(texts: list[bytes], whole: bool) -> None
     fields = records.parse(records.MAGIC + text + b"\n" + records.END if whole else text)
     assert fields is not None or not whole
     for value in (fields or {}).values():
-        number, seconds = records.number(value), records.seconds(value)
+        number, seconds = processes.number(value), records.seconds(value)
         assert number is None or 0 <= number < 2**31
         assert seconds is None or 0 <= seconds < 1e12
     assert (records.age_s(fields or {}) or 0.0) >= 0
@@ -192,13 +193,12 @@ def test_what_lies_in_a_pool_lets_nobody_in_and_costs_nobody_its_place(
     """Nobody but who has locked a file is in line or holds a slot."""
     with directory() as path:
         pool = PoolDirectory(str(path))
-        hold = step(pool, lambda: pool.try_take(Claim(1, ["make"])))
-        assert hold is not None
-        ticket = step(pool, lambda: queue.Ticket(pool.path, 1, b""))
+        hold = take_now(pool, Request(1, ["make"]))
+        ticket = step(pool, lambda: line.Ticket(pool.path, 1, b""))
         for room, name, kind in things:
             make(f"{path}/{room}/{name}", kind)
-        assert step(pool, lambda: pool.try_take(Claim(2, ["make"]))) is None  # because somebody is in line
-        second = step(pool, lambda: queue.Ticket(pool.path, 1, b""))
+        assert is_refused(pool, Request(2, ["make"]))  # because somebody is in line
+        second = step(pool, lambda: line.Ticket(pool.path, 1, b""))
         assert ticket.in_line()
         assert step(pool, second.ahead)[-1] == ticket.name
         assert step(pool, ticket.ahead) == []
@@ -208,8 +208,7 @@ def test_what_lies_in_a_pool_lets_nobody_in_and_costs_nobody_its_place(
         ticket.leave()
         second.leave()
         hold.release()
-        again = step(pool, lambda: pool.try_take(Claim(1, ["make"])))
-        assert again is not None
+        again = take_now(pool, Request(1, ["make"]))
         again.release()
 
 
@@ -219,8 +218,7 @@ def test_a_strange_record_makes_no_process_a_holder(text: bytes, whole: bool) ->
     """Status does not take it for a process of ours: such a pid might be ended by `release`."""
     with directory() as path:
         pool = PoolDirectory(str(path))
-        hold = step(pool, lambda: pool.try_take(Claim(1, ["make"])))
-        assert hold is not None
+        hold = take_now(pool, Request(1, ["make"]))
         record = records.MAGIC + text + b"\n" + records.END if whole else text
         (path / "holders" / "slot-0").write_bytes(record)
         (holder,) = SlotPool(dir=str(path)).status().holders
@@ -244,8 +242,7 @@ def test_only_the_mark_of_a_held_slot_is_believed(
 ) -> None:
     """And only while it is held."""
     directory = PoolDirectory(str(pool.dir))
-    hold = step(directory, lambda: directory.try_take(Claim(1, ["make"])))
-    assert hold is not None
+    hold = take_now(directory, Request(1, ["make"]))
     forged = ",".join(f"{number}:{nonce}" for number, nonce in marks)
     forged += f",1:{hold.nonce},0:{hold.nonce}0,0:{hold.nonce[:-1]},{hold.nonce},0:"
     try:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from builds import DEADLINE_S, Pool, step
+from builds import HELD_BUILD, Build, Pool, script, step, take_now
+from namespaces import unshare
 
 from buildslots import Gates, SettingError, SlotPool, SlotTimeoutError, gates
-from buildslots.disk import queue
-from buildslots.disk.slots import Claim, PoolDirectory
+from buildslots.backend import Request
+from buildslots.disk import line, sleepers
+from buildslots.disk.directory import PoolDirectory
 from buildslots.disk.wait import GATE_S, NEVER, Wait
 from buildslots.settings import resolve
 from buildslots.settings.places import config_path
@@ -25,32 +27,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-HOG = "import sys; hog = b'x' * int(sys.argv[1]); print('full', flush=True); sys.stdin.read()"
 TOO_MUCH = "900T"
 CLOSED = Gates(min_free_memory=900 * 2**40)
 
 
-def free_memory() -> int:
-    return int(psutil.virtual_memory().available)
+@pytest.mark.linux
+def test_a_memory_hog_holds_the_second_build_back(pool: Pool, tmp_path: Path) -> None:
+    """The first starts beside it; the second when it has gone, though a slot was free all the time.
 
+    The hog is a number in /proc/meminfo: beside a real one, other programs of the machine take and give back
+    memory as they like.
+    """
+    meminfo = tmp_path / "meminfo"
 
-def test_a_memory_hog_holds_the_second_build_back(pool: Pool) -> None:
-    """The first starts beside it; the second when it has gone, though a slot was free all the time."""
-    # Half of the hog is more than what other programs of the machine may take or give back meanwhile.
-    size = min(4 * 2**30, free_memory() // 3)
-    hog = pool.popen(sys.executable, "-c", HOG, str(size))
-    assert hog.started() == "full"
-    bound = free_memory() + size // 2
-    first = pool.build("-n2", "--min-free-memory", str(bound))
+    def available(size: int) -> None:
+        meminfo.write_text(f"MemTotal: {2**24} kB\nMemFree: {2**20} kB\nMemAvailable: {size // 1024} kB\n")
+
+    def build() -> Build:
+        setup = f'mount --bind {meminfo} /proc/meminfo && exec "$@"'
+        run = (script("slot-run"), "-n2", "--min-free-memory", "6G", "--", "sh", "-c", HELD_BUILD)
+        return pool.popen(*unshare("--mount"), "sh", "-c", setup, "sh", *run)
+
+    available(4 * 2**30)
+    first = build()
     assert first.started() == "0"
-    second = pool.queued("-n2", "--min-free-memory", str(bound))
+    second = build()
     line = second.read_error_line()
-    assert line.startswith(f"slot-run: waiting for {bound / 2**30:.1f} GiB of free memory (")
-    assert " now), place 1 of 1 in line, runs anyway in " in line
+    assert line.startswith(
+        "slot-run: waiting for 6.0 GiB of free memory (4.0 GiB now), place 1 of 1 in line, "
+    )
+    assert ", runs anyway in " in line
     assert not second.is_started()
-    assert hog.process.stdin is not None
-    hog.process.stdin.close()
-    hog.process.wait(DEADLINE_S)
+    available(8 * 2**30)
     assert second.started() == "1"
     assert "starting after" in second.read_error_line()
     first.finish()
@@ -99,23 +107,22 @@ def test_in_python(pool: Pool) -> None:
     assert (pool.held(), pool.leftovers()) == ([], [])
 
 
-def test_the_head_looks_again_and_hears_who_knocks(tmp_path: Path) -> None:
+def test_the_head_looks_again_and_hears_who_knocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four times a second: so nobody behind it takes it for one that is asleep."""
     directory = PoolDirectory(str(tmp_path / "pool"))
-    first = step(directory, lambda: directory.try_take(Claim(2, ["make"])))
-    assert first is not None
-    ticket = step(directory, lambda: queue.Ticket(directory.path, 2, b""))
-    claim = Claim(2, ["make"], gates=CLOSED)
-    steps = Wait(directory, ticket, claim, NEVER, None).steps()
+    first = take_now(directory, Request(2, ["make"]))
+    ticket = step(directory, lambda: line.Ticket(directory.path, 2, b""))
+    place = Wait(directory, ticket, Request(2, ["make"], gates=CLOSED))
+    steps = place.until(NEVER)
     _, seconds = next(steps)
-    assert claim.held_back is not None
+    assert place._gate is not None
     assert 0 < seconds <= GATE_S
     _, seconds = steps.send(False)
     assert 0 < seconds <= GATE_S
-    claim.gates = None
+    monkeypatch.setattr(Gates, "closed_by", lambda _: None)
     with pytest.raises(StopIteration) as end:
         steps.send(False)
-    assert (end.value.value.numbers, claim.held_back) == ((1,), None)
+    assert (end.value.value.numbers, end.value.value.despite) == ((1,), None)
     for held in (first, end.value.value):
         held.release()
     ticket.leave()
@@ -124,14 +131,13 @@ def test_the_head_looks_again_and_hears_who_knocks(tmp_path: Path) -> None:
 def test_whoever_is_not_next_waits_for_its_turn_only(tmp_path: Path) -> None:
     """What held it back at an earlier look is no reason any more."""
     directory = PoolDirectory(str(tmp_path / "pool"))
-    hold = step(directory, lambda: directory.try_take(Claim(1, ["make"])))
-    assert hold is not None
-    tickets = [step(directory, lambda: queue.Ticket(directory.path, 1, b"")) for _ in range(2)]
-    claim = Claim(1, ["make"], gates=CLOSED)
-    claim.held_back = "anything"
-    steps = Wait(directory, tickets[1], claim, NEVER, None).steps()
+    hold = take_now(directory, Request(1, ["make"]))
+    tickets = [step(directory, lambda: line.Ticket(directory.path, 1, b"")) for _ in range(2)]
+    place = Wait(directory, tickets[1], Request(1, ["make"], gates=CLOSED))
+    place._gate = "anything"
+    steps = place.until(NEVER)
     _, seconds = next(steps)
-    assert (claim.held_back, seconds > GATE_S) == (None, True)
+    assert (place._gate, seconds > GATE_S) == (None, True)
     steps.close()
     for ticket in tickets:
         ticket.leave()
@@ -182,7 +188,7 @@ def test_what_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, loads: M
 def test_memory_and_load_are_those_of_psutil() -> None:
     """Whoever has it from there, or from `free`, need not learn other numbers."""
     free, load = gates.free_memory(), gates.load()
-    assert free == pytest.approx(free_memory(), abs=psutil.virtual_memory().total / 20)
+    assert free == pytest.approx(psutil.virtual_memory().available, abs=psutil.virtual_memory().total / 20)
     assert load == pytest.approx(psutil.getloadavg()[0], abs=5)
 
 
@@ -319,3 +325,32 @@ def test_the_config_file(pool: Pool) -> None:
         "pools.deep.max_pressure",
     ]
     assert "perhaps 'max_load'" in said[-3]
+
+
+def test_who_may_pass_sleepers_but_for_a_gate_asks_it_four_times_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep a core busy otherwise, and perhaps the gate closed; and it says what it waits for."""
+    directory = PoolDirectory(str(tmp_path / "pool"))
+    running = take_now(directory, Request(2, ["make"]))
+    asleep = step(directory, lambda: line.Ticket(directory.path, 2, b""))
+    ticket = step(directory, lambda: line.Ticket(directory.path, 2, b""))
+    place = Wait(directory, ticket, Request(2, ["make"], gates=CLOSED))
+    monkeypatch.setattr(sleepers, "IDLE_S", 0.0)
+    steps = place.until(NEVER)
+    _, seconds = next(steps)
+    for _ in range(100):
+        if place._gate is not None:
+            break
+        time.sleep(max(0.0, min(seconds, 0.2)))
+        _, seconds = steps.send(False)
+    assert place._gate is not None
+    assert 0.9 * GATE_S < seconds <= GATE_S
+    monkeypatch.setattr(Gates, "closed_by", lambda _: None)
+    time.sleep(seconds)
+    with pytest.raises(StopIteration) as end:
+        steps.send(False)
+    for held in (running, end.value.value):
+        held.release()
+    for one in (asleep, ticket):
+        one.leave()

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import step
+from builds import is_refused, take_now
 
 from buildslots import SlotPool
-from buildslots.disk import handover, queue
-from buildslots.disk.slots import Claim, PoolDirectory
+from buildslots.backend import Request
+from buildslots.disk import line
+from buildslots.disk.directory import PoolDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from builds import Pool
 
     from buildslots import Slot
-    from buildslots.disk.slots import Hold
-    from buildslots.disk.wait import Steps
+    from buildslots.backend import Steps
+    from buildslots.disk.holding import Hold
 
 MOST = 1000
 
@@ -90,7 +91,7 @@ def behind_a_dead_ticket(pool: SlotPool, directory: PoolDirectory) -> None:
 
 def in_vain(pool: SlotPool, directory: PoolDirectory) -> None:
     """The slot is held until the timeout."""
-    hold = step(directory, lambda: directory.try_take(Claim(9, ["make"])))
+    hold = take_now(directory, Request(9, ["make"]))
     try:
         pool.acquire(0.001, "fail")
     except TimeoutError:
@@ -102,7 +103,7 @@ def in_vain(pool: SlotPool, directory: PoolDirectory) -> None:
 @contextmanager
 def waiting(pool: SlotPool, directory: PoolDirectory) -> Iterator[tuple[Steps[Slot], Hold]]:
     """One that waits, step by step, for the slot that is held; nothing of both remains afterwards."""
-    hold = step(directory, lambda: directory.try_take(Claim(9, ["make"])))
+    hold = take_now(directory, Request(9, ["make"]))
     admission = pool._admission(None, "run", None)
     steps = admission.steps()
     try:
@@ -110,7 +111,7 @@ def waiting(pool: SlotPool, directory: PoolDirectory) -> Iterator[tuple[Steps[Sl
         yield steps, hold
     finally:
         steps.close()
-        admission.abandon()
+        admission.close()
         hold.release()
 
 
@@ -124,29 +125,19 @@ def in_turn(pool: SlotPool, directory: PoolDirectory) -> None:
             end.value.release()
 
 
-def in_turn_with_all_ready(pool: SlotPool, directory: PoolDirectory) -> None:
-    """The same in a pool directory that has not changed for long."""
-    settled_s = handover.SETTLED_S
-    try:
-        handover.SETTLED_S = -1e6
-        in_turn(pool, directory)
-    finally:
-        handover.SETTLED_S = settled_s
-
-
 def after_a_removal(pool: SlotPool, directory: PoolDirectory) -> None:
     """The queue is removed while one waits, and it joins again."""
     with waiting(pool, directory) as (steps, _):
-        for name in queue.waiting(directory.path):
+        for name in line.waiting(directory.path):
             os.unlink(f"{directory.path}/queue/{name}")
         steps.send(False)
 
 
 def two_for_which_there_is_no_room(_: SlotPool, directory: PoolDirectory) -> None:
     """Somebody with a larger cap has one more than may be held: what was locked is let go of."""
-    hold = step(directory, lambda: directory.take_overflow(Claim(3, ["make"])))
+    hold = take_now(directory, Request(3, ["make"]), beyond=True)
     try:
-        assert step(directory, lambda: directory.try_take(Claim(2, ["make"], 2))) is None
+        assert is_refused(directory, Request(2, ["make"], 2))
     finally:
         hold.release()
 
@@ -156,7 +147,6 @@ ACTIONS = (
     behind_a_dead_ticket,
     in_vain,
     in_turn,
-    in_turn_with_all_ready,
     after_a_removal,
     two_for_which_there_is_no_room,
 )

@@ -17,7 +17,6 @@ import pytest
 from builds import Mounts, Pool, wait_until
 
 from buildslots import SlotPool, UnthrottledWarning, build_slot, journal
-from buildslots.disk import lock
 from buildslots.journal import archives, rotate
 from buildslots.settings import resolve
 from buildslots.settings.places import config_path, state_dir
@@ -292,65 +291,6 @@ def test_who_waits_while_the_journal_is_put_aside_loses_no_line(pool: Pool, path
     assert sorted(event for event in events if event != "filler") == ["ended", "ended", "started"]
 
 
-def test_who_has_no_time_writes_to_the_file_that_is_open(path: Path) -> None:
-    """Though it was put aside since this became the next to start."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(path.parent.parent))
-        fill(path)
-        log = journal.Log(resolve(warn=print), ["make"], "id")
-        log.prepare()
-        rotate(str(path))
-        log.started((0,), 0.0, overflow=False)
-        log.close()
-        log.ended(0, 0.0, 0.0)
-    assert lines(Path(archives(str(path.parent))[-1]))[-1]["event"] == "started"
-    assert [line["event"] for line in lines(path)] == ["ended"]
-
-
-@pytest.mark.parametrize("end", ["gave_up", "degraded", "close"])
-def test_the_file_is_not_kept_open(pool: Pool, path: Path, end: str) -> None:
-    """Longer than from the turn to what ends it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(path.parent.parent))
-        before = os.listdir("/dev/fd")
-        log = journal.Log(resolve(warn=print), ["make"], "id")
-        log.queued()
-        assert os.listdir("/dev/fd") == before
-        for _ in range(2):
-            log.prepare()
-            assert len(os.listdir("/dev/fd")) == len(before) + 1
-        {
-            "gave_up": lambda: log.gave_up("timeout"),
-            "degraded": lambda: log.degraded("why"),
-            "close": log.close,
-        }[end]()
-        assert os.listdir("/dev/fd") == before
-
-
-def test_a_forked_child_closes_no_file_that_has_the_number_of_the_journal_s(path: Path) -> None:
-    """There the journal was closed by the fork, and what is opened next may be anything."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(path.parent.parent))
-        log = journal.Log(resolve(warn=print), ["make"], "id")
-        log.prepare()
-        number = log._fd
-        child = os.fork()
-        if not child:
-            os.dup2(os.open(os.devnull, os.O_RDONLY), number)
-            lock.keep_from_children(number)
-            log.close()
-            log.close()
-            try:
-                os.fstat(number)
-            except OSError:
-                os._exit(1)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        log.close()
-        with pytest.raises(OSError, match="Bad file"):
-            os.fstat(number)
-
-
 def test_a_file_that_cannot_be_closed_stops_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file server says then that the quota is exceeded."""
     real = os.close
@@ -363,10 +303,7 @@ def test_a_file_that_cannot_be_closed_stops_nothing(path: Path, monkeypatch: pyt
     log = journal.Log(resolve(warn=print), ["make"], "id")
     with monkeypatch.context() as patch:
         patch.setattr(os, "close", refuse)
-        for _ in range(2):
-            log.prepare()
         log.started((0,), 0.0, overflow=False)
-        log.close()
     assert [line["event"] for line in lines(path)] == ["started"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from builds import Pool, script
 
 from buildslots import SlotPool
-from buildslots.disk import records
+from buildslots.disk import bells
 
 SHOW = 'echo "${BUILD_SLOT-none}"'
 
@@ -110,15 +110,15 @@ def test_a_pool_that_is_removed_while_the_marker_is_looked_up(
 ) -> None:
     """What asks for a slot gets one of the new pool, and does not run without any."""
     slots = SlotPool(dir=str(tmp_path / "pool"), slots=1)
-    outer, read = slots.acquire(), records.read_or_fail
+    outer, ask = slots.acquire(), bells.has_owner
     monkeypatch.setenv("BUILD_SLOTS_HELD", outer.environ()["BUILD_SLOTS_HELD"])
 
-    def read_and_remove(path: str) -> dict[str, str] | None:
-        record = read(path)
+    def ask_and_remove(path: str) -> bool | None:
+        has_owner = ask(path)
         shutil.rmtree(tmp_path / "pool")
-        return record
+        return has_owner
 
-    monkeypatch.setattr(records, "read_or_fail", read_and_remove)
+    monkeypatch.setattr(bells, "has_owner", ask_and_remove)
     inner = slots.acquire()
     assert (inner.number, inner.nested) == (0, False)
     inner.release()

@@ -9,11 +9,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import step
+from builds import step, take_now
 
-from buildslots.disk import queue, records
-from buildslots.disk.slots import Claim, Hold, PoolDirectory
-from buildslots.disk.wait import Ears, Wait
+from buildslots.backend import Request
+from buildslots.disk import records
+from buildslots.disk.directory import PoolDirectory
+from buildslots.disk.holding import Hold
+from buildslots.disk.line import Ticket
+from buildslots.disk.wait import Pace, Wait
 from buildslots.gates import Gates
 
 if TYPE_CHECKING:
@@ -31,8 +34,8 @@ class Line:
     def __init__(self, path: Path) -> None:
         self.directory = PoolDirectory(str(path))
         self.holds: list[Hold] = []
-        self.tickets: list[queue.Ticket] = []
-        self.keep(step(self.directory, lambda: self.directory.try_take(Claim(1, ["make"]))))
+        self.tickets: list[Ticket] = []
+        self.keep(take_now(self.directory, Request(1, ["make"])))
 
     def keep(self, hold: Hold | None) -> Hold:
         assert hold is not None
@@ -41,35 +44,38 @@ class Line:
 
     def join(self, *, waited_s: float) -> Wait:
         """A waiter at the end of the line, whose timeout is over and who has waited so long."""
-        ticket = step(self.directory, lambda: queue.Ticket(self.directory.path, 1, b""))
+        ticket = step(self.directory, lambda: Ticket(self.directory.path, 1, b""))
         self.tickets.append(ticket)
-        wait = Wait(self.directory, ticket, Claim(1, ["make"]), 0.0, None, paced_s=PACE_S)
-        wait._began -= waited_s
-        wait._quiet_since = wait._began
+        request = Request(1, ["make"])
+        request.began -= waited_s
+        wait = Wait(self.directory, ticket, request)
+        wait._pace = Pace(self.directory, request, PACE_S)
+        wait._pace._came_forward += waited_s  # just now
         return wait
 
     def happened(self, ago_s: float) -> None:
         """So long ago the slot was taken."""
         os.utime(f"{self.directory.path}/holders/slot-0", (0, time.time() - ago_s))
 
+    def after_timeout(self, wait: Wait) -> Hold | float:
+        """What the waiter starts with after its timeout, or for how long it is to wait until its turn."""
+        with pytest.raises(StopIteration) as look:
+            next(wait.until(0.0))
+        with pytest.raises(StopIteration) as end:
+            next(wait.paced_start(look.value.value, PACE_S))
+        return end.value.value
+
     def asleep(self, wait: Wait) -> float:
-        """For how long the waiter sleeps after its timeout; fails if it does not go on to wait."""
-        wait._deadline = 0.0
-        steps = wait.steps()
-        next(steps)
-        steps.send(False)
-        seconds = wait._deadline - time.monotonic()
-        steps.close()
+        """For how long the waiter is to wait after its timeout; fails if it starts."""
+        seconds = self.after_timeout(wait)
+        assert isinstance(seconds, float)
         return seconds
 
     def started(self, wait: Wait) -> Hold:
         """What it starts with after its timeout; fails if it waits on."""
-        wait._deadline = 0.0
-        steps = wait.steps()
-        next(steps)
-        with pytest.raises(StopIteration) as end:
-            steps.send(False)
-        return self.keep(end.value.value)
+        hold = self.after_timeout(wait)
+        assert isinstance(hold, Hold)
+        return self.keep(hold)
 
 
 @pytest.fixture
@@ -129,7 +135,7 @@ def test_its_own_wait_is_what_counts_at_most(line: Line) -> None:
 
 def test_one_that_never_falls_through_keeps_nobody(line: Line) -> None:
     """The second leaves it two timeouts, asleep, and starts then."""
-    line.tickets.append(step(line.directory, lambda: queue.Ticket(line.directory.path, 1, b"")))
+    line.tickets.append(step(line.directory, lambda: Ticket(line.directory.path, 1, b"")))
     second = line.join(waited_s=5 * PACE_S)
     line.happened(1.5 * PACE_S)
     assert round(line.asleep(second)) == 500
@@ -142,31 +148,21 @@ def test_when_those_ahead_leave_its_turn_comes_sooner(line: Line) -> None:
     ahead = [line.join(waited_s=1.5 * PACE_S) for _ in range(3)]
     last = line.join(waited_s=1.5 * PACE_S)
     line.happened(10 * PACE_S)
-    steps = last.steps()
-    next(steps)
-    steps.send(False)
-    assert 2.4 * PACE_S < last._deadline - time.monotonic() < 2.6 * PACE_S
+    assert 2.4 * PACE_S < line.asleep(last) < 2.6 * PACE_S
     for wait in ahead:
-        wait._ticket.leave()
-    with pytest.raises(StopIteration) as end:
-        steps.send(False)
-    assert line.keep(end.value.value).overflow
+        wait.leave()
+    assert line.started(last).overflow
 
 
 def test_a_gate_holds_no_longer_than_the_timeout(line: Line) -> None:
     """What only the machine's state kept from a free slot starts in it then, without waiting for a turn."""
     line.holds[0].release()
-    other = line.keep(step(line.directory, lambda: line.directory.try_take(Claim(2, ["make"]))))
-    ticket = step(line.directory, lambda: queue.Ticket(line.directory.path, 2, b""))
+    other = line.keep(take_now(line.directory, Request(2, ["make"])))
+    ticket = step(line.directory, lambda: Ticket(line.directory.path, 2, b""))
     line.tickets.append(ticket)
-    claim = Claim(2, ["make"], gates=Gates(max_load=1e-9))
-    wait = Wait(line.directory, ticket, claim, 0.0, None, paced_s=PACE_S)
-    steps = wait.steps()
-    next(steps)
-    with pytest.raises(StopIteration) as end:
-        steps.send(False)
-    hold = line.keep(end.value.value)
-    assert (hold.overflow, hold.numbers != other.numbers, claim.despite is not None) == (False, True, True)
+    wait = Wait(line.directory, ticket, Request(2, ["make"], gates=Gates(max_load=1e-9)))
+    hold = line.started(wait)
+    assert (hold.overflow, hold.numbers != other.numbers, hold.despite is not None) == (False, True, True)
 
 
 def test_a_clock_that_was_set_back_costs_one_turn(line: Line) -> None:
@@ -174,26 +170,19 @@ def test_a_clock_that_was_set_back_costs_one_turn(line: Line) -> None:
     head = line.join(waited_s=5 * PACE_S)
     line.happened(-3600.0)
     assert round(line.asleep(head)) == 1000
-    head._quiet_since -= PACE_S
+    assert head._pace is not None
+    head._pace._quiet_since -= PACE_S
     assert line.started(head).overflow
 
 
 def test_a_removed_directory_is_made_again(line: Line) -> None:
     """Also one that a cache cleaner removes between the last look and the turn."""
     head = line.join(waited_s=5 * PACE_S)
-    look = head._look
-
-    def look_and_remove() -> Hold | Ears:
-        seen = look()
-        shutil.rmtree(f"{line.directory.path}/holders")
-        return seen
-
-    head._deadline = 0.0
-    steps = head.steps()
-    next(steps)
-    head._look = look_and_remove  # type: ignore[method-assign]
+    with pytest.raises(StopIteration) as look:
+        next(head.until(0.0))
+    shutil.rmtree(f"{line.directory.path}/holders")
     with pytest.raises(StopIteration) as end:
-        steps.send(False)
+        next(head.paced_start(look.value.value, PACE_S))
     assert line.keep(end.value.value).overflow
 
 

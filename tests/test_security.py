@@ -21,6 +21,7 @@ import pytest
 from builds import DEADLINE_S, HELD_BUILD, Pool, script, wait_until
 from users import ALICE, BOB, EVE, GROUP, Users, several_users
 
+from buildslots import processes
 from buildslots.disk import records
 from buildslots.journal import LIMIT
 
@@ -233,8 +234,8 @@ def plant(event, arguments):
         what = ""
         os.rmdir(arguments[0])
         os.link(victim, arguments[0])
-from buildslots import SlotPool
-import buildslots.disk.slots
+from buildslots import SlotPool, processes
+import buildslots.disk.directory
 sys.addaudithook(plant)
 slot = SlotPool().acquire()
 print(what or "planted", slot.number)
@@ -380,7 +381,7 @@ def test_a_record_does_not_choose_what_release_ends(pool: Pool) -> None:
     running.started()
     other = pool.popen("sh", "-c", HELD_BUILD)
     other.started()
-    start = records.process_start(other.pid)
+    start = processes.start_of(other.pid)
     pool.record().write_bytes(forged(pid=str(other.pid), start=str(start)))
     result = pool.run(script("buildslots"), "release", "0", "--yes")
     assert (result.returncode, "cannot be found" in result.stdout) == (1, True), result

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from builds import DEADLINE_S, HELD_BUILD, Build, Pool, script, wait_until
+from namespaces import unshare
 from users import ALICE, BOB, EVE, GROUP, Users, several_users
 
 from buildslots import SlotPool
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 HELD = ("sh", "-c", HELD_BUILD)
 ECHO = ("sh", "-c", 'echo "ran ${BUILD_SLOT-none}"')
-USER = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 
 
 def modes(directory: Path) -> set[tuple[str, int]]:
@@ -229,11 +229,11 @@ def test_a_user_who_is_stopped_in_the_middle_stops_nobody(users: Users) -> None:
 REFUSED = """
 import sys
 from buildslots import SlotPool
-from buildslots.disk import slots
+from buildslots.disk import directory
 def until_told(_):
     print("refused", flush=True)
     sys.stdin.readline()
-slots.time.sleep = until_told
+directory.time.sleep = until_told
 print(SlotPool(slots=1).acquire().number, flush=True)
 """
 
@@ -399,7 +399,7 @@ def contained(name: str | None, *command: str) -> list[str]:
     named = [] if name is None else [sys.executable, "-P", "-c", become, name]
     text = 'mount --bind "$BUILD_SLOTS_DIR" /mnt; export BUILD_SLOTS_DIR=/mnt; "$@"; exit $?'
     spaces = ["--pid", "--uts", "--mount", "--mount-proc", "--fork", "--kill-child"]
-    return ["unshare", *USER, *spaces, *named, "sh", "-c", text, "sh", *command]
+    return [*unshare(*spaces), *named, "sh", "-c", text, "sh", *command]
 
 
 def inside(build: Build) -> list[psutil.Process]:
@@ -481,7 +481,7 @@ def test_a_container_s_own_layer(pool: Pool) -> None:
     pool.dir.mkdir()
     layers = "mkdir l u w; mount -t overlay -o lowerdir=l,upperdir=u,workdir=w none"
     mounts = f'set -e; mount -t tmpfs none /mnt; cd /mnt; {layers} "$BUILD_SLOTS_DIR"; exec "$@"'
-    command = ["unshare", *USER, "--mount", "sh", "-c", mounts, "sh", script("buildslots"), "doctor"]
+    command = [*unshare("--mount"), "sh", "-c", mounts, "sh", script("buildslots"), "doctor"]
     lines = pool.run(*command).stdout.splitlines()
     (line,) = [line for line in lines if " filesystem: " in line]
     assert line.startswith("note ")

@@ -29,10 +29,10 @@ K = 4
 PROCESSES, EACH = 20, 50
 WORKER = """
 import os, random, sys
-from buildslots.disk import wait
+from buildslots.disk import sleepers
 from buildslots.admission import Admission
 from buildslots.settings import resolve
-wait.IDLE_S = 1000.0  # on a busy machine somebody may look asleep; that those are overtaken is no matter here
+sleepers.IDLE_S = 1000.0  # on a busy machine somebody may look asleep, and is overtaken: no matter here
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
 chance = random.Random(int(sys.argv[2]))
 settings = resolve(slots=int(sys.argv[3]), timeout_s=None, warn=print)
@@ -41,7 +41,7 @@ for _ in range(int(sys.argv[4])):
     admission = Admission(settings.replace(weight=weight), ["worker"])
     slot = admission.acquire()
     # Still in line, so that nobody who came later can have started.
-    number = admission._ticket.name[:20] if admission._ticket else "-"
+    number = admission._place._ticket.name[:20] if admission._place else "-"
     os.write(log, f"start {len(slot._hold.numbers)} {weight} {number}\\n".encode())
     admission.started(slot)
     os.write(log, f"end {weight} {weight} -\\n".encode())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from builds import HELD_BUILD, Build, Pool, script, wait_until
+from namespaces import unshare
 
 import buildslots
 
@@ -43,7 +44,7 @@ class Users(Pool):
         groups = ["--clear-groups"] if user == EVE else ["--groups", str(GROUP)]
         become = shlex.join(["setpriv", "--reuid", str(user), "--regid", str(user), *groups, "--", *command])
         text = f"set -e; umask 022; {self._opened()}; {setup}; umask {umask}; exec {become}"
-        return ["unshare", "--mount", "sh", "-c", text]
+        return [*unshare("--mount"), "sh", "-c", text]
 
     def build_as(self, user: int, *options: str, **how: str) -> Build:
         """Start `slot-run --quiet OPTIONS` as `user`, with a build that runs until `finish()`."""

@@ -1,8 +1,8 @@
-"""Bells: FIFOs whose end of file tells that their owner let go, died or was killed.
+"""Bells: FIFOs that tell those who wait that a slot was let go of, or a place in line.
 
-Relies on pipe(7) and fifo(7): the kernel closes the write end with the process, and poll(2) then
-reports POLLHUP. Everything here may fail without harm: who has no bell to listen to looks at the
-lock again after a while.
+Relies on pipe(7) and fifo(7): the kernel closes the write end with the process, however that ended, and
+poll(2) then reports POLLHUP. To listen may fail without harm: a waiter that has no bell to listen to
+looks at the lock again after a while.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import time
 from stat import S_ISFIFO
 
-from buildslots.disk.lock import PLAIN, Room, close, give_mode_by_name, is_new, is_shared, put_aside
+from buildslots.files import PLAIN, Room, close, give_mode_by_name, is_new, is_shared, put_aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ POLLIN = 1
 FIFOS = hasattr(os, "mkfifo")
 """Whether this platform has FIFOs at all; Windows has none."""
 RING = b"!" * 64
-KNOCK, NEAR = b"?" * 64, b"3" * 64
-"""What is put into the bell of a ticket: look; and: you come third soon. As long as RING."""
+"""What is put into the bell of a slot. A listener reads one byte at most, so the others still find some."""
+KNOCK = b"?" * 64
+"""What is put into the bell of a ticket."""
 CAPACITY = 65536
 """Bytes that a FIFO holds (pipe(7)). So much is read at once: somebody may fill it as fast as it is read."""
 NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -45,14 +46,14 @@ NO_FIFO_HERE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIN
 def hang(path: str, pool: int | None = None, *, new: bool = False) -> int | None:
     """Keep the bell at `path` open: its descriptor, or None where FIFOs do not exist.
 
-    A bell that is there serves again if it is silent: then no file system has anything to write.
-    One that a daemon of an earlier build still has open is left to it, and made anew. Opened for
-    reading and writing, so that neither open(2) nor write(2) ever waits or fails for want of a
-    reader. Raises OSError if the directory cannot be written.
+    A FIFO that is there, and that nobody keeps open, is used again, because making one costs a write to disk.
+    One that a daemon of an earlier build still has open is left to it, and a new one made. Opened for reading
+    and writing, so that neither open(2) nor write(2) ever waits or fails for want of a reader. Raises OSError
+    if the directory cannot be written.
 
     Args:
         path: Where.
-        pool: The pool as `lock.open_directory` has opened it, or None.
+        pool: The pool as `files.open_directory` has opened it, or None.
         new: Whether there is most likely none yet.
     """
     if not FIFOS:
@@ -97,39 +98,10 @@ def _clear(path: str, name: str, room: int | None) -> None:
         pass
 
 
-def which(ear: int) -> tuple[int, int]:
-    """Which FIFO `ear` listens to: its device and inode. Raises OSError."""
-    about = os.fstat(ear)
-    return about.st_dev, about.st_ino
-
-
-def hang_again(path: str, ear: int, known: tuple[int, int]) -> int | None:
-    """Keep the bell at `path`, to which `ear` listens, open: its descriptor, or None if `hang` is needed.
-
-    In few calls, for who has no time. As there, only if nobody keeps it open any more. Raises nothing.
-
-    Args:
-        path: Where.
-        ear: From `listen`.
-        known: `which(ear)`.
-    """
-    try:
-        if os.read(ear, 1):  # rung by who has left it to a daemon
-            return None
-        fd = os.open(path, os.O_RDWR | PLAIN)
-    except OSError:  # EAGAIN: somebody has it open to write; or it is gone
-        return None
-    bell = os.fstat(fd)
-    if bell.st_nlink == 1 and (bell.st_dev, bell.st_ino) == known:
-        return fd
-    close(fd)
-    return None
-
-
 def ring(fd: int) -> None:
-    """Ring the bell `fd`, to be closed next. The bytes are for listeners while a child has a copy of `fd`.
+    """Ring the bell `fd`, which is closed next. Raises nothing.
 
-    Many bytes, because whoever begins to listen at this moment may read one away (see `listen`).
+    To close it would be enough if no child had a copy of `fd`: the bytes are for that case.
     """
     try:
         os.write(fd, RING)
@@ -168,11 +140,23 @@ def listen_or_fail(path: str) -> tuple[int | None, bool]:
     return None, False
 
 
-def hand_down(path: str, bell: int) -> int | None:
-    """A descriptor of the bell `bell` at `path` for a child, which can ring by it but not listen; or None.
+def has_owner(path: str) -> bool | None:
+    """Whether somebody keeps the bell at `path` open and has not rung it; None if there is no bell.
 
-    For who has it to read could drain what was rung. None if that cannot be
-    had. Raises nothing.
+    Raises OSError if that cannot be told.
+    """
+    if not os.path.exists(path):
+        return None
+    fd, rung = listen_or_fail(path)
+    if fd is not None:
+        close(fd)
+    return fd is not None and not rung
+
+
+def hand_down(path: str, bell: int) -> int | None:
+    """A descriptor of the bell `bell` at `path`, for a child; None if it cannot be had. Raises nothing.
+
+    A child can ring by it, but not listen: one that could read might take away what was rung.
     """
     fd = _open(path, os.O_WRONLY)
     if fd is None:
@@ -186,13 +170,13 @@ def hand_down(path: str, bell: int) -> int | None:
     return None
 
 
-def knock(path: str, text: bytes = KNOCK) -> bool:
-    """Put `text` into the bell at `path`; False if there is no bell or nobody to hear it."""
+def knock(path: str) -> bool:
+    """Ask the owner of the ticket whose bell is at `path` to look; False if there is no bell, or no owner."""
     if not FIFOS:
         return False
     try:
         with Room(path) as (name, room):
-            return _write(name, text, room)
+            return _write(name, KNOCK, room)
     except OSError:
         return False  # the room is gone, or no room of the pool
 
@@ -205,14 +189,12 @@ def answered(path: str) -> bool:
     return not pending
 
 
-def hear(fd: int) -> set[int]:
-    """Read all knocks from one's own bell `fd`: what was among them."""
-    heard: set[int] = set()
+def hear(fd: int) -> None:
+    """Read all knocks from one's own bell `fd`, which says that they were heard."""
     try:
-        heard.update(os.read(fd, CAPACITY))
+        os.read(fd, CAPACITY)
     except BlockingIOError:
         pass
-    return heard
 
 
 def _make(name: str, room: int | None) -> float | None:

@@ -1,45 +1,20 @@
-r"""Records: who holds a slot, who waits in line. Hints for people and for the nesting check.
+"""Records: who holds a slot, who waits in line. Hints for people and for the nesting check.
 
-A record is text, one field a line, name and value parted by one space::
-
-    buildslots-record 1
-    since 1790000000.25 Unix time from which the slot is held, or the wait began
-    waited 3.2          seconds that the holder had waited before that; holders only
-    overflow            only if it runs beyond its cap
-    child 4712 881240   the command that it runs under the slot, and when that started; slot-run only
-    pid 4711
-    start 881234        start of the process, clock ticks after boot (/proc/PID/stat); Linux only
-    host builder        nodename
-    pidns pid:[4026531836]   namespace in which the pid counts; Linux only
-    cap 3               K of this process
-    weight 2            only if it needs, or has, more than one slot
-    nonce 0f…           128 random bits
-    cwd /home/me/src
-    arg make            the command, one line an argument
-    arg -j8
-    more 120            arguments left out because the command is long
-    end
-
-In values a backslash is written ``\\`` and a line feed ``\n``; all other bytes stand as they are.
-What follows the `end` line is left over from a longer record. A record without an `end` line, or
-with another first line, is no record. Lines with other names are to be passed over. Nor is one whose
-nonce stands at byte 16384 as well: there is put, as 32 bytes, what has ended. Who lets go of a slot does
-so when the next may have written its record already, and must not spoil that.
-
-A record is written in place and never truncated while it is good: truncating a file to nothing, or renaming
-one over it, makes ext4 start writing it to disk when it is closed (`auto_da_alloc` in ext4(5)). That
-cost 281 and 249 µs against 5 µs for overwriting (bench/README.md).
+PROTOCOL.md has the format. A record is overwritten in place and never truncated while it is good: to truncate
+a file, or to rename one over it, makes ext4 start writing it to disk when it is closed (`auto_da_alloc` in
+ext4(5)), which cost 281 and 249 µs against 5 µs for overwriting (bench/README.md).
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
 import time
 from stat import S_ISREG
 
-from buildslots.disk.lock import NO_FILE, PLAIN, close, open_in_room, put_aside
+from buildslots.files import NO_FILE, PLAIN, close, open_in_room, put_aside
+from buildslots.processes import identity, start_of
+from buildslots.processes import lives as process_lives
 
 MAGIC = b"buildslots-record 1\n"
 END = b"end\n"
@@ -48,8 +23,6 @@ COMMAND_BYTES = 4096
 ENDED_AT = 16384
 """Where in the file the nonce of the last record that has ended stands; no record is so long."""
 NONCE_BYTES = 32
-
-_process: tuple[int, bytes] = (0, b"")  # the pid and the lines that stay the same for it
 
 
 def record(
@@ -69,7 +42,7 @@ def record(
     if overflow:
         text += b"overflow\n"
     if child is not None:
-        text += b"child %d %d\n" % (child, process_start(child))
+        text += b"child %d %d\n" % (child, start_of(child))
     return text + about + END
 
 
@@ -88,7 +61,7 @@ def about(command: list[str], *, cap: int, nonce: str, cwd: str | None = None, w
             cwd = os.getcwd()
         except OSError:
             cwd = "?"  # it was removed
-    lines = [this_process(), b"cap %d\nnonce %b\n" % (cap, nonce.encode())]
+    lines = [_process(), b"cap %d\nnonce %b\n" % (cap, nonce.encode())]
     if weight > 1:
         lines.append(b"weight %d\n" % weight)
     if len(cwd) > COMMAND_BYTES:
@@ -105,6 +78,19 @@ def about(command: list[str], *, cap: int, nonce: str, cwd: str | None = None, w
     return b"".join(lines)
 
 
+def _process() -> bytes:
+    """The lines that say which process this is; put together once for each."""
+    global _this  # noqa: PLW0603 - a cache of what cannot change
+    who = identity()
+    if _this[0] is not who:
+        lines = [b"%b %b\n" % (name.encode(), _escaped(value)) for name, value in who.items()]
+        _this = who, b"".join(lines)
+    return _this[1]
+
+
+_this: tuple[dict[str, str], bytes] = ({}, b"")
+
+
 def keep(path: str, pool: int | None = None) -> int:
     """Open the file at `path` in `holders`, made if missing, to write records into it: its descriptor.
 
@@ -112,19 +98,28 @@ def keep(path: str, pool: int | None = None) -> int:
     put something there that its owner is going to miss, or a FIFO at which they listen. Raises OSError.
     """
     try:
-        fd = reopen(path, os.O_CREAT, pool)
+        fd = open_in_room(path, os.O_RDWR | os.O_CREAT, pool)
     except OSError as error:
         if error.errno not in NO_FILE and not isinstance(error, IsADirectoryError):  # or a FIFO
             raise
-        fd = None
-    if fd is None:
-        put_aside(path)
-        fd = open_in_room(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, pool)
-        _make_room(fd)
+    else:
+        try:
+            about = os.fstat(fd)
+            if _is_for_records(fd, about):
+                if about.st_size <= ENDED_AT:
+                    _make_place(fd)
+                return fd
+        except BaseException:
+            close(fd)
+            raise
+        close(fd)
+    put_aside(path)
+    fd = open_in_room(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, pool)
+    _make_place(fd)
     return fd
 
 
-def _make_room(fd: int) -> None:
+def _make_place(fd: int) -> None:
     """See to it that `end` will have a place in the file `fd`, also if the disk is full by then."""
     try:
         os.lseek(fd, ENDED_AT, os.SEEK_SET)
@@ -132,25 +127,6 @@ def _make_room(fd: int) -> None:
     except OSError:
         pass  # it is full now: the record will say so, if it has no place either
     os.lseek(fd, 0, os.SEEK_SET)
-
-
-def reopen(path: str, flags: int = 0, pool: int | None = None) -> int | None:
-    """Open the file at `path` as `keep` does, but remove nothing: None if it is none for records.
-
-    For who may have to write there soon, while it has the record of another. Raises OSError.
-    """
-    fd = open_in_room(path, os.O_RDWR | flags, pool)
-    try:
-        about = os.fstat(fd)
-        if _is_for_records(fd, about):
-            if about.st_size <= ENDED_AT:
-                _make_room(fd)
-            return fd
-    except BaseException:
-        close(fd)
-        raise
-    close(fd)
-    return None
 
 
 def _is_for_records(fd: int, about: os.stat_result) -> bool:
@@ -244,13 +220,6 @@ def last_nonce(text: bytes) -> str | None:
     return nonce if len(nonce) == NONCE_BYTES and not set(nonce) - set("0123456789abcdef") else None
 
 
-def number(text: str | None) -> int | None:
-    """The whole number that a field says, or None; nothing that is no pid or cap on any system."""
-    if text is None or not text.isdecimal() or len(text) > len(str(2**31)) or int(text) >= 2**31:
-        return None
-    return int(text)
-
-
 def seconds(text: str | None) -> float | None:
     """The seconds that a field says, or None."""
     try:
@@ -266,33 +235,9 @@ def age_s(record: dict[str, str]) -> float | None:
     return None if since is None else max(0.0, time.time() - since)
 
 
-def this_process() -> bytes:
-    """The lines that say which process this is; read once for each, also after a fork."""
-    global _process  # noqa: PLW0603 - a cache of what cannot change
-    pid = os.getpid()
-    if _process[0] != pid:
-        lines = b"pid %d\n" % pid
-        if sys.platform == "linux":
-            lines += b"start %d\nhost %b\n" % (process_start(pid), _escaped(os.uname().nodename))
-            try:
-                lines += b"pidns %b\n" % os.fsencode(os.readlink("/proc/self/ns/pid"))
-            except OSError:
-                pass
-        _process = (pid, lines)
-    return _process[1]
-
-
-def process_start(pid: int) -> int:
-    """When process `pid` started, in clock ticks after boot: field 22 of proc_pid_stat(5); 0 if unknown."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
-        try:
-            stat = os.read(fd, 4096)
-        finally:
-            close(fd)
-        return int(stat[stat.rindex(b")") + 2 :].split()[19])  # the name in parentheses may hold anything
-    except (OSError, ValueError, IndexError):
-        return 0
+def lives(record: dict[str, str]) -> bool:
+    """Whether the process that wrote `record` lives; True where we cannot know (another pid namespace)."""
+    return process_lives(record, seconds(record.get("since")))
 
 
 def _escaped(value: str) -> bytes:

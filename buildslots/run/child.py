@@ -20,7 +20,7 @@ import os
 import time
 from fcntl import F_DUPFD, fcntl
 
-from buildslots.disk.lock import close
+from buildslots.files import close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ SI_KERNEL = 0x80
 SHELL = "/bin/sh"
 LOWEST_FD = 64
 """The lowest number of the slot's descriptors in the command. Shell scripts (`exec 3>`), configure (5, 6) and
-jobservers use low numbers, and take them for free."""
+jobservers use low numbers, and believe that those are free."""
 _mask: set[int] | None = None
 """The signal mask that slot-run was started with. The command gets the same."""
 
@@ -69,7 +69,7 @@ def admit_signals() -> None:
 
 
 def nap(seconds: float, signals: set[int]) -> int:
-    """Sleep for `seconds`, or until one of `signals` has come, which are held back: its number, or 0."""
+    """Sleep for `seconds`, or until one of the blocked `signals` has come: its number, or 0."""
     if hasattr(_signal, "sigtimedwait"):
         info = _signal.sigtimedwait(signals, seconds)
         return info.si_signo if info else 0
@@ -92,7 +92,7 @@ def become(command: list[str], environ: dict[str, str]) -> NoReturn:
 
 
 def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> int:
-    """Start `command`: its pid, for `supervise`. Signals are held back from here on until that runs.
+    """Start `command`: its pid, for `supervise`. Signals are held back until that takes them.
 
     Args:
         command: Its arguments, the program first, looked up in PATH.
@@ -169,7 +169,7 @@ def die_of(signum: int) -> None:
 
 
 def _hand_down(fd: int) -> int | None:
-    """Let the command inherit a copy of `fd` with a high number: the copy. Without one it inherits `fd`."""
+    """Let the command inherit a copy of `fd` with a high number, which is returned; or else `fd` itself."""
     try:
         return fcntl(fd, F_DUPFD, LOWEST_FD)
     except OSError:  # RLIMIT_NOFILE allows no such number, or no further descriptor at all
@@ -195,7 +195,7 @@ def _find(program: str) -> str:
 
 
 def _kill(pid: int, signum: int) -> None:
-    """Send a signal, if we may: by setuid, for one, the command may be another user's process."""
+    """Send a signal, if we may: a setuid command can be another user's process."""
     try:
         os.kill(pid, signum)
     except OSError:
@@ -203,7 +203,7 @@ def _kill(pid: int, signum: int) -> None:
 
 
 def _next_signal() -> tuple[int, bool]:
-    """The next of the WATCHED signals, and whether the terminal has sent it to the command as well."""
+    """The next of the WATCHED signals, and whether it is the terminal's, which the command got as well."""
     if hasattr(_signal, "sigwaitinfo"):
         info = _signal.sigwaitinfo(WATCHED)
         return info.si_signo, info.si_code == SI_KERNEL

@@ -34,8 +34,7 @@ NOT_FOUND = 127
 NO_SLOT = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
 SENTENCE, NAME = 1000, 300
-"""Characters that are shown of a sentence and of a command's name; both may be as long as an argument, which
-may have 128 KiB."""
+"""Characters that are shown of a sentence and of a command's name: an argument may have 128 KiB."""
 ENDING = tuple(
     getattr(_signal, name)
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -80,19 +79,40 @@ def run(args: list[str]) -> int:
         return USAGE
     if options.show is not None:
         return _show(options.show)
-    slot: Slot | None = None
-    admission: Admission | None = None
     try:
-        slot, admission = _slot(options)
+        return _run_in_slot(options)
     except SettingError as error:
         say(f"{error} (see slot-run --help)")
         return USAGE
+
+
+def _run_in_slot(options: Options) -> int:
+    """Get a slot and run the command under it, or without one if our machinery fails. Raises SettingError."""
+    slot: Slot | None = None
+    try:
+        settings = resolve(
+            pool=options.pool,
+            slots=options.slots,
+            timeout_s=options.timeout_s,
+            on_timeout=options.on_timeout,
+            weight=options.weight,
+            gates=options.gates,
+            dir=options.dir,
+            warn=say,
+        )
+        with Admission(settings, options.command) as admission:
+            slot = _slot(admission, settings, quiet=options.quiet)
+            return _run_command(options.command, slot, admission)
+    except SettingError:
+        raise
     except SlotTimeoutError as error:
         say(f"{error}; giving up (--on-timeout fail)")
         return NO_SLOT
-    except Exception as error:  # noqa: BLE001 - no failure of ours may stop a build
+    except Exception as error:
+        if slot is not None:
+            raise  # it is not our machinery that failed
         say(f"running without a slot: {error if isinstance(error, OSError) else repr(error)}")
-    return _run_command(options.command, slot, admission)
+    return _run_command(options.command, None, None)
 
 
 def say(text: str) -> None:
@@ -118,8 +138,8 @@ def _cut(text: str, length: int) -> str:
 
 
 def _interrupt(signum: int, _frame: object) -> None:
-    # Only the first signal counts, because a second one would interrupt the clean-up. Not by SIG_IGN: then
-    # Python complains on stderr about a signal that is on its way already.
+    # Only the first signal counts, because a second one would interrupt the clean-up. With SIG_IGN, Python
+    # would complain on stderr about a signal that is on its way already.
     for further in ENDING:
         _signal.signal(further, lambda *_: None)
     raise Interrupted(signum)
@@ -132,18 +152,8 @@ def _nap(seconds: float) -> None:
         raise Interrupted(signum)
 
 
-def _slot(options: Options) -> tuple[Slot, Admission]:
-    """The slot, and the admission that gave it. Raises what `resolve` and `Admission.acquire` raise."""
-    settings = resolve(
-        pool=options.pool,
-        slots=options.slots,
-        timeout_s=options.timeout_s,
-        on_timeout=options.on_timeout,
-        weight=options.weight,
-        gates=options.gates,
-        dir=options.dir,
-        warn=say,
-    )
+def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
+    """The slot to run under. Raises what `Admission.acquire` raises."""
     notices: list[Notice] = []
 
     def notice() -> Notice | None:
@@ -152,20 +162,15 @@ def _slot(options: Options) -> tuple[Slot, Admission]:
         import select  # noqa: F401, PLC0415 - now: while signals are let in, nothing may be
 
         gc.enable()  # a wait may be long; see _buildslots
-        if not options.quiet:
+        if not quiet:
             from buildslots.run.notice import Notice  # noqa: PLC0415 - only a slot-run that waits needs it
 
             notices.append(Notice(settings))
         child.admit_signals()
         return notices[0] if notices else None
 
-    admission = Admission(settings, options.command)
     try:
         slot = admission.acquire(notice, nap=_nap)
-        child.defer_signals()
-    except BaseException:
-        admission.abandon()
-        raise
     finally:
         child.defer_signals()
         for spoken in notices:
@@ -176,7 +181,7 @@ def _slot(options: Options) -> tuple[Slot, Admission]:
         spoken.started(slot)
     if slot.overflow or admission.despite:
         _say_all_the_same(slot, settings, admission.despite)
-    return slot, admission
+    return slot
 
 
 def _say_all_the_same(slot: Slot, settings: Settings, despite: str | None) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import time
 
-from buildslots.disk import queue, records
+from buildslots.disk import line, records
+from buildslots.disk.directory import Seen
 from buildslots.words import fit, short_path, shown, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from buildslots.admission import Slot
-    from buildslots.disk.slots import PoolDirectory
+    from buildslots.disk.directory import PoolDirectory
     from buildslots.settings import Settings
 
 FIRST_S = 1.0
@@ -40,20 +41,20 @@ class Notice:
         self._spoken = False
         self.due = self._began + FIRST_S
 
-    def tell(self, directory: PoolDirectory, ticket: queue.Ticket, held_back: str | None) -> None:
-        """Say how things stand; `held_back` is what of the machine's state keeps the command back."""
+    def tell(self, pool: PoolDirectory, ticket: str, gate: str | None) -> None:
+        """Say the line of this moment; `gate` is what of the machine's state keeps the command back."""
         live = _on_live_terminal()
         self.due = time.monotonic() + (LIVE_S if live else AGAIN_S)
         self._spoken = True
-        line = f"slot-run: {self._line(directory, ticket, held_back)}"
+        text = f"slot-run: {self._line(pool, ticket, gate)}"
         if live:
             # Cut: a line that wraps cannot be rewritten, because \r leads only to its last row.
-            line = fit(line, os.get_terminal_size(2).columns - 1, most=True)
-            _write(f"\r{line}\x1b[K")
+            text = fit(text, os.get_terminal_size(2).columns - 1, most=True)
+            _write(f"\r{text}\x1b[K")
             self._stands = True
         else:
             self.clear()
-            _write(line + "\n")
+            _write(text + "\n")
 
     def started(self, slot: Slot) -> None:
         """Say that the command starts now, if something was said about the wait."""
@@ -67,16 +68,16 @@ class Notice:
             _write("\r\x1b[K")
             self._stands = False
 
-    def _line(self, directory: PoolDirectory, ticket: queue.Ticket, held_back: str | None = None) -> str:
-        names = queue.waiting(directory.path)
-        place = 1 + sum(name < ticket.name for name in names)
-        held = directory.held()
-        pool = "" if self._settings.pool == "default" else f" of pool {self._settings.pool!r}"
+    def _line(self, pool: PoolDirectory, ticket: str, gate: str | None = None) -> str:
+        names = line.waiting(pool.path)
+        place = 1 + sum(name < ticket for name in names)
+        held = pool.held()
+        which = "" if self._settings.pool == "default" else f" of pool {self._settings.pool!r}"
         weight = self._settings.weight
-        what = held_back or ("a build slot" if weight == 1 else f"{weight} build slots")
-        line = f"place {place} of {max(place, len(names))} in line, {self._end()}"
-        slots = f"{len(held)} held of {self._settings.slots}: {_holders(directory, held)}"
-        return f"waiting for {what}{pool}, {line}; {slots}"
+        what = gate or ("a build slot" if weight == 1 else f"{weight} build slots")
+        where = f"place {place} of {max(place, len(names))} in line, {self._end()}"
+        slots = f"{len(held)} held of {self._settings.slots}: {_holders(pool, held)}"
+        return f"waiting for {what}{which}, {where}; {slots}"
 
     def _end(self) -> str:
         if self._settings.timeout_s is None:
@@ -87,16 +88,12 @@ class Notice:
         return f"{'gives up' if self._settings.on_timeout == 'fail' else 'runs anyway'} in {span(left_s)}"
 
 
-def _holders(directory: PoolDirectory, held: list[int]) -> str:
+def _holders(pool: PoolDirectory, held: list[int]) -> str:
     """Who has the slots `held`; a build that has several of them is named once."""
     builds: dict[str, tuple[dict[str, str] | None, list[int]]] = {}
     for number in held:
-        record = records.read(f"{directory.path}/holders/slot-{number}")
-        try:
-            if directory.has_owner(number) is False:
-                record = None
-        except OSError:
-            pass
+        seen = Seen(pool.path, number)
+        record = None if seen.has_owner is False else seen.record
         nonce = (record or {}).get("nonce", f"slot-{number}")
         builds.setdefault(nonce, (record, []))[1].append(number)
     words = [_holder(*build) for build in list(builds.values())[:HOLDERS_SHOWN]]

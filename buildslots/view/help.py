@@ -99,7 +99,7 @@ def _paged(page: str) -> bool:
     # Through the shell, as git does, because PAGER may contain options.
     with subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environ) as process:  # noqa: S602
         # Only now: the pager would inherit a signal that we ignored before it started.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C leaves a search in less, and not less
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # in less, Ctrl-C ends a search
         process.communicate(page.encode())
     return process.returncode != NOT_FOUND
 

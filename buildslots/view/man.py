@@ -5,7 +5,7 @@ out of date: a hook that makes them while a wheel is built could fail at an inst
 
 The wheel carries them as data files for `share/man/man1` (hatchling's option "shared-data"). pip puts them
 there below its environment, pipx links them into ~/.local/share/man (pypa/pipx#1047), and uv leaves them in
-the environment of the tool (astral-sh/uv#4731, open in 2026). So `buildslots help` is what everybody has.
+the environment of the tool (astral-sh/uv#4731, open in 2026). So `buildslots help` is what works everywhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command line of `buildslots`: its commands and their options, as a parser and as data.
 
 `main` reads the command line with it. The commands that describe the command line read it too: the manual
-(`help`), completion and the man pages. It imports none of them.
+(`help`), completion and the man pages. This module imports none of them.
 """
 
 from __future__ import annotations

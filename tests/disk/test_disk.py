@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import step
+from builds import is_refused, step, take_now
 
-from buildslots.disk import bells, lock, queue, records, slots, wait
+from buildslots import files
+from buildslots.backend import Request
+from buildslots.disk import bells, holding, line, lock, records, wait
+from buildslots.disk import directory as directory_module
+from buildslots.disk.directory import PoolDirectory
 from buildslots.run.notice import Notice
 from buildslots.settings import resolve
 
@@ -19,17 +24,17 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> slots.PoolDirectory:
+def directory(tmp_path: Path) -> PoolDirectory:
     """A pool directory with its rooms."""
-    directory = slots.PoolDirectory(str(tmp_path / "pool"))
+    directory = PoolDirectory(str(tmp_path / "pool"))
     step(directory, lambda: None)
     return directory
 
 
 @pytest.fixture
-def tickets(directory: slots.PoolDirectory) -> Iterator[list[queue.Ticket]]:
+def tickets(directory: PoolDirectory) -> Iterator[list[line.Ticket]]:
     """Tickets that leave the line at the end."""
-    tickets: list[queue.Ticket] = []
+    tickets: list[line.Ticket] = []
     yield tickets
     for ticket in tickets:
         ticket.leave()
@@ -54,10 +59,10 @@ def test_a_lock_that_was_won_on_a_file_without_its_name_is_tried_again(
 
 
 def test_a_good_slot_that_another_build_has_put_there_meanwhile_stays(
-    directory: slots.PoolDirectory, monkeypatch: pytest.MonkeyPatch
+    directory: PoolDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two builds see a directory in a slot's place, one puts it aside and takes the slot: it is not lost."""
-    path, real, won = f"{directory.path}/slot-0", lock.put_aside, []
+    path, real, won = f"{directory.path}/slot-0", files.put_aside, []
     os.mkdir(path)
 
     def slower(path: str) -> str:
@@ -66,15 +71,15 @@ def test_a_good_slot_that_another_build_has_put_there_meanwhile_stays(
             won.append(lock.lock_file(path))
         return real(path)
 
-    monkeypatch.setattr(slots, "put_aside", slower)
-    assert step(directory, lambda: directory.try_take(slots.Claim(1, ["make"]))) is None
+    monkeypatch.setattr(directory_module, "put_aside", slower)
+    assert is_refused(directory, Request(1, ["make"]))
     assert os.fstat(won[0]).st_ino == os.stat(path).st_ino
     assert lock.locked(path)
     assert directory.repaired == []
     os.close(won[0])
 
 
-def test_the_mutex_is_unlocked_for_those_too_who_inherited_it(directory: slots.PoolDirectory) -> None:
+def test_the_mutex_is_unlocked_for_those_too_who_inherited_it(directory: PoolDirectory) -> None:
     """A child that was forked meanwhile does not keep it."""
     mutex = lock.Mutex(f"{directory.path}/mutex")
     assert list(mutex.tries(1.0, 0.5)) == []
@@ -124,70 +129,66 @@ def test_a_file_in_the_bell_s_place_is_no_bell(tmp_path: Path) -> None:
 
 
 def test_tickets_stay_in_order_when_the_clock_is_set_back(
-    directory: slots.PoolDirectory, tickets: list[queue.Ticket], monkeypatch: pytest.MonkeyPatch
+    directory: PoolDirectory, tickets: list[line.Ticket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A number is larger than all that are in the queue."""
     for now in (5_000_000, 4_000_000, 1_000):
-        monkeypatch.setattr(queue.time, "time_ns", lambda now=now: now)
-        tickets.append(queue.Ticket(directory.path, 3, b""))
-    assert [ticket.name for ticket in tickets] == queue.waiting(directory.path)
+        monkeypatch.setattr(line.time, "time_ns", lambda now=now: now)
+        tickets.append(line.Ticket(directory.path, 3, b""))
+    assert [ticket.name for ticket in tickets] == line.waiting(directory.path)
 
 
-def test_a_dead_ticket_is_nobody_ahead(directory: slots.PoolDirectory, tickets: list[queue.Ticket]) -> None:
+def test_a_dead_ticket_is_nobody_ahead(directory: PoolDirectory, tickets: list[line.Ticket]) -> None:
     """It is removed with its bell when it is found."""
     name = "0" * 19 + "1-3"
     for room in ("queue", "bells"):
         open(f"{directory.path}/{room}/{name}", "w").close()
-    tickets.append(queue.Ticket(directory.path, 3, b""))
+    tickets.append(line.Ticket(directory.path, 3, b""))
     assert tickets[0].ahead() == []
     assert os.listdir(f"{directory.path}/bells") == [tickets[0].name]
 
 
 def test_whoever_is_in_line_counts_though_the_last_one_died(
-    directory: slots.PoolDirectory, tickets: list[queue.Ticket]
+    directory: PoolDirectory, tickets: list[line.Ticket]
 ) -> None:
     """A newcomer does not overtake those before a dead ticket."""
-    tickets.append(queue.Ticket(directory.path, 3, b""))
+    tickets.append(line.Ticket(directory.path, 3, b""))
     open(f"{directory.path}/queue/{'9' * 20}-3", "w").close()
-    assert step(directory, lambda: directory.try_take(slots.Claim(3, ["make"]))) is None
+    assert is_refused(directory, Request(3, ["make"]))
 
 
 def test_overflow_does_not_take_a_number_below_the_cap(
-    directory: slots.PoolDirectory, tickets: list[queue.Ticket]
+    directory: PoolDirectory, tickets: list[line.Ticket]
 ) -> None:
     """Even if one is free: it belongs to those in line."""
-    tickets.append(queue.Ticket(directory.path, 2, b""))
-    hold = step(directory, lambda: directory.take_overflow(slots.Claim(2, ["make"])))
+    tickets.append(line.Ticket(directory.path, 2, b""))
+    hold = take_now(directory, Request(2, ["make"]), beyond=True)
     assert (hold.numbers, hold.overflow) == ((2,), True)
     hold.release()
 
 
-def test_a_stray_file_in_the_line_is_nobody(
-    directory: slots.PoolDirectory, tickets: list[queue.Ticket]
-) -> None:
+def test_a_stray_file_in_the_line_is_nobody(directory: PoolDirectory, tickets: list[line.Ticket]) -> None:
     """Such as desktops and file servers leave behind."""
-    tickets += [queue.Ticket(directory.path, 1, b"") for _ in range(2)]
+    tickets += [line.Ticket(directory.path, 1, b"") for _ in range(2)]
     for name in (".DS_Store", ".nfs0001", "note"):
         with open(f"{directory.path}/queue/{name}", "w"):
             pass
     for _ in range(2):
         assert tickets[1].ahead() == [tickets[0].name]
-    assert queue.line(directory.path) == [ticket.name for ticket in tickets]
+    assert line.tickets(directory.path) == [ticket.name for ticket in tickets]
 
 
-def test_a_released_slot_has_no_record(directory: slots.PoolDirectory) -> None:
+def test_a_released_slot_has_no_record(directory: PoolDirectory) -> None:
     """Who held it last is not what a foreign program in its place is taken for."""
-    hold = step(directory, lambda: directory.try_take(slots.Claim(1, ["make"])))
-    assert hold is not None
+    hold = take_now(directory, Request(1, ["make"]))
     assert (records.read(f"{directory.path}/holders/slot-0") or {})["nonce"] == hold.nonce
     hold.release()
     assert records.read(f"{directory.path}/holders/slot-0") is None
 
 
-def test_a_record_has_the_place_for_its_end_from_its_beginning(directory: slots.PoolDirectory) -> None:
+def test_a_record_has_the_place_for_its_end_from_its_beginning(directory: PoolDirectory) -> None:
     """The disk may be full by then."""
-    hold = step(directory, lambda: directory.try_take(slots.Claim(1, ["make"])))
-    assert hold is not None
+    hold = take_now(directory, Request(1, ["make"]))
     path = f"{directory.path}/holders/slot-0"
     size = os.stat(path).st_size
     hold.release()
@@ -195,11 +196,10 @@ def test_a_record_has_the_place_for_its_end_from_its_beginning(directory: slots.
 
 
 def test_an_interrupt_while_one_lets_go_leaves_nothing_locked(
-    directory: slots.PoolDirectory, monkeypatch: pytest.MonkeyPatch
+    directory: PoolDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it comes before anything was done, the object still has the lock, and lets go of it at its end."""
-    hold = step(directory, lambda: directory.try_take(slots.Claim(1, ["make"])))
-    assert hold is not None
+    hold = take_now(directory, Request(1, ["make"]))
 
     def interrupt() -> int:
         raise KeyboardInterrupt
@@ -229,83 +229,78 @@ def test_who_ends_late_spoils_nobody_else_s_record(tmp_path: Path) -> None:
         os.close(new)
 
 
-def test_ears_are_closed(directory: slots.PoolDirectory, tickets: list[queue.Ticket]) -> None:
+def test_ears_are_closed(directory: PoolDirectory, tickets: list[line.Ticket]) -> None:
     """However often a waiter looks, it keeps no descriptor that it no longer listens to."""
-    hold = step(directory, lambda: directory.try_take(slots.Claim(1, ["make"])))
-    assert hold is not None
-    claim = slots.Claim(1, ["make"])
+    hold = take_now(directory, Request(1, ["make"]))
     before = os.listdir("/dev/fd")
-    tickets += [queue.Ticket(directory.path, 1, b"") for _ in range(2)]
-    for ticket in tickets:
-        steps = wait.Wait(directory, ticket, claim, wait.NEVER, None).steps()
+    tickets += [line.Ticket(directory.path, 1, b"") for _ in range(2)]
+    places = [wait.Wait(directory, ticket, Request(1, ["make"])) for ticket in tickets]
+    for place in places:
+        steps = place.until(wait.NEVER)
         next(steps)
         looks = len(os.listdir("/dev/fd"))
         for _ in range(3):
             steps.send(False)
         assert len(os.listdir("/dev/fd")) == looks
         steps.close()
-    for ticket in tickets:
-        ticket.leave()
+    for place in places:
+        place.leave()
     assert os.listdir("/dev/fd") == before
     hold.release()
 
 
 def test_the_words_of_the_waiting_line(
-    directory: slots.PoolDirectory, tickets: list[queue.Ticket], monkeypatch: pytest.MonkeyPatch
+    directory: PoolDirectory, tickets: list[line.Ticket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Programs without their directories, cut commands, nothing that steers a terminal, who else holds."""
     commands = [["/usr/bin/make", "-j8"], ["cc", "x" * 99], ["evil\x1b[2J"], ["d"], ["e"], ["f"]]
-    holds = [directory.try_take(slots.Claim(9, command)) for command in commands]
+    holds = [take_now(directory, Request(9, command)) for command in commands]
     stale = holds[3]
-    assert stale is not None
     os.close(stale._bells.pop())  # as if it had died, and another program had locked its slot since
-    tickets += [queue.Ticket(directory.path, 6, b"") for _ in range(2)]
+    tickets += [line.Ticket(directory.path, 6, b"") for _ in range(2)]
 
-    def line(**settings: object) -> str:
+    def words(**settings: object) -> str:
         options = {"slots": 6, "timeout_s": 90.0, "dir": directory.path} | settings
         notice = Notice(resolve(environ={"HOME": "/nowhere"}, warn=pytest.fail, **options))
-        return notice._line(directory, tickets[1])
+        return notice._line(directory, tickets[1].name)
 
-    text = line()
-    where = f"in {os.getcwd()} (0 s)"
+    text = re.sub(r"\(\d+ s\)", "(*)", words())  # how long they have run
+    where = f"in {os.getcwd()} (*)"
     place = "waiting for a build slot, place 2 of 2 in line"
     assert text.startswith(f"{place}, runs anyway in 1 min 30 s; 6 held of 6: ")
     assert (
         f"`make -j8` {where}, `cc {'x' * 36}…` {where}, `evil?[2J` {where}, another program (slot-3)" in text
     )
     assert text.endswith(", 2 more")
-    assert line(timeout_s=None).startswith(f"{place}, as long as it takes; 6 held")
-    assert line(on_timeout="fail").startswith(f"{place}, gives up in 1 min 30 s; 6 held")
-    assert "slot of pool 'link', place" in line(pool="link")
+    assert words(timeout_s=None).startswith(f"{place}, as long as it takes; 6 held")
+    assert words(on_timeout="fail").startswith(f"{place}, gives up in 1 min 30 s; 6 held")
+    assert "slot of pool 'link', place" in words(pool="link")
     for hold in holds:
-        assert hold is not None
         hold.release()
 
 
-def test_the_lowest_free_slot_even_if_it_was_let_go_this_moment(
-    directory: slots.PoolDirectory, monkeypatch: pytest.MonkeyPatch
+def test_what_is_taken_is_below_the_cap_though_a_lower_one_was_let_go_this_moment(
+    directory: PoolDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused a slot, and then counting, one would find it free, and have taken a higher one."""
-    first = step(directory, lambda: directory.try_take(slots.Claim(2, ["make"])))
-    assert first is not None
-    lock = slots.SlotFiles.lock
+    """Each slot that was passed over was held, and so there are fewer of them than the cap."""
+    first = take_now(directory, Request(2, ["make"]))
+    is_locked = holding.is_locked
 
-    def let_go_after_the_refusal(self: slots.SlotFiles, number: int) -> int:
-        fd = lock(self, number)
-        if fd == slots.HELD:
+    def let_go_after_the_refusal(fd: int) -> bool:
+        seen = is_locked(fd)
+        if seen:
             first.release()
-        return fd
+        return seen
 
-    monkeypatch.setattr(slots.SlotFiles, "lock", let_go_after_the_refusal)
-    second = step(directory, lambda: directory.try_take(slots.Claim(2, ["make"])))
-    assert second is not None
-    assert second.numbers == (0,)
+    monkeypatch.setattr(holding, "is_locked", let_go_after_the_refusal)
+    second = take_now(directory, Request(2, ["make"]))
+    assert second.numbers == (1,)
     second.release()
 
 
 @pytest.mark.parametrize("kind", ["link", "socket"])
 def test_what_is_no_file_is_no_ticket(
-    directory: slots.PoolDirectory, kind: str, monkeypatch: pytest.MonkeyPatch
+    directory: PoolDirectory, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It cannot even be opened: that is no reason to let all builds run without slots."""
     monkeypatch.chdir(f"{directory.path}/queue")  # a socket's path has to be short
@@ -315,6 +310,5 @@ def test_what_is_no_file_is_no_ticket(
     else:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(name)
-    hold = step(directory, lambda: directory.try_take(slots.Claim(1, ["make"])))
-    assert hold is not None
+    hold = take_now(directory, Request(1, ["make"]))
     hold.release()

@@ -80,16 +80,16 @@ def test_the_checker_finds_two_heads_in_each_other_s_way() -> None:
 
 
 @pytest.mark.parametrize("waiters", [MUTEX, FREE, SURE])
-def test_timers_are_needed_while_a_bell_is_missing(waiters: str) -> None:
+def test_to_ask_first_and_listen_then_would_need_timers(waiters: str) -> None:
     """One may be let go between the question whether a slot is held and the listening to its bell."""
-    assert Space(Protocol((ONE, ONE), waiters=waiters)).polls
+    assert Space(Protocol((ONE, ONE), waiters=waiters, listens_first=False)).polls
 
 
 @pytest.mark.parametrize("waiters", [MUTEX, FREE, SURE])
-def test_to_listen_first_and_ask_then_would_need_no_timers(waiters: str) -> None:
+def test_to_listen_first_and_ask_then_needs_no_timers(waiters: str) -> None:
     """What is let go of after the listening rings, and what is let go of before is found free."""
     for case in ("3 processes, 1 slot, some killed", "a build that needs 2 slots"):
-        space = Space(protocol(case, waiters=waiters, listens_first=True))
+        space = Space(protocol(case, waiters=waiters))
         space.check_all_end()
         assert not space.polls
 

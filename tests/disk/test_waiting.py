@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import shutil
-from threading import Event
+import time
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import step
+from builds import step, take_now
 
-from buildslots.admission import Admission
-from buildslots.disk import bells, lock, queue, wait
-from buildslots.disk.slots import Claim, Hold, PoolDirectory, SlotFiles
-from buildslots.settings import resolve
+from buildslots.backend import Request
+from buildslots.disk import bells, lock, wait
+from buildslots.disk import ears as ears_module
+from buildslots.disk import line as line_module
+from buildslots.disk.directory import PoolDirectory
+from buildslots.disk.ears import Ears
+from buildslots.disk.holding import Hold
+from buildslots.disk.line import Ticket, waiting
+from buildslots.disk.sleepers import Sleepers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,26 +33,23 @@ class Line:
 
     def __init__(self, pool: Pool) -> None:
         self.directory = PoolDirectory(str(pool.dir))
-        hold = step(self.directory, lambda: self.directory.try_take(Claim(1, ["make"])))
-        assert hold is not None
-        self.hold = hold
-        self.tickets: list[queue.Ticket] = []
-        self._ears: list[wait.Ears] = []
+        self.hold = take_now(self.directory, Request(1, ["make"]))
+        self.tickets: list[Ticket] = []
+        self._ears: list[Ears] = []
 
-    def join(self, cap: int = 1) -> queue.Ticket:
-        ticket = step(self.directory, lambda: queue.Ticket(self.directory.path, cap, b""))
+    def join(self, cap: int = 1) -> Ticket:
+        ticket = step(self.directory, lambda: Ticket(self.directory.path, cap, b""))
         self.tickets.append(ticket)
         return ticket
 
-    def ears(self, ticket: queue.Ticket) -> wait.Ears:
+    def ears(self, ticket: Ticket) -> Ears:
         """What `ticket` listens to now."""
         ahead = ticket.ahead()
-        ears = wait.Ears(self.directory, ticket, ahead, bells.poll())
-        ears.listen_to_slots(head=not ahead)
+        ears = Ears(self.directory.path, ticket, ahead, bells.poll())
         self._ears.append(ears)
         return ears
 
-    def bell(self, ticket: queue.Ticket) -> str:
+    def bell(self, ticket: Ticket) -> str:
         return f"{self.directory.path}/bells/{ticket.name}"
 
     def close(self) -> None:
@@ -71,7 +72,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(wait.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
 @pytest.fixture
@@ -110,13 +111,11 @@ def test_a_bell_that_nobody_keeps_open_is_none(tmp_path: Path) -> None:
 
 def test_a_ring_is_heard_though_the_bell_serves_another_holder_already(line: Line) -> None:
     """A daemon has it open as well, so the next holder hangs a new one: listeners of the old must hear."""
-    first = step(line.directory, lambda: line.directory.take_overflow(Claim(1, ["make"])))
+    first = take_now(line.directory, Request(1, ["make"]), beyond=True)
     ears = line.ears(line.join())
     daemon = os.dup(first.descriptors[-1])
     first.release()
-    second = step(
-        line.directory, lambda: line.directory.take_overflow(Claim(1, ["make"]))
-    )  # before the head got to look
+    second = take_now(line.directory, Request(1, ["make"]), beyond=True)  # before the head got to look
     assert second.numbers == first.numbers
     assert ears.listen(0)
     second.release()
@@ -126,31 +125,38 @@ def test_a_ring_is_heard_though_the_bell_serves_another_holder_already(line: Lin
 def test_only_the_head_is_deaf_to_a_lock_without_a_bell(line: Line) -> None:
     """It has to look at the lock often; those behind it need not."""
     head, second = line.join(), line.join()
-    assert [line.ears(ticket).deaf_head for ticket in (head, second)] == [False, False]
+    assert [line.ears(ticket).is_deaf for ticket in (head, second)] == [False, False]
     foreign = lock.lock_file(f"{line.directory.path}/slot-7")
     assert foreign is not None
-    assert [line.ears(ticket).deaf_head for ticket in (head, second)] == [True, False]
+    assert [line.ears(ticket).is_deaf for ticket in (head, second)] == [True, False]
     os.close(foreign)
 
 
-def test_a_glance_sees_a_silent_lock_go(line: Line) -> None:
+def second_in_line(line: Line, cap: int) -> tuple[wait.Wait, Callable[[], bool]]:
+    """One that sleeps behind the head, and whether its glance finds nothing new."""
+    line.join(cap)
+    place = wait.Wait(line.directory, line.join(cap), Request(cap, ["make"]))
+    ears, _ = next(place.until(wait.NEVER))
+    line._ears.append(ears)
+    return place, lambda: place._nothing_new(ears)
+
+
+def test_a_glance_sees_a_lock_without_a_bell_go(line: Line) -> None:
     """Also that of somebody who is not the head."""
-    line.join()
     foreign = lock.lock_file(f"{line.directory.path}/slot-7")
     assert foreign is not None
-    ears = line.ears(line.join())
-    assert ears.nothing_new()
+    _, nothing_new = second_in_line(line, 2)
+    assert nothing_new()
     os.close(foreign)
-    assert not ears.nothing_new()
+    assert not nothing_new()
 
 
 def test_a_glance_sees_that_the_ticket_is_gone(line: Line) -> None:
     """Somebody removed the queue."""
-    head = line.join()
-    ears = line.ears(head)
-    assert ears.nothing_new()
-    os.unlink(f"{line.directory.path}/queue/{head.name}")
-    assert not ears.nothing_new()
+    place, nothing_new = second_in_line(line, 1)
+    assert nothing_new()
+    os.unlink(f"{line.directory.path}/queue/{place._ticket.name}")
+    assert not nothing_new()
 
 
 def test_a_knock_is_heard_once(line: Line) -> None:
@@ -165,81 +171,6 @@ def test_a_knock_is_heard_once(line: Line) -> None:
     assert not ears.listen(0)
 
 
-def test_who_comes_near_is_told(line: Line) -> None:
-    """It sleeps as long as one who is far back, and has to watch those before it from now on."""
-    head, second, third, fourth = (line.join() for _ in range(4))
-    for _ in range(2):  # the first answer is what it found when it joined
-        assert head.ahead() == []
-    head.leave()
-    assert [bells.answered(line.bell(ticket)) for ticket in (second, third, fourth)] == [True, True, False]
-
-
-@pytest.mark.parametrize("place", range(1, 9))
-def test_the_first_three_glance_twice_a_second(line: Line, place: int) -> None:
-    """Those who have joined so near, and those who come there: each is told by one that is the head."""
-    tickets = [line.join() for _ in range(place)]
-    for _ in range(2):  # the first answer is what it found when it joined
-        assert tickets[0].ahead() == []
-    ears = line.ears(line.join())  # not in time for the first head to see it
-    for head, following in list(itertools.pairwise(tickets))[: max(0, place - 2)]:
-        head.leave()
-        following.ahead()  # likewise
-        assert following.ahead() == []
-    ears.listen(0)
-    assert ears.period_s == wait.GLANCE_S
-
-
-def test_one_that_is_killed_as_the_second_leaves_nobody_untold(line: Line) -> None:
-    """Nor does one that is stopped behind it: the fourth knows that it comes near."""
-    head, second, _, fourth = (line.join() for _ in range(4))
-    steps = wait.Wait(line.directory, head, Claim(1, ["make"]), wait.NEVER, None).steps()
-    next(steps)
-    steps.send(False)
-    queue.unlock(second._fd)  # as the kernel does
-    second._close_bell()
-    head.leave()
-    assert fourth.bell is not None
-    assert bells.hear(fourth.bell) == set(bells.NEAR)
-    steps.close()
-
-
-def test_the_head_tells_beforehand_who_is_third_after_it(line: Line) -> None:
-    """When it leaves it has a slot, and no time; and it may be stopped by then."""
-    first, head, second, third, fourth = (line.join() for _ in range(5))
-    steps = wait.Wait(line.directory, head, Claim(1, ["make"]), wait.NEVER, None).steps()
-    ears, _ = next(steps)
-    first.leave()
-    assert ears.listen(0)
-    steps.send(True)
-    assert [bells.answered(line.bell(ticket)) for ticket in (second, third, fourth)] == [True, True, False]
-    assert fourth.bell is not None
-    assert bells.hear(fourth.bell) == set(bells.NEAR)
-    steps.send(False)
-    head.leave()
-    assert bells.answered(line.bell(fourth))  # once
-    steps.close()
-
-
-def test_who_is_told_to_be_near_sleeps_on(line: Line) -> None:
-    """It need not look, only glance more often from now on."""
-    ears = [line.ears(line.join()) for _ in range(9)][-1]
-    assert ears.period_s > wait.GLANCE_S
-    assert bells.knock(line.bell(line.tickets[-1]), bells.NEAR)
-    assert (ears.listen(0), ears.period_s, ears.knocked) == (False, wait.GLANCE_S, False)
-    assert bells.knock(line.bell(line.tickets[-1]), bells.NEAR)
-    assert bells.knock(line.bell(line.tickets[-1]))
-    assert (ears.listen(0), ears.knocked) == (True, True)
-
-
-def test_who_is_told_so_while_it_can_be_cancelled_glances_more_often_too(line: Line) -> None:
-    """It sleeps in pieces of a tenth of a second, and none of them may swallow that."""
-    ears = [line.ears(line.join()) for _ in range(9)][-1]
-    admission = Admission(resolve(warn=print), ["make"])
-    assert bells.knock(line.bell(line.tickets[-1]), bells.NEAR)
-    assert not admission._listen(ears, 60.0, Event())
-    assert ears.period_s == wait.GLANCE_S
-
-
 def test_a_ticket_that_cannot_have_a_bell_keeps_nothing_open(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,59 +183,61 @@ def test_a_ticket_that_cannot_have_a_bell_keeps_nothing_open(
     monkeypatch.setattr(bells, "hang", full)
     with pytest.raises(OSError, match="No space"):
         line.join()
-    assert (len(os.listdir("/dev/fd")), queue.waiting(line.directory.path)) == (before, [])
+    assert (len(os.listdir("/dev/fd")), waiting(line.directory.path)) == (before, [])
 
 
 def test_who_leaves_does_not_look_alive_to_the_next(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It removes its files before it rings, or the next would find them locked once more, and sleep on."""
+    """It is unlocked before its bell tells the next, who would find it locked once more, and sleep on."""
     head, second = line.join(), line.join()
-    seen, close = [], queue.Ticket._close_bell
+    seen, close = [second.ahead()], line_module.close_kept  # as it was when it joined
 
-    def look_and_close(ticket: queue.Ticket) -> None:
-        seen.append(queue.waiting(line.directory.path))
-        close(ticket)
+    def look_and_close(fd: int) -> None:
+        if fd == head.bell:
+            seen.append(second.ahead())
+        close(fd)
 
-    monkeypatch.setattr(queue.Ticket, "_close_bell", look_and_close)
+    monkeypatch.setattr(line_module, "close_kept", look_and_close)
     head.leave()
-    assert seen[0] == [second.name]
+    assert seen == [[head.name], []]
 
 
-def test_an_interrupt_while_one_gives_way_lets_the_bell_ring_all_the_same(
+def test_an_interrupt_while_one_leaves_lets_the_bell_ring_all_the_same(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unlocked already, and then a Ctrl-C: what is called in the end still closes the bell."""
     head, second = line.join(), line.join()
-    ears, close = line.ears(second), queue.Ticket._close_bell
+    ears, close = line.ears(second), line_module.close_kept
 
-    def interrupted(_: queue.Ticket) -> None:
-        monkeypatch.setattr(queue.Ticket, "_close_bell", close)
+    def interrupted(_: int) -> None:
+        monkeypatch.setattr(line_module, "close_kept", close)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(queue.Ticket, "_close_bell", interrupted)
+    monkeypatch.setattr(line_module, "close_kept", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        head.give_way()
+        head.leave()
     assert not ears.listen(0)
     head.leave()
     assert ears.listen(0)
 
 
-def test_who_gives_way_leaves_its_files_to_the_next(line: Line) -> None:
-    """Who has a slot has no time for them; nobody comes after the last, so it removes them in the end."""
+def test_who_leaves_wakes_the_next_before_it_removes_its_files(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may take long on a busy disk; the next finds a dead ticket, and removes it too."""
     head, second = line.join(), line.join()
-    ears = line.ears(second)
-    head.give_way()
-    assert ears.listen(0)
-    assert queue.waiting(line.directory.path) == [head.name, second.name]
-    assert second.ahead() == []
-    assert queue.waiting(line.directory.path) == [second.name]
+    ears, live, heard = line.ears(second), line_module.live, []
+
+    def listen_and_look(directory: str, name: str) -> bool:
+        monkeypatch.setattr(line_module, "live", live)
+        heard.append((ears.listen(0), second.ahead()))
+        return live(directory, name)
+
+    monkeypatch.setattr(line_module, "live", listen_and_look)
     head.leave()
-    second.give_way()
-    assert queue.waiting(line.directory.path) == [second.name]
+    assert heard == [(True, [])]
+    assert waiting(line.directory.path) == [second.name]
     second.leave()
-    assert (queue.waiting(line.directory.path), os.listdir(f"{line.directory.path}/bells")) == (
-        [],
-        ["slot-0"],
-    )
+    assert (waiting(line.directory.path), os.listdir(f"{line.directory.path}/bells")) == ([], ["slot-0"])
 
 
 def test_one_that_leaves_while_the_next_looks_is_not_waited_for(
@@ -320,15 +253,15 @@ def test_one_that_leaves_while_the_next_looks_is_not_waited_for(
         return listen(path)
 
     monkeypatch.setattr(bells, "listen", left_meanwhile)
-    ears, _ = next(wait.Wait(line.directory, second, Claim(1, ["make"]), wait.NEVER, None).steps())
+    ears, _ = next(wait.Wait(line.directory, second, Request(1, ["make"])).until(wait.NEVER))
     line._ears.append(ears)
     line.hold.release()
     assert ears.listen(0)  # it is the head now, and hears the slot
 
 
 def test_the_head_takes_a_slot_of_a_pool_that_was_made_anew(line: Line) -> None:
-    """The slot files that it keeps open have lost their names, and are still locked."""
-    steps = wait.Wait(line.directory, line.join(), Claim(1, ["make"]), wait.NEVER, None).steps()
+    """The slot files that it has listened for have lost their names, and are still locked."""
+    steps = wait.Wait(line.directory, line.join(), Request(1, ["make"])).until(wait.NEVER)
     next(steps)
     shutil.rmtree(line.directory.path)
     with pytest.raises(StopIteration) as end:
@@ -341,7 +274,7 @@ def test_the_head_takes_a_slot_of_a_pool_that_was_made_anew(line: Line) -> None:
 def test_who_joins_again_late_is_first_all_the_same(line: Line) -> None:
     """The second has taken itself for the head meanwhile, and looks no more at the line at a ring."""
     head, second = line.join(), line.join()
-    steps = wait.Wait(line.directory, second, Claim(1, ["make"]), wait.NEVER, None).steps()
+    steps = wait.Wait(line.directory, second, Request(1, ["make"])).until(wait.NEVER)
     next(steps)
     for name in (head.name, second.name):
         os.unlink(f"{line.directory.path}/queue/{name}")
@@ -354,7 +287,7 @@ def test_who_joins_again_late_is_first_all_the_same(line: Line) -> None:
     assert (ears.knocked, lock.locked(f"{line.directory.path}/slot-0")) == (True, False)
 
 
-def looks(line: Line, sleepers: wait.Sleepers, clock: Clock, ahead: list[queue.Ticket], held: int) -> int:
+def looks(line: Line, sleepers: Sleepers, clock: Clock, ahead: list[Ticket], held: int) -> int:
     """What one who stands behind `ahead` with K = 2 sees when it is told to look."""
     clock.now = max(clock.now, min(sleepers.look_at, clock.now + 1)) + 0.001
     names = [ticket.name for ticket in ahead]
@@ -365,7 +298,7 @@ def test_sleepers_are_overtaken_after_a_knock_that_they_leave_unread_for_a_secon
     line: Line, clock: Clock
 ) -> None:
     """Not before, and with the bound that their caps allow."""
-    ahead, sleepers = [line.join(2), line.join(2)], wait.Sleepers()
+    ahead, sleepers = [line.join(2), line.join(2)], Sleepers()
     limits = [looks(line, sleepers, clock, ahead, 1)]
     began = clock.now
     while not any(limits):
@@ -376,9 +309,20 @@ def test_sleepers_are_overtaken_after_a_knock_that_they_leave_unread_for_a_secon
     assert [bells.answered(line.bell(ticket)) for ticket in ahead] == [False, False]
 
 
+def test_who_was_asleep_itself_gives_those_ahead_their_time_after_the_knock(line: Line, clock: Clock) -> None:
+    """All were frozen for an hour, say: the knock was due long ago, and nobody could have heard it yet."""
+    ahead, sleepers = [line.join(2)], Sleepers()
+    assert looks(line, sleepers, clock, ahead, 1) == 0
+    clock.now += 3600
+    knocked_at = clock.now
+    while not looks(line, sleepers, clock, ahead, 1):
+        pass
+    assert clock.now - knocked_at >= 0.9
+
+
 def test_who_answers_a_knock_is_not_overtaken(line: Line, clock: Clock) -> None:
     """One of several that is awake is enough."""
-    ahead, sleepers = [line.join(2), line.join(2)], wait.Sleepers()
+    ahead, sleepers = [line.join(2), line.join(2)], Sleepers()
     for _ in range(50):
         assert looks(line, sleepers, clock, ahead, 1) == 0
         assert ahead[1].bell is not None
@@ -388,7 +332,7 @@ def test_who_answers_a_knock_is_not_overtaken(line: Line, clock: Clock) -> None:
 @pytest.mark.parametrize("held", [1, 2])
 def test_a_slot_that_one_ahead_may_not_take_is_left(line: Line, clock: Clock, held: int) -> None:
     """K = 1 ahead of us, or our own K, and nobody is knocked at."""
-    ahead, sleepers = [line.join(1 if held == 1 else 2)], wait.Sleepers()
+    ahead, sleepers = [line.join(1 if held == 1 else 2)], Sleepers()
     for _ in range(50):
         assert looks(line, sleepers, clock, ahead, held) == 0
     assert bells.answered(line.bell(ahead[0]))
@@ -396,24 +340,24 @@ def test_a_slot_that_one_ahead_may_not_take_is_left(line: Line, clock: Clock, he
 
 def test_a_slot_that_is_freed_while_one_looks_is_taken(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let go after the head's try and before it listens: no bell would ever tell."""
-    head = line.join()
-    held = line.directory.held
+    head, numbers = line.join(), ears_module.slot_numbers
 
-    def freed_meanwhile(_: PoolDirectory, files: SlotFiles) -> list[int]:
+    def freed_meanwhile(directory: str) -> list[int]:
         line.hold.release()
-        return held(files)
+        return numbers(directory)
 
-    monkeypatch.setattr(PoolDirectory, "held", freed_meanwhile)
+    monkeypatch.setattr(ears_module, "slot_numbers", freed_meanwhile)
     with pytest.raises(StopIteration) as end:  # without a sleep
-        next(wait.Wait(line.directory, head, Claim(1, ["make"]), wait.NEVER, None).steps())
+        next(wait.Wait(line.directory, head, Request(1, ["make"])).until(wait.NEVER))
     assert end.value.value.numbers == (0,)
     end.value.value.release()
 
 
-def test_a_slot_that_is_free_at_the_deadline_is_taken(line: Line) -> None:
+def test_a_slot_that_is_free_at_the_deadline_is_taken(line: Line, clock: Clock) -> None:
     """Whoever was stopped until long after it looks once more."""
-    steps = wait.Wait(line.directory, line.join(), Claim(1, ["make"]), 0.0, None).steps()
+    steps = wait.Wait(line.directory, line.join(), Request(1, ["make"])).until(clock.now + 10)
     next(steps)
+    clock.now += 1000
     line.hold.release()
     with pytest.raises(StopIteration) as end:
         steps.send(False)
@@ -429,7 +373,7 @@ def test_who_joins_again_keeps_its_number(line: Line) -> None:
     assert not any(ticket.in_line() for ticket in line.tickets)
     for ticket in reversed(line.tickets):
         step(line.directory, ticket.rejoin)
-    assert queue.waiting(line.directory.path) == names == [ticket.name for ticket in line.tickets]
+    assert waiting(line.directory.path) == names == [ticket.name for ticket in line.tickets]
     assert all(ticket.in_line() for ticket in line.tickets)
 
 
@@ -461,7 +405,7 @@ def test_a_lock_without_the_record_s_nonce_or_the_lock_is_not_ours(line: Line) -
 def test_a_release_leaves_no_descriptor(line: Line) -> None:
     """Neither lock nor bell nor record."""
     before = len(os.listdir("/dev/fd"))
-    hold = step(line.directory, lambda: line.directory.take_overflow(Claim(1, ["make"])))
+    hold = take_now(line.directory, Request(1, ["make"]), beyond=True)
     assert isinstance(hold, Hold)
     assert len(os.listdir("/dev/fd")) == before + 3
     hold.release()
@@ -483,13 +427,12 @@ def test_a_ticket_that_is_tidied_away_does_not_look_alive(
     """Who looks in that moment would take it for a waiter without a bell, and ask again only after 50 ms."""
     first = line.join()
     looks: list[bool] = []
-    remove = queue._remove
+    remove = line_module._remove
 
     def look_and_remove(directory: str, name: str, *, ours: bool = True) -> bool:
         looks.append(lock.locked(f"{directory}/queue/{name}"))
         return remove(directory, name, ours=ours)
 
-    first.give_way()
-    monkeypatch.setattr(queue, "_remove", look_and_remove)
+    monkeypatch.setattr(line_module, "_remove", look_and_remove)
     first.leave()
     assert looks == [False]

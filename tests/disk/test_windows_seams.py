@@ -28,7 +28,8 @@ os.unlink = unlink_closed_files_only
 sys.platform = "win32"
 import buildslots.disk.lock as lock
 assert lock.unlock.__module__.startswith("filelock")
-assert lock.PLAIN & os.O_BINARY
+import buildslots.files as files
+assert files.PLAIN & os.O_BINARY
 sys.platform = "linux"  # directories are platformdirs' business
 """
 

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 OURS = {
     "buildslots",
     "buildslots.admission",
+    "buildslots.backend",
     "buildslots.disk",
     "buildslots.disk.bells",
+    "buildslots.disk.directory",
+    "buildslots.disk.holding",
+    "buildslots.disk.line",
     "buildslots.disk.lock",
-    "buildslots.disk.queue",
     "buildslots.disk.records",
-    "buildslots.disk.slots",
     "buildslots.errors",
+    "buildslots.files",
+    "buildslots.processes",
     "buildslots.run",
     "buildslots.run.child",
     "buildslots.run.main",
@@ -38,7 +42,8 @@ KEPT = {"buildslots.settings.compiled"}
 JOURNAL = {"buildslots.journal"}
 """Loaded when the command runs already."""
 WAITING = {
-    "buildslots.disk.handover",
+    "buildslots.disk.ears",
+    "buildslots.disk.sleepers",
     "buildslots.disk.wait",
     "buildslots.run.notice",
     "buildslots.words",

@@ -486,7 +486,11 @@ COMPLETIONS = {
         # Whoever has set this has make itself asked for its targets.
         "zstyle ':completion:*' call-command true",
     ],
-    "fish": ["exec fish", "function fish_prompt; end"],
+    # Without these directories it would read all man pages first (__fish_config_interactive.fish).
+    "fish": [
+        "mkdir -p ~/.local/share/fish/generated_completions ~/.cache/fish/generated_completions; exec fish",
+        "function fish_prompt; end",
+    ],
 }
 
 

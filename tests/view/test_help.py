@@ -140,7 +140,7 @@ def test_a_long_page_is_shown_in_the_user_s_pager(terminal: Terminal, pager: str
     """A command line of the shell; where it is not found, the page stands on the screen all the same."""
     terminal.resize(80, 20)
     terminal.type(f"PAGER='{pager}' {script('buildslots')} help security")
-    wait_until(lambda: any("needs no trick" in line for line in terminal.lines()), "the last line")
+    terminal.wait_until(lambda: any(line.endswith("trick.") for line in terminal.lines()), "the last line")
     terminal.type_at_prompt("echo status $?")
     terminal.wait_for("status 0")
 

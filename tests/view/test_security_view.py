@@ -644,6 +644,8 @@ def test_masses_of_names_are_not_all_looked_at(pool: Pool, room: str) -> None:
     if room == "queue":
         (text,) = [found["text"] for found in report["checks"] if found["check"] == "leftovers"]
         assert text.startswith("killed processes left 2000 tickets and more: ")
+    sizes = {found["check"] + found["text"][:80]: len(json.dumps(found)) for found in report["checks"]}
+    assert {words: size for words, size in sizes.items() if size > 5000} == {}
     assert len(json.dumps(report)) < 20_000
 
 

@@ -17,7 +17,7 @@ from itertools import islice
 import psutil
 
 from buildslots.disk import records
-from buildslots.status import is_local, lives
+from buildslots.processes import is_local, number, start_of
 from buildslots.view.health.proof import belongs, marks
 from buildslots.words import counted, prose_path, shown, span
 
@@ -77,7 +77,7 @@ def _foreign(
     stray, but only if every process that has the lock belongs to the recorded build. Otherwise slot-run
     itself may be among them, and the slot looks foreign because somebody removed its bell.
     """
-    if record is None or not lives(record):
+    if record is None or not records.lives(record):
         wanted = marks(directory, holder.slots)
         if processes and all(belongs(process, wanted) for process in processes):
             return Kept(holder, STRAY, processes)
@@ -91,7 +91,7 @@ def _orphaned(holder: Holder, child: str | None, processes: tuple[psutil.Process
     if child is None:  # the library's users do not record what they run: the keeper may be the build itself
         return Kept(holder, RUNS_ON, processes)
     pid, _, start = child.partition(" ")
-    if not _runs(records.number(pid) or 0, start):
+    if not _runs(number(pid) or 0, start):
         return Kept(holder, STRAY, processes)
     # The build may have closed the descriptor, and only its children may have kept it.
     builds = tuple(process for process in processes if str(process.pid) == pid)
@@ -102,7 +102,7 @@ def _runs(pid: int, start: str) -> bool:
     """Whether process `pid`, which began at `start` ("0" if that is unknown), has not ended."""
     try:
         process = psutil.Process(pid)
-        same = start in {"0", str(records.process_start(pid))}
+        same = start in {"0", str(start_of(pid))}
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
@@ -124,14 +124,16 @@ def keepers(path: str) -> tuple[psutil.Process, ...]:
 def taker(directory: str, holder: Holder) -> psutil.Process | None:
     """The process that took the slot of `holder`, if it lives here and that can be known."""
     record = records.read(f"{directory}/holders/slot-{holder.slot}")
-    if record is None or not is_local(record) or records.number(record.get("pid")) != holder.pid:
+    if record is None or not is_local(record) or number(record.get("pid")) != holder.pid:
         return None
     try:
         process = psutil.Process(holder.pid)
     except psutil.Error:
         return None
     # Asked only now: the Process object is bound to one process from its making on.
-    return process if lives(record) and _has_slot(process, f"{directory}/slot-{holder.slot}") else None
+    return (
+        process if records.lives(record) and _has_slot(process, f"{directory}/slot-{holder.slot}") else None
+    )
 
 
 def _has_slot(process: psutil.Process, path: str) -> bool:

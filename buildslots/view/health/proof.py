@@ -1,4 +1,4 @@
-"""What proves that a process belongs to the build that a record names: `release` asks before it ends it.
+"""What proves that a process belongs to the build that a record names, for `release`.
 
 A user who can write a pool can forge a record with any pid in it, and can pass a locked descriptor to a
 process of ours (SCM_RIGHTS in unix(7)). So neither the record nor the lock proves whose build a process is.
@@ -15,7 +15,7 @@ import psutil
 
 from buildslots.admission import HELD
 from buildslots.disk import records
-from buildslots.disk.lock import PLAIN
+from buildslots.files import PLAIN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -98,7 +98,7 @@ def _release(settings: Settings, kept: keepers.Kept, *, yes: bool) -> bool:
 
 
 def _is_gone(settings: Settings, kept: keepers.Kept, before: tuple[object, ...]) -> bool:
-    """Whether the slot was freed meanwhile, which is said. Its keeper may have ended with another slot."""
+    """Say and return whether the slot is free by now: a keeper of several slots ends with the first."""
     now = _holder(settings, kept.holder, before)
     if now is not None and _mark(settings, now) == before:
         _say(f"{keepers.slots_of(kept.holder)}: {NOT_FOUND}")
@@ -123,7 +123,7 @@ def _doubtful(
 
 
 def _candidates(settings: Settings, kept: keepers.Kept, *, yes: bool) -> list[psutil.Process]:
-    """The processes that have the slot. Of a running build it is the one that took it; both end together.
+    """The processes that have the slot; of a running build only the one that took it, which ends the build.
 
     With `yes` in a pool that others can write, only a process with a proof can be ended. slot-run has none,
     because it was started without a mark. So the build itself is ended then, and slot-run after it.
@@ -305,7 +305,7 @@ def _holder(settings: Settings, before: Holder, mark: tuple[object, ...]) -> Hol
 
 
 def _mark(settings: Settings, holder: Holder) -> tuple[object, ...]:
-    """What tells this holding of a slot from the next. The pid does not: a program may take slots again."""
+    """What tells this holding of a slot from the next; not the pid, as a program may take slot after slot."""
     if holder.foreign:
         return True, holder.pid
     record = records.read(f"{settings.dir}/holders/slot-{holder.slot}") or {}

@@ -14,7 +14,7 @@ import errno
 import os
 from stat import S_ISDIR
 
-from buildslots.disk.lock import PLAIN, open_directory
+from buildslots.files import PLAIN, open_directory
 
 LOCK, BELL = "lock", "bell"
 """The only names that are ever made in it."""

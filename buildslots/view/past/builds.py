@@ -15,12 +15,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from stat import S_ISREG
 
-from buildslots.disk.lock import NO_WAIT
+from buildslots.disk.records import lives
 from buildslots.errors import SettingError
+from buildslots.files import NO_WAIT
 from buildslots.journal import NAME, archives
+from buildslots.processes import is_local
 from buildslots.settings.places import state_dir
 from buildslots.settings.values import parse_pool
-from buildslots.status import is_local, lives
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def _slots(value: object) -> tuple[int, ...]:
 
 
 def _settle(build: Build, now: float) -> bool:
-    """Fill in what follows from the other lines of `build`; whether it can be shown.
+    """Fill in what follows from all the lines of `build`, and return whether it can be shown.
 
     A build of which only unknown events are told has no times, and cannot be shown.
     """

@@ -61,7 +61,7 @@ class Figures:
         peak_slots: How many slots they had at once at most.
         full_s: Seconds for which they had as many slots as their cap, or more.
         busy_s: Seconds for which at least one ran.
-        period_s: Seconds of the period that was asked for.
+        period_s: Length of the period in seconds.
     """
 
     builds: int

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from builds import Pool, script, wait_until
+from namespaces import unshare
 from strays import Strays
 
 from buildslots import SlotPool
@@ -44,7 +45,6 @@ NAMES = [
     "holders",
     "journal",
 ]
-USER = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 ONE = {"MAX_CONCURRENT_BUILDS": "1"}
 """The cap of most builds here, for who looks, too: another one would be noted."""
 # Root may read and write everything; without these powers it is a user like any other.
@@ -88,7 +88,7 @@ def alone(pool: Pool, setup: str, *, mounts: str = ":") -> dict:
     names = f"P={shlex.quote(str(pool.dir))}; T={pool.dir.parent}"
     names += f"; R={script('slot-run')}; D={script('buildslots')}"
     text = f'set -e; {names}; mkdir -p "$P"; {mounts}; {setup}; set +e; $D doctor --json'
-    result = pool.run("unshare", *USER, "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", text)
+    result = pool.run(*unshare("--mount", "--pid", "--fork", "--mount-proc"), "sh", "-c", text)
     assert result.stderr == ""
     report = json.loads(result.stdout)
     assert result.returncode == (0 if report["ok"] else 1)
@@ -680,7 +680,7 @@ def test_who_has_another_cap(pool: Pool) -> None:
 @pytest.mark.linux
 def test_a_holder_in_a_container(pool: Pool) -> None:
     """Its pid counts in its own pid namespace only."""
-    command = ["unshare", *USER, "--pid", "--fork", "--kill-child", script("slot-run"), "-n1"]
+    command = [*unshare("--pid", "--fork", "--kill-child"), script("slot-run"), "-n1"]
     inside = pool.popen(*command, "--", "sh", "-c", "echo up; read line")
     inside.started()
     level, text = only(doctor(pool, environ=ONE), "holders")

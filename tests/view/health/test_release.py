@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from builds import DEADLINE_S, Pool, script, wait_until
+from namespaces import unshare
 from strays import Strays, is_gone
 
 from buildslots import SlotPool
@@ -192,8 +193,7 @@ def test_another_user_s_process_is_left_alone(pool: Pool, strays: Strays) -> Non
 
 def test_another_pid_namespace_is_left_alone(pool: Pool, strays: Strays) -> None:
     """What lives in a container keeps the slot, and is named as who does."""
-    user = "" if os.geteuid() == 0 else "--user --map-root-user"
-    stray = strays.leave(f"setsid unshare {user} --pid --fork sleep 1000")
+    stray = strays.leave(f"setsid {' '.join(unshare('--pid', '--fork'))} sleep 1000")
     (inner,) = stray.children()
     result = released(pool, "--yes")
     assert f"{inner.pid} `sleep 1000`" in result.stdout
@@ -204,8 +204,7 @@ def test_another_pid_namespace_is_left_alone(pool: Pool, strays: Strays) -> None
 
 def test_a_holder_in_another_pid_namespace_is_left_alone(pool: Pool) -> None:
     """Its pid is another process's here."""
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    command = ["unshare", *user, "--pid", "--fork", "--kill-child", script("slot-run"), "-n1"]
+    command = [*unshare("--pid", "--fork", "--kill-child"), script("slot-run"), "-n1"]
     inside = pool.popen(*command, "--", "sh", "-c", "echo up; read line")
     inside.started()
     result = released(pool, "--yes", "0")

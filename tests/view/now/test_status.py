@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from builds import HELD_BUILD, Pool, script
+from namespaces import unshare
 
 from buildslots import SlotPool, status
 from buildslots.disk import records
@@ -218,9 +219,8 @@ def test_a_read_only_pool_can_be_looked_at(pool: Pool) -> None:
     """Where the mutex cannot be had, looking goes on without it."""
     build = pool.build("-n1")
     build.started()
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     look = f"mount --bind {pool.dir} {pool.dir}; mount -o remount,bind,ro {pool.dir}; "
-    result = pool.run("unshare", *user, "--mount", "sh", "-c", f"{look} {script('buildslots')} status --json")
+    result = pool.run(*unshare("--mount"), "sh", "-c", f"{look} {script('buildslots')} status --json")
     assert [h["slot"] for h in json.loads(result.stdout)["holders"]] == [0]
 
 

@@ -89,5 +89,5 @@ def listed(path: str) -> tuple[list[str], bool]:
             names = [entry.name for entry in islice(entries, MOST_NAMES)]
             more = next(entries, None) is not None
     except OSError:
-        return [], False  # missing; or no directory of ours, which the look at the directory above it reports
+        return [], False  # missing, or unreadable, which the look at the directory above reports
     return sorted(names), more

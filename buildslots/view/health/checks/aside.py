@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from itertools import islice
 
-from buildslots.disk.lock import ASIDE, ROOMS
+from buildslots.files import ASIDE, ROOMS
 from buildslots.view.health.checks import MOST_NAMES, NOTE, Finding, Subject
 from buildslots.words import prose
 

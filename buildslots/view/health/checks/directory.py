@@ -7,7 +7,7 @@ import stat
 import time
 from dataclasses import dataclass, field
 
-from buildslots.disk.lock import ROOMS, is_shared
+from buildslots.files import ROOMS, is_shared
 from buildslots.settings.places import cache_dir
 from buildslots.view.health.checks import (
     MOST_NAMES,
@@ -41,7 +41,7 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 UNFINISHED_S = 0.1
-"""How long after a file was made it may take to get its mode."""
+"""How long it may take until a new file has its mode."""
 
 
 def place(subject: Subject) -> list[Finding]:
@@ -92,7 +92,7 @@ def deciding_variable(environ: Mapping[str, str]) -> str | None:
     path = cache_dir(environ)
     for name in ("XDG_CACHE_HOME", "HOME"):
         value = environ.get(name, "")
-        # A longer end keeps an absolute path absolute, and a relative one, which is ignored, relative.
+        # Longer at its end, so that an absolute path stays absolute, and a relative one is ignored as before.
         if value and cache_dir({**environ, name: value.rstrip("/") + "/x"}) != path:
             return name
     return None
@@ -278,7 +278,7 @@ def _needed(name: str) -> int:
 
 
 def _closed(path: str) -> list[str]:
-    """What the whole group of a shared pool should be able to use and cannot, a moment later either."""
+    """What the whole group of a shared pool cannot use, and still cannot a moment later."""
     if not is_shared(path):
         return []
     closed = _not_the_groups(path)

@@ -6,8 +6,9 @@ import os
 
 import psutil
 
-from buildslots.disk import queue, records
-from buildslots.status import is_local, lives, pool_status
+from buildslots.disk import line, records
+from buildslots.processes import is_local, number
+from buildslots.status import pool_status
 from buildslots.view.health import keepers
 from buildslots.view.health.checks import MOST_NAMES, NOTE, OK, PROBLEM, Finding, Subject, command
 from buildslots.words import prose
@@ -132,16 +133,16 @@ def _stopped(path: str, status: PoolStatus) -> list[Finding]:
 def _waiting(path: str) -> dict[int, psutil.Process]:
     """The processes in line, by pid, as far as they live here."""
     found = {}
-    for name in queue.waiting(path)[:MOST_NAMES]:
+    for name in line.waiting(path)[:MOST_NAMES]:
         record = records.read(f"{path}/queue/{name}")
-        pid = records.number(record.get("pid")) if record is not None and is_local(record) else None
+        pid = number(record.get("pid")) if record is not None and is_local(record) else None
         if record is None or pid is None:
             continue
         try:
             process = psutil.Process(pid)
         except psutil.Error:
             continue
-        if lives(record):
+        if records.lives(record):
             found[pid] = process
     return found
 

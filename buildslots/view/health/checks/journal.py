@@ -14,7 +14,7 @@ OTHERS = 0o077
 
 
 def journal(subject: Subject) -> list[Finding]:
-    """Where it is, how large it is, and what keeps builds from writing it, of which they say nothing."""
+    """Where it is, how large it is, and why builds cannot write it: they do not say that themselves."""
     kept, source = subject.settings.journal, subject.settings.journal_source
     details: dict[str, object] = {"journal": kept, "journal_source": source}
     if kept == "off":

@@ -6,8 +6,9 @@ import os
 import stat
 import time
 
-from buildslots.disk import queue, records
-from buildslots.disk.lock import ROOMS, locked
+from buildslots.disk import line, records
+from buildslots.disk.lock import locked
+from buildslots.files import ROOMS
 from buildslots.view.health.checks import NOTE, OK, Finding, Subject, listed
 
 SETTLED_S = 10.0
@@ -48,7 +49,7 @@ def leftovers(subject: Subject) -> list[Finding]:
 
 
 def _is_ticket(name: str) -> bool:
-    return len(name) > queue.NUMBER_DIGITS and name[: queue.NUMBER_DIGITS].isdecimal()
+    return len(name) > line.NUMBER_DIGITS and name[: line.NUMBER_DIGITS].isdecimal()
 
 
 def _ownerless(path: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The cap and the other settings: every value, and who said so."""
+"""The cap and the other settings: every value, and where it comes from."""
 
 from __future__ import annotations
 

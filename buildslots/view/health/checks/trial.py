@@ -1,4 +1,4 @@
-"""Locks and FIFOs tried for real: another process takes one of each and is killed, and both must show that.
+"""Locks and FIFOs tried for real: another process has one of each, and both must tell when it is killed.
 
 They are tried in a scratch directory on the file system of the pool. It is removed whatever happens: by the
 other process if this one is killed. `view.health.scratch` says why both use it by descriptor only.
@@ -13,7 +13,8 @@ import threading
 import time
 
 from buildslots.disk import bells
-from buildslots.disk.lock import check_root, is_locked, try_lock, unlock
+from buildslots.disk.lock import is_locked, try_lock, unlock
+from buildslots.files import check_root
 from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
 from buildslots.view.health.scratch import BELL, LOCK, Scratch, SwappedError
 from buildslots.words import prose, prose_path

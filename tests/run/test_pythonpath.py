@@ -116,7 +116,7 @@ print(*sys.path, sep="\\n")
 @pytest.mark.parametrize("options", [[], ["-P"], ["-I"]])
 def test_nothing_is_lost(tmp_path: Path, options: list[str]) -> None:
     """What is installed in a directory of PYTHONPATH is found there, after all else."""
-    top = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    top = os.path.abspath(f"{os.path.dirname(__file__)}/../..")
     program = tmp_path / "bin" / "program.py"
     program.parent.mkdir()
     program.write_text(ORDER)

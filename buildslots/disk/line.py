@@ -1,33 +1,29 @@
-"""The queue: numbered tickets, each locked by its waiter, in the order of arrival.
+"""The line: numbered tickets in `queue`, each locked by its waiter, in the order of arrival.
 
-To join takes the pool's mutex, all else does not, and even to join stays right without it (a stopped
-owner loses it, see `disk.lock.Mutex`): a ticket whose file lost its name before it was locked is made
-again, and nobody removes a ticket that is locked.
+To join takes the pool's mutex, all else does not. Even to join stays right without it (a stopped owner loses
+it, see `disk.lock.Mutex`): a ticket whose file lost its name before it was locked is made again, and nobody
+removes a ticket that is locked.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
 from buildslots.disk import bells, records
-from buildslots.disk.lock import (
+from buildslots.disk.lock import has_name, lock_file, locked, share, unlock
+from buildslots.files import (
     NO_FILE,
     PLAIN,
     Room,
     close,
-    close_kept,
-    has_name,
     is_shared,
-    keep_from_children,
-    lock_file,
-    locked,
     open_in_room,
     put_aside,
     remove_in_room,
-    share,
-    unlock,
 )
+from buildslots.processes import close_kept, keep_from_children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,14 +32,16 @@ if TYPE_CHECKING:
 NUMBER_DIGITS = 20
 LARGEST_NUMBER = 10**17
 """In microseconds the year 5138. A larger number is no ticket: it would leave none behind it."""
-LARGEST_CAP = 10**9 - 1
+LARGEST_LIMIT = 10**9 - 1
 """What a ticket's name says of a larger limit, so that names stay short."""
 TIDY_S = 0.1
 """How long one look at the line may take over tickets of the dead. There may be any number: somebody has made
 them, or the machine was switched off. What is left counts as alive, until a later look has come to it."""
 MANY = 5000
-"""So many tickets are looked at in one look: no more have ever waited in one pool. With that many somebody
-counts as ahead in any case."""
+"""So many tickets are looked at in one look: no more have ever waited in one pool. A waiter that sees so many
+never counts as the head, because it has not seen all of them."""
+REMOVALS = 100
+"""How often one makes anew what somebody removes, before one gives up."""
 YOUNG_S = 1.0
 """How long another user's ticket that cannot be opened may be one that is being made."""
 
@@ -68,18 +66,14 @@ def waiting(directory: str, most: int = MANY) -> list[str]:
 
 def _is_ticket(name: str) -> bool:
     # Nothing else: dead tickets are removed, and somebody may have led us to another directory.
-    number, dash, limit = (
-        name[:NUMBER_DIGITS],
-        name[NUMBER_DIGITS : NUMBER_DIGITS + 1],
-        name[NUMBER_DIGITS + 1 :],
-    )
+    number, limit = name[:NUMBER_DIGITS], name[NUMBER_DIGITS + 1 :]
     return (
-        dash == "-"
+        name[NUMBER_DIGITS : NUMBER_DIGITS + 1] == "-"
         and name.isascii()
         and number.isdecimal()
         and number < _FIRST_NO_NUMBER
         and limit.isdecimal()
-        and len(limit) <= len(str(LARGEST_CAP))
+        and len(limit) <= len(str(LARGEST_LIMIT))
     )
 
 
@@ -91,10 +85,10 @@ def number_of(name: str) -> int:
     return int(name[:NUMBER_DIGITS])
 
 
-def cap_of(name: str) -> int:
+def limit_of(name: str) -> int:
     """Below how many held slots the owner of the ticket `name` may start; 1 if the name does not tell."""
-    cap = name[NUMBER_DIGITS + 1 :]
-    return int(cap) if cap.isdecimal() and cap.isascii() else 1
+    limit = name[NUMBER_DIGITS + 1 :]
+    return int(limit) if limit.isdecimal() and limit.isascii() else 1
 
 
 def live(directory: str, name: str) -> bool:
@@ -156,7 +150,7 @@ def _clear(path: str, error: OSError) -> None:
             pass  # gone, or none that we may move
 
 
-def line(directory: str) -> list[str]:
+def tickets(directory: str) -> list[str]:
     """The names of the tickets up to the last live one, first come first; dead ones behind it are removed.
 
     After TIDY_S the last one that was not looked at yet counts as alive.
@@ -166,7 +160,7 @@ def line(directory: str) -> list[str]:
 
 
 def _live(directory: str, names: list[str], least: int) -> list[str]:
-    """`names` without the last ones, of which none is a live ticket's, but for the first `least` ones."""
+    """Drop dead tickets from the end of `names`, but none of the first `least`; remove their files."""
     until = time.monotonic() + TIDY_S
     while len(names) > least and not live(directory, names[-1]):
         names.pop()
@@ -178,7 +172,7 @@ def _live(directory: str, names: list[str], least: int) -> list[str]:
 def places(directory: str, names: list[str]) -> int:
     """How many wait with the tickets `names`, as far as that can be seen within TIDY_S.
 
-    By file, for somebody may give one of his many names.
+    By inode: a member of a shared pool could give one ticket many names.
     """
     until = time.monotonic() + TIDY_S
     files: set[tuple[int, int]] = set()
@@ -196,130 +190,103 @@ def places(directory: str, names: list[str]) -> int:
 
 
 class Ticket:
-    """A place in line; from `Ticket(...)` until `give_way()` or `leave()`.
+    """A place in line, until `leave()`.
 
     Attributes:
         name: NUMBER-LIMIT, sorts by arrival.
         bell: Descriptor of its bell, or None where there are no FIFOs.
     """
 
-    __slots__ = (
-        "_ahead",
-        "_directory",
-        "_fd",
-        "_in_line",
-        "_near",
-        "_pid",
-        "_record",
-        "_told",
-        "bell",
-        "name",
-    )
+    __slots__ = ("_before", "_directory", "_fd", "_pid", "_record", "_rejoined", "bell", "name")
 
-    def __init__(self, directory: str, cap: int, record: bytes, before: list[str] | None = None) -> None:
-        """Join the queue at its end, behind those `before`, if they are known; see `line`.
+    def __init__(self, directory: str, limit: int, record: bytes, before: list[str] | None = None) -> None:
+        """Join the line of the pool `directory` at its end. Only under the mutex.
 
-        Raises OSError, and then nothing is left behind.
+        Args:
+            directory: Of the pool.
+            limit: Below how many held slots we may start.
+            record: What others are told of us.
+            before: Those in line, if they are known; see `tickets`.
+
+        Raises:
+            OSError: Nothing is left behind then.
         """
         self._directory = directory
         self._record = record
         self._fd = -1
-        self._in_line = False
         self._pid = os.getpid()
-        self._near: str | None = None  # who comes third when this one leaves
-        self._told: str | None = None
+        self._rejoined = 0
         self.bell: int | None = None
-        self._ahead: list[str] | None = line(directory) if before is None else before
+        self._before: list[str] | None = tickets(directory) if before is None else before
         now = number = time.time_ns() // 1000
-        if self._ahead:
-            number = max(now, number_of(self._ahead[-1]) + 1)
+        if self._before:
+            number = max(now, number_of(self._before[-1]) + 1)
         if number >= LARGEST_NUMBER:
             number = now
-        self._take_place(number, min(cap, LARGEST_CAP))
+        self._take_place(number, min(limit, LARGEST_LIMIT))
 
     def in_line(self) -> bool:
         """Whether this ticket still has its name: somebody may have removed the pool directory."""
         return has_name(self._fd, f"{self._directory}/queue/{self.name}")
 
     def rejoin(self) -> None:
-        """Join again with the same number, after the pool directory was removed."""
-        if self._fd >= 0:  # not at a second try
-            self._unlock()
-            self._close()
-        self._close_bell()
-        self._take_place(number_of(self.name), cap_of(self.name))
+        """Join again with the same number, after the pool directory was removed. Raises OSError."""
+        self._rejoined += 1
+        if self._rejoined > REMOVALS:
+            raise does_not_stay(self._directory)
+        self._let_go()
+        self._take_place(number_of(self.name), limit_of(self.name))
         for name in waiting(self._directory):
             if name > self.name and bells.knock(f"{self._directory}/bells/{name}"):
                 break  # it may have joined again before us, and take itself for the head
 
     def ahead(self) -> list[str]:
         """The tickets before this one, first come first; the last of them, if any, was live just now."""
-        names, self._ahead = self._ahead, None
+        names, self._before = self._before, None
         if names is None:
-            line = waiting(self._directory)
-            place = sum(name < self.name for name in line)
-            self._near = line[place + 3] if len(line) > place + 3 else None
-            least = int(len(line) >= MANY)
-            names = _live(self._directory, line[: max(place, least)], least)
+            names = waiting(self._directory)
+            least = int(len(names) >= MANY)
+            names = _live(
+                self._directory, names[: max(sum(name < self.name for name in names), least)], least
+            )
         return names
 
-    def give_way(self) -> None:
-        """Leave the line and wake who comes next, who finds the files of a dead ticket and removes them.
-
-        Idempotent; raises nothing; needs no mutex. In a forked child nothing happens: the place is the
-        parent's.
-        """
-        if not self._in_line or self._pid != os.getpid():
-            return
-        self._unlock()
-        self._in_line = False
-        self._close_bell()
-        if self._near != self._told:  # not beforehand
-            self.tell_near()
-
-    def _unlock(self) -> None:
-        try:
-            unlock(self._fd)
-        except OSError:
-            self._close()  # the lock ends with it: no child has a copy
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            close_kept(fd)
-
-    def tell_near(self) -> None:
-        """Tell the one that comes third when this ticket leaves, and may glance too rarely (`wait`); once.
-
-        The second then has to watch the head, but whoever is before it may be killed and tell nobody. The
-        head does so beforehand, for when it leaves it has a slot, and no time.
-        """
-        if self._near != self._told and self._near is not None:
-            bells.knock(f"{self._directory}/bells/{self._near}", bells.NEAR)
-        self._told = self._near
-
     def leave(self) -> None:
-        """The same, and remove the files unless somebody has done so. Idempotent and so on as `give_way`."""
+        """Leave the line: wake whoever comes next, and remove the files. Idempotent, raises nothing.
+
+        Needs no mutex. In a forked child nothing happens: the place is the parent's.
+        """
         if self._fd < 0 or self._pid != os.getpid():
             return
-        # While it is locked, or the next would take it for alive once more.
-        removed = self._in_line and _remove(self._directory, self.name)
-        self.give_way()
-        self._close_bell()  # if a Ctrl-C came in between
-        self._close()
-        if not removed:
-            try:
-                live(self._directory, self.name)
-            except OSError:
-                pass  # whoever looks next will
+        # In this order: a removal may take long on a busy disk, and whoever looks meanwhile finds a dead
+        # ticket.
+        self._let_go()
+        try:
+            live(self._directory, self.name)
+        except OSError:
+            pass  # whoever looks next removes it
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:  # lost when an exception came at a bad moment
             self.leave()
 
-    def _take_place(self, number: int, cap: int) -> None:
+    def _let_go(self) -> None:
+        """Unlock, and then close the bell, which tells the next. After a Ctrl-C `leave` does the rest."""
+        if self._fd >= 0:
+            try:
+                unlock(self._fd)
+            except OSError:
+                pass  # it ends with the descriptor: no child has a copy
+        if self.bell is not None:
+            close_kept(self.bell)
+            self.bell = None
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            close_kept(fd)
+
+    def _take_place(self, number: int, limit: int) -> None:
         while True:
-            self.name = f"{number:0{NUMBER_DIGITS}d}-{cap}"
+            self.name = f"{number:0{NUMBER_DIGITS}d}-{limit}"
             try:
                 path = f"{self._directory}/queue/{self.name}"
                 fd = lock_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, open_in_room)
@@ -329,7 +296,6 @@ class Ticket:
                 break
             number += 1
         self._fd = fd
-        self._in_line = True
         try:
             keep_from_children(fd)
             self.bell = bells.hang(f"{self._directory}/bells/{self.name}", new=True)
@@ -340,10 +306,10 @@ class Ticket:
             self.leave()
             raise
 
-    def _close_bell(self) -> None:
-        if self.bell is not None:
-            close_kept(self.bell)
-            self.bell = None
+
+def does_not_stay(directory: str) -> FileNotFoundError:
+    """What is wrong when somebody removes the pool `directory` again and again."""
+    return FileNotFoundError(errno.ENOENT, "the pool directory does not stay", directory)
 
 
 def _remove(directory: str, name: str, *, ours: bool = True) -> bool:
