@@ -432,7 +432,7 @@ def test_many_write_at_once(place: Place) -> None:
     for slots in range(1, 7):
         config = place.config.with_name(f"{slots}.toml")
         config.write_text(f"slots = {slots}\n")
-        command = [sys.executable, "-c", WRITER, str(config), str(slots)]
+        command = [sys.executable, "-P", "-c", WRITER, str(config), str(slots)]
         writers.append(subprocess.Popen(command, env=os.environ | place.environ))
     assert [writer.wait() for writer in writers] == [0] * 6
     assert os.listdir(place.directory) == [compiled.name()]
