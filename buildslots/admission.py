@@ -227,9 +227,22 @@ class Admission:
     Args:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
+
+    Attributes:
+        has_failed: Whether our machinery has failed, and so no slot was got.
     """
 
-    __slots__ = ("_hold", "_log", "_pid", "_place", "_pool", "_request", "_settings", "_started")
+    __slots__ = (
+        "_hold",
+        "_log",
+        "_pid",
+        "_place",
+        "_pool",
+        "_request",
+        "_settings",
+        "_started",
+        "has_failed",
+    )
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self._settings = settings
@@ -243,6 +256,7 @@ class Admission:
         self._log: Log | None = None
         self._pid = os.getpid()
         self._started = False
+        self.has_failed = False
 
     @property
     def despite(self) -> str | None:
@@ -321,6 +335,17 @@ class Admission:
         self, notice: Callable[[], Notice | None] | None = None, poll: Callable[[], object] | None = None
     ) -> Steps[Slot]:
         """`acquire` without the sleeping, with what `poll` makes: see `backend.Steps`."""
+        try:
+            return (yield from self._steps(notice, poll))
+        except SlotTimeoutError:
+            raise
+        except Exception:  # what comes while the caller sleeps only closes this generator
+            self.has_failed = True
+            raise
+
+    def _steps(
+        self, notice: Callable[[], Notice | None] | None, poll: Callable[[], object] | None
+    ) -> Steps[Slot]:
         settings = self._settings
         outer = _outer(self._pool)
         if outer is not None:
@@ -395,14 +420,11 @@ class Admission:
 
     def _failed(self, error: BaseException) -> None:
         """Tell the journal why there is no slot; not of a look (`try_acquire`) that found none."""
-        gave_up = isinstance(error, (SlotTimeoutError, SlotCancelledError)) or not isinstance(
-            error, Exception
-        )
-        if (self._place is not None or not gave_up) and (log := self._told()):
-            if gave_up:
-                log.gave_up("timeout" if isinstance(error, SlotTimeoutError) else "interrupted")
-            else:
+        if (self._place is not None or self.has_failed) and (log := self._told()):
+            if self.has_failed:
                 log.degraded(str(error) or repr(error))
+            else:
+                log.gave_up("timeout" if isinstance(error, SlotTimeoutError) else "interrupted")
 
     def _told(self) -> Log | None:
         """What tells the journal of this build; None if it is off, or cannot be loaded. Raises nothing."""

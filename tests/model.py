@@ -22,6 +22,7 @@ A process goes through these steps (`Process.at`); beside each stands the functi
     hang ──► taken ─► start                  the mutex is let go of, the command is started
     start ─► leave ─► leave bell ─► run      Admission.started, Ticket.leave
     run ───► unlock ─► ring ─► away          Hold.release
+    any ───► dying ─► dead                   SIGKILL: the kernel closes bells, then locks
 
 The code does what `waiters=SURE` and `listens_first` say: the head that a bell wakes takes at once
 (`Wait._is_head`), and a bell is listened to before its slot is asked for.
@@ -164,8 +165,10 @@ class Protocol:
     def _accidents(
         self, state: State, me: Process, others: tuple[Process, ...]
     ) -> Iterator[tuple[str, State]]:
+        if me.at == "dying":
+            return
         if self.kills:
-            yield "is killed", _canonical(state._replace(processes=(_dead(me), *_without(me, others))))
+            yield "is killed", _canonical(state._replace(processes=_killed(me, others)))
         if me.stopped == NOW:
             yield "goes on", _canonical(state._replace(processes=(me._replace(stopped=BEFORE), *others)))
             if me.mutex == HAS:  # lock.Mutex: removed by somebody who could not get it for a second
@@ -231,6 +234,8 @@ class Protocol:
                 return [self._unlock(me, others)]
             case "ring":
                 return self._ring(me, others)
+            case "dying":
+                return [("its locks go", _dead(me), _called(me.place, _freed(me.locks, others)))]
         raise AssertionError(me.at)
 
     def _outside(self, me: Process) -> Process:
@@ -267,7 +272,7 @@ class Protocol:
             yield "overtakes sleepers", self._to_take(me), others
 
     def _follow(self, me: Process, others: tuple[Process, ...]) -> Next:
-        if any(other.place == me.after for other in others):
+        if any(other.place == me.after and other.at != "dying" for other in others):
             return "listens to the one ahead", self._outside(me._replace(at="listening")), others
         return (
             "the one ahead has left",
@@ -410,9 +415,10 @@ def _dead(me: Process) -> Process:
     return Process(me.cap, me.weight, at="dead", builds=0, name=me.name)
 
 
-def _without(me: Process, others: tuple[Process, ...]) -> tuple[Process, ...]:
-    """The others, who hear that the kernel has closed the bells of `me`."""
-    return _called(me.place, _rung(me.bells, _freed(me.locks, others)))
+def _killed(me: Process, others: tuple[Process, ...]) -> tuple[Process, ...]:
+    """All, after `me` was killed. The kernel closes its descriptors in turn: bells first, at the worst."""
+    others = _called(me.place, _rung(me.bells, others))
+    return (me._replace(at="dying", bells=0, stopped=NEVER, turn=0), *others)
 
 
 def _freed(slots: int, others: tuple[Process, ...]) -> tuple[Process, ...]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import DEADLINE_S, Pool, script, step, take_now, wait_until
+from builds import DEADLINE_S, Pool, is_refused, script, step, take_now, wait_until
 from users import ALICE, BOB, Users, several_users
 
 from buildslots import SlotPool, files
@@ -494,6 +494,55 @@ def test_masses_of_slots_that_somebody_looks_at(pool: Pool) -> None:
         fcntl.flock(file, fcntl.LOCK_SH)
         result = pool.run("sh", "-c", f"ulimit -n 256; exec {script('slot-run')} -t1 {shlex.join(ECHO)}")
     assert (result.stdout, result.stderr) == ("ran 2000\n", "")
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+def test_many_names_of_a_slot_that_somebody_looks_at_are_passed_at_once(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, beyond: bool
+) -> None:
+    """And not one by one: there may be as many as a file system holds."""
+    SlotPool(slots=1).acquire().release()
+    for number in range(1, 300):
+        (pool.dir / f"slot-{number}").hardlink_to(pool.dir / "slot-0")
+    tries, lock_slot = [], holding._lock_slot
+
+    def counted(directory: str, number: int, locks: holding.Locks, looks: int) -> bool | None:
+        tries.append(number)
+        return lock_slot(directory, number, locks, looks)
+
+    monkeypatch.setattr(holding, "_lock_slot", counted)
+    if beyond:
+        monkeypatch.setattr(holding, "TAKE_S", -1.0)
+    with open(pool.dir / "slot-0") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        hold = take_now(PoolDirectory(str(pool.dir)), Request(1, ["make"]), beyond=beyond)
+    assert (hold.numbers, len(tries) < 20) == ((300,), True)
+    hold.release()
+
+
+def test_the_last_possible_slot_leaves_room_for_others(pool: Pool) -> None:
+    """Nine names of a member do not turn the throttle off."""
+    pool.slot_run("true")
+    with contextlib.ExitStack() as stack:
+        for number in range(8):
+            path = pool.dir / f"slot-{number}"
+            path.touch()
+            fcntl.flock(stack.enter_context(open(path)), fcntl.LOCK_SH)
+        (pool.dir / f"slot-{holding.LARGEST}").touch()
+        hold = take_now(PoolDirectory(str(pool.dir)), Request(1, ["make"]))
+        assert 8 < hold.numbers[0] < holding.LARGEST
+        assert is_refused(PoolDirectory(str(pool.dir)), Request(1, ["make"]))
+        hold.release()
+
+
+def test_a_look_at_masses_of_slots_ends_in_time(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has not come to counts as held."""
+    SlotPool(slots=1).acquire().release()
+    for number in range(1, 300):
+        (pool.dir / f"slot-{number}").touch()
+    assert holding.held_slots(str(pool.dir)) == []
+    monkeypatch.setattr(holding, "TAKE_S", -1.0)
+    assert holding.held_slots(str(pool.dir)) == list(range(255, 300))
 
 
 def test_slots_that_cannot_be_counted_in_time_are_not_taken(

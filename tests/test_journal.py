@@ -109,6 +109,29 @@ def test_giving_up(pool: Pool, path: Path) -> None:
     assert [line["event"] for line in lines(path)].count("ended") == 0
 
 
+class EnoughError(Exception):
+    """What a handler of the program raises."""
+
+
+def test_a_wait_that_the_program_ends_is_no_build_without_a_slot(pool: Pool, path: Path) -> None:
+    """By an exception of its own, from a signal handler: nothing runs then."""
+
+    def enough(*_: object) -> None:
+        raise EnoughError
+
+    before = signal.signal(signal.SIGALRM, enough)
+    try:
+        waiting = SlotPool(slots=1)
+        with waiting.acquire():
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(EnoughError):
+                waiting.acquire()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [line["cause"] for line in named(path, "gave_up")] == ["interrupted"]
+    assert (pool.leftovers(), named(path, "degraded")) == ([], [])
+
+
 def test_degrading(pool: Pool, path: Path) -> None:
     """A build that runs without any slot, from the command line and in Python, with the cause."""
     pool.dir.write_text("in its place")

@@ -165,6 +165,32 @@ def test_a_gate_holds_no_longer_than_the_timeout(line: Line) -> None:
     assert (hold.overflow, hold.numbers != other.numbers, hold.despite is not None) == (False, True, True)
 
 
+def test_a_slot_that_becomes_free_after_the_timeout_behind_a_closed_gate_is_taken_soon(line: Line) -> None:
+    """Though the turn to start beyond the cap is far away: the gate holds no longer than the timeout."""
+    ticket = step(line.directory, lambda: Ticket(line.directory.path, 2, b""))
+    line.tickets.append(ticket)
+    line.keep(take_now(line.directory, Request(2, ["make"]), beyond=True))
+    wait = Wait(line.directory, ticket, Request(2, ["make"], gates=Gates(max_load=1e-9)))
+    assert line.asleep(wait) > PACE_S / 2
+    steps = wait.until(time.monotonic() + PACE_S)
+    next(steps)
+    line.holds.pop(0).release()
+    with pytest.raises(StopIteration) as end:
+        steps.send(True)
+    with pytest.raises(StopIteration) as start:
+        next(wait.paced_start(end.value.value, PACE_S))
+    assert line.keep(start.value.value).despite is not None
+
+
+def test_a_link_that_leads_nowhere_is_no_progress(line: Line) -> None:
+    """Nor a reason to start without a slot: a member of a shared pool could put one there for good."""
+    link = f"{line.directory.path}/holders/slot-7"
+    os.symlink("nowhere", link)
+    os.utime(link, (1, 1), follow_symlinks=False)
+    line.happened(PACE_S + 1)
+    assert line.started(line.join(waited_s=PACE_S + 1)).overflow
+
+
 def test_a_clock_that_was_set_back_costs_one_turn(line: Line) -> None:
     """And not as long as it takes to be right again."""
     head = line.join(waited_s=5 * PACE_S)

@@ -11,7 +11,7 @@ from stat import S_ISFIFO, S_ISREG
 
 from buildslots.backend import Refusal
 from buildslots.disk import bells, line, records
-from buildslots.disk.holding import Hold, about, slot_numbers, take, take_beyond
+from buildslots.disk.holding import Hold, about, held_slots, take, take_beyond
 from buildslots.disk.lock import Mutex, locked, write_to_lock
 from buildslots.files import (
     NO_FILE,
@@ -201,7 +201,7 @@ class PoolDirectory:
 
     def held(self) -> list[int]:
         """The numbers of the held slots, ascending; exact only under the mutex."""
-        return [n for n in slot_numbers(self.path) if locked(f"{self.path}/slot-{n}")]
+        return held_slots(self.path)
 
     def glimpse(self, action: Callable[[], T]) -> T:
         """Run `action`, which only looks, under the mutex if there is one and it can be had soon."""
@@ -221,8 +221,13 @@ class PoolDirectory:
 
         Raises OSError: the directory may be gone.
         """
-        names = os.listdir(f"{self.path}/holders")
-        return max((os.stat(f"{self.path}/holders/{name}").st_mtime for name in names), default=0.0)
+        changes = [0.0]
+        for name in os.listdir(f"{self.path}/holders"):
+            try:
+                changes.append(os.lstat(f"{self.path}/holders/{name}").st_mtime)
+            except FileNotFoundError:
+                pass  # removed at this moment
+        return max(changes)
 
 
 class Seen:

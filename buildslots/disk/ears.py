@@ -6,8 +6,10 @@ process that has to wait.
 
 from __future__ import annotations
 
+import time
+
 from buildslots.disk import bells, line
-from buildslots.disk.holding import OPEN_MAX, slot_numbers
+from buildslots.disk.holding import OPEN_MAX, TAKE_S, held_slots, slot_numbers
 from buildslots.disk.lock import locked
 from buildslots.files import close
 
@@ -19,8 +21,8 @@ GLANCE_S = 0.5
 POLL_S = 0.05
 """How often the head looks while a slot is held that has no bell: its release is promised to be noticed
 within 0.1 s. Whoever is behind a ticket without a bell looks as often for each place."""
-MOST_HEARD = OPEN_MAX // 2
-"""No descriptor from this number on is listened to: all else needs some, too."""
+MOST_HEARD = OPEN_MAX * 3 // 4 - 4
+"""No slot is listened to by a descriptor from this number on: all else needs some, too."""
 
 
 def glance_period_s(place: int) -> float:
@@ -59,14 +61,17 @@ class Ears:
                 wake.register(ticket.bell, bells.POLLIN)
             if ahead:
                 self._listen_to_ticket(directory, ahead)
-            self._listen_to_slots(directory, is_head=not ahead)
+                self.held = len(held_slots(directory))
+            else:
+                self._listen_to_slots(directory)
         except BaseException:
             self.close()
             raise
 
     def _listen_to_ticket(self, directory: str, ahead: list[str]) -> None:
-        fd, _ = self._listen(f"{directory}/bells/{ahead[-1]}")
+        fd, _ = bells.listen(f"{directory}/bells/{ahead[-1]}")
         if fd is not None:
+            self._open.append(fd)
             self.wake.register(fd, 0)  # POLLHUP alone: a byte in it is a knock for its owner
         elif line.live(directory, ahead[-1]):
             self.is_deaf = True
@@ -74,28 +79,29 @@ class Ears:
         else:
             self.too_late = True
 
-    def _listen_to_slots(self, directory: str, *, is_head: bool) -> None:
-        """Count the held slots, and listen to their bells as the head.
+    def _listen_to_slots(self, directory: str) -> None:
+        """As the head: count the held slots, and listen to their bells.
 
         To the bell first: what is let go of after that rings, and what was let go of before is found free.
         """
-        for number in slot_numbers(directory):
-            fd, rung = self._listen(f"{directory}/bells/slot-{number}") if is_head else (None, False)
-            if locked(f"{directory}/slot-{number}"):
-                self.held += 1
-                if fd is not None and not rung:
-                    self.wake.register(fd, bells.POLLIN)
-                elif is_head:
-                    self.is_deaf = True
-
-    def _listen(self, path: str) -> tuple[int | None, bool]:
-        fd, rung = bells.listen(path)
-        if fd is not None and fd >= MOST_HEARD:
-            close(fd)
-            return None, False
-        if fd is not None:
-            self._open.append(fd)
-        return fd, rung
+        until = time.monotonic() + TAKE_S
+        numbers = slot_numbers(directory)
+        for count, number in enumerate(numbers):
+            if count & 255 == 255 and time.monotonic() > until:
+                self.held += len(numbers) - count  # as in `held_slots`
+                return
+            fd, rung = bells.listen(f"{directory}/bells/slot-{number}")
+            if fd is not None:
+                self._open.append(fd)
+            if not locked(f"{directory}/slot-{number}"):
+                continue
+            self.held += 1
+            if fd is None or rung or fd >= MOST_HEARD:
+                self.is_deaf = True
+            else:
+                self.wake.register(fd, bells.POLLIN)
+            if fd is not None and fd >= MOST_HEARD:
+                close(self._open.pop())
 
     def listen(self, seconds: float) -> bool:
         """Sleep until a bell rings, somebody knocks, or `seconds` have passed: whether it was a sound."""

@@ -33,6 +33,8 @@ MANY = 64
 TAKE_S = 0.5
 """How long one try to take slots may last. Nearly always it is over in some microseconds a slot."""
 OPEN_MAX = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 1024
+if OPEN_MAX < 0:  # "unlimited", on macOS
+    OPEN_MAX = 2**20
 LARGEST = 10**9 - 1
 """The largest number that a slot can have."""
 FDS_A_SLOT = 6
@@ -285,7 +287,7 @@ def _lock_lowest(directory: str, weight: int, limit: int, locks: Locks) -> int:
         elif is_held is None:
             skipped += 1
             if skipped == SKIPPED:
-                number = max([number, *slot_numbers(directory)])
+                number = _above_all(directory, number)
             elif skipped > SKIPPED and time.monotonic() > until:
                 return limit
         number += 1
@@ -305,6 +307,15 @@ def _count(directory: str, limit: int, locks: Locks, held: set[int], until: floa
         if len(held) >= limit or (count & 255 == 255 and time.monotonic() > until):
             return limit
     return len(held)
+
+
+def _above_all(directory: str, number: int) -> int:
+    """`number`, or the largest that a slot has, if that is larger; behind the last possible one, any.
+
+    Of all names: the lowest of many names of one file, as `slot_numbers` has it, would be no way past them.
+    """
+    largest = max([number, *_numbers(os.listdir(directory))])
+    return largest if largest < LARGEST else max(number, int.from_bytes(os.urandom(4), "big") % LARGEST)
 
 
 def _lock_slot(directory: str, number: int, locks: Locks, looks: int) -> bool | None:
@@ -359,11 +370,9 @@ def take_beyond(directory: str, request: Request, gate: str | None) -> Hold:
     until = time.monotonic() + TAKE_S
     try:
         while len(locks) < request.weight:
-            _lock_slot(directory, number, locks, LOOKS)
-            if number not in locks and time.monotonic() > until:
-                number = max([number, *slot_numbers(directory)])
-                until = float("inf")
-            number += 1
+            late = time.monotonic() > until
+            _lock_slot(directory, number, locks, 1 if late else LOOKS)
+            number = _above_all(directory, number) + 1 if late and number not in locks else number + 1
         return Hold(directory, locks, request, overflow=True, despite=gate)
     finally:
         locks.let_go()
@@ -378,9 +387,35 @@ def slot_numbers(directory: str) -> list[int]:
             for entry in entries:
                 for number in _numbers([entry.name]):
                     files[entry.inode()] = min(number, files.get(entry.inode(), number))
-        numbers = list(files.values())
+        # Some file systems tell the same inode of all files.
+        if len(files) > 1 or _is_same(directory, numbers[0], numbers[-1]):
+            numbers = list(files.values())
     numbers.sort()
     return numbers
+
+
+def _is_same(directory: str, one: int, other: int) -> bool:
+    """Whether the two slots are one file; True if one of them is gone."""
+    try:
+        return os.path.samestat(*(os.lstat(f"{directory}/slot-{number}") for number in (one, other)))
+    except OSError:
+        return True
+
+
+def held_slots(directory: str) -> list[int]:
+    """The numbers of the held slots, ascending. Those not come to within TAKE_S count as held.
+
+    Exact only under the mutex. Raises OSError.
+    """
+    until = time.monotonic() + TAKE_S
+    numbers = slot_numbers(directory)
+    held: list[int] = []
+    for count, number in enumerate(numbers):
+        if count & 255 == 255 and time.monotonic() > until:
+            return held + numbers[count:]
+        if locked(f"{directory}/slot-{number}"):
+            held.append(number)
+    return held
 
 
 def _numbers(names: Iterable[str]) -> list[int]:

@@ -10,6 +10,7 @@ Loaded only by a process that has to wait.
 
 from __future__ import annotations
 
+import errno
 import time
 
 from buildslots.backend import Refusal
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 GATE_S = 0.25
 """How often the head looks whether the machine is as it has to be."""
 FIRST_POLL_S = 0.0005
-"""The first look at a slot without a bell, for a bell that rang before its lock was gone; each further one
-doubles it, up to POLL_S."""
+"""The first look at a lock without a bell. Nearly always its owner has been killed at this moment, and the
+kernel has closed the bell before the lock. Each further look doubles it."""
 MOST_PASSED = 1000
 """With more waiters ahead than this we do not find out who is asleep: that would take too long."""
 WAKES, DEAF_S = 50, 0.02
@@ -87,7 +88,11 @@ class Wait:
 
         One look comes after the deadline: who was stopped for long may find a free slot. The place is still
         ours then, and also when an exception ends this. Raises OSError when the directory fails.
+
+        After a `paced_start` that was refused it also returns when something has happened: our turn may have
+        come.
         """
+        has_slept = False
         while True:
             ears = self._directory.with_repairs(self._look)
             if isinstance(ears, Hold):
@@ -101,9 +106,10 @@ class Wait:
                     return found
                 self._gate = found.gate
                 self._sleepers.look_at = time.monotonic() + GATE_S
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or (has_slept and self._pace is not None):
                 return Refusal(ears.held, self._gate)
             yield from self._sleep(ears, deadline, notice)
+            has_slept = True
 
     def paced_start(self, refusal: Refusal, paced_s: float) -> Steps[Hold | float]:
         """Start beyond the cap if it is our turn to; otherwise for how many seconds to wait until then."""
@@ -179,9 +185,9 @@ class Wait:
             until = min(glance_at, deadline, self._sleepers.look_at, NEVER if notice is None else notice.due)
             if self._gate is not None:
                 until = min(until, now + GATE_S)
-            if ears.is_deaf and self._is_head:
+            if ears.is_deaf:
                 until = min(until, now + self._poll_s)
-                self._poll_s = min(self._poll_s * 2, POLL_S)
+                self._poll_s = min(self._poll_s * 2, POLL_S if self._is_head else ears.period_s)
             sound = yield ears, until - now
             now = time.monotonic()
             if now < until and self._is_flooded(now):
@@ -204,8 +210,10 @@ class Wait:
                 and self._ticket.in_line()
                 and len(self._directory.held()) >= self._request.limit
             )
-        except OSError:
-            return False  # what is wrong is for `_look` to say
+        except OSError as error:
+            # What is wrong is for `_look` to say. But not that this process has no descriptor left just now:
+            # a glance at something else is no reason to start without a slot.
+            return error.errno in (errno.EMFILE, errno.ENFILE)
 
     def _is_flooded(self, now: float) -> bool:
         """Whether this is one sound too many within a second."""

@@ -162,6 +162,8 @@ def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
         import select  # noqa: F401, PLC0415 - now: while signals are let in, nothing may be
 
         gc.enable()  # a wait may be long; see _buildslots
+        if settings.gates is not None:
+            from buildslots import words  # noqa: F401, PLC0415 - a closed gate says so
         if not quiet:
             from buildslots.run.notice import Notice  # noqa: PLC0415 - only a slot-run that waits needs it
 
@@ -171,6 +173,10 @@ def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
 
     try:
         slot = admission.acquire(notice, nap=_nap)
+    except BaseException as error:
+        child.defer_signals()
+        admission.close(error)  # before anything is said: a terminal may be stopped
+        raise
     finally:
         child.defer_signals()
         for spoken in notices:

@@ -88,10 +88,16 @@ def test_to_ask_first_and_listen_then_would_need_timers(waiters: str) -> None:
 @pytest.mark.parametrize("waiters", [MUTEX, FREE, SURE])
 def test_to_listen_first_and_ask_then_needs_no_timers(waiters: str) -> None:
     """What is let go of after the listening rings, and what is let go of before is found free."""
-    for case in ("3 processes, 1 slot, some killed", "a build that needs 2 slots"):
-        space = Space(protocol(case, waiters=waiters))
+    for case in ("3 processes, 1 slot", "a build that needs 2 slots"):
+        space = Space(protocol(case, waiters=waiters, kills=False, stops=0))
         space.check_all_end()
         assert not space.polls
+
+
+@pytest.mark.parametrize("waiters", [MUTEX, FREE, SURE])
+def test_timers_are_needed_for_the_killed(waiters: str) -> None:
+    """Whoever hears the bell of one that dies may find its lock still there, and nothing to listen to."""
+    assert Space(protocol("3 processes, 1 slot, some killed", waiters=waiters)).polls
 
 
 def test_a_bell_may_ring_before_the_lock_is_gone() -> None:

@@ -20,6 +20,7 @@ from buildslots.disk.ears import Ears
 from buildslots.disk.holding import Hold
 from buildslots.disk.line import Ticket, waiting
 from buildslots.disk.sleepers import Sleepers
+from buildslots.processes import close_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,6 +158,41 @@ def test_a_glance_sees_that_the_ticket_is_gone(line: Line) -> None:
     assert nothing_new()
     os.unlink(f"{line.directory.path}/queue/{place._ticket.name}")
     assert not nothing_new()
+
+
+def test_who_hears_of_a_death_before_its_lock_is_gone_looks_again_at_once(line: Line) -> None:
+    """The kernel closes what a killed process had open in turn, often the bell first."""
+    head, second = line.join(), line.join()
+    place = wait.Wait(line.directory, second, Request(1, ["make"]))
+    steps = place.until(wait.NEVER)
+    ears, _ = next(steps)
+    assert head.bell is not None
+    close_kept(head.bell)
+    assert ears.listen(0)
+    ears, seconds = steps.send(True)
+    slept = [seconds]
+    for _ in range(20):
+        ears, seconds = steps.send(False)
+        slept.append(seconds)
+    assert slept[0] < wait.FIRST_POLL_S * 1.01
+    assert slept[0] < slept[1] < slept[2]
+    assert wait.POLL_S * 0.9 < max(slept) <= wait.POLL_S
+    steps.close()
+    place.leave()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO])
+def test_a_glance_without_a_descriptor_is_no_reason_to_look(
+    line: Line, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """To look takes more of them, and to fail then would start the build without a slot."""
+    _, nothing_new = second_in_line(line, 1)
+
+    def refused(_: PoolDirectory) -> list[int]:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(PoolDirectory, "held", refused)
+    assert nothing_new() is (number != errno.EIO)
 
 
 def test_a_knock_is_heard_once(line: Line) -> None:
