@@ -58,7 +58,8 @@ def pytest_configure() -> None:
 
     `nohup` ignores SIGHUP, a shell without job control SIGINT and SIGQUIT of what it starts with `&` (POSIX,
     "Signals and Error Handling"); what is ignored or blocked stays so after exec. The tests send
-    these signals, and would wait for ever for what ignores them.
+    these signals, and would wait for ever for what ignores them. A handler that does nothing keeps this
+    process alive under `nohup`, and does not outlast an exec.
     """
     leftovers.adopt()
     if not hasattr(signal, "pthread_sigmask"):
@@ -66,7 +67,7 @@ def pytest_configure() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in signal.valid_signals():
         if signal.getsignal(number) == signal.SIG_IGN and number not in IGNORED:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else lambda *_: None)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

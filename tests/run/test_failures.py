@@ -42,13 +42,13 @@ SHOW = "sh -c 'echo ran ${BUILD_SLOT-none}'"
 
 def test_read_only_file_system(mounts: Mounts) -> None:
     """EROFS."""
-    setup = "mount -t tmpfs none $P; mount -o remount,ro $P"
+    setup = "mount -t tmpfs none $P; mount -o remount,bind,ro $P"
     assert_degraded(mounts.run(setup, f"$R {SHOW}"), "Read-only file system")
 
 
 def test_read_only_file_system_with_a_pool_in_it(mounts: Mounts) -> None:
     """EROFS on a pool that worked before."""
-    setup = "mount -t tmpfs none $P; $R true; mount -o remount,ro $P"
+    setup = "mount -t tmpfs none $P; $R true; mount -o remount,bind,ro $P"
     assert_degraded(mounts.run(setup, f"$R {SHOW}"), "Read-only file system")
 
 
