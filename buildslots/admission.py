@@ -349,19 +349,29 @@ class Admission:
         settings = self._settings
         outer = _outer(self._pool)
         if outer is not None:
-            self._started = True  # long ago
-            return Slot(settings.pool, settings.dir, mark=outer)
+            return self._nested(outer)
         if settings.timeout_s == 0:
             found = yield from self._pool.attempt(self._request)
             if isinstance(found, Refusal):
+                if (kin := self._pool.kin()).mark is not None:
+                    return self._nested(kin.mark)
                 found = yield from self._at_timeout(found)
             self._hold = found
         else:
             self._hold, self._place = yield from self._pool.enter(self._request, poll)
             if self._place is not None:
+                if (kin := self._pool.kin()).mark is not None:
+                    return self._nested(kin.mark)
                 self._hold = yield from self._wait(self._place, notice)
         waited_s = time.monotonic() - self._request.began
         return Slot(settings.pool, settings.dir, hold=self._hold, waited_s=waited_s)
+
+    def _nested(self, mark: str) -> Slot:
+        """The slot of an outer holder, which `mark` names; nobody waits for this build in line."""
+        if self._place is not None:
+            self._place.leave()
+        self._started = True  # long ago
+        return Slot(self._settings.pool, self._settings.dir, mark=mark)
 
     def started(self, slot: Slot, child: int | None = None) -> None:
         """Leave the line: the build has started under `slot`, as the process `child`.
