@@ -38,6 +38,7 @@ if os.name == "nt":
             "examples",
             "fuzz",
             "gates",
+            "greenlets",
             "journal",
             "nesting",
             "paced",
