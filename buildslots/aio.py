@@ -5,12 +5,12 @@ All that a waiter listens to is behind one descriptor (epoll(7), kqueue(2)), whi
 
 from __future__ import annotations
 
-import asyncio
 import select
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from typing import Any
 
@@ -70,6 +70,8 @@ async def _sleep(poll: Any, seconds: float) -> None:
         with trio.move_on_after(max(0.0, seconds)):
             await (trio.sleep_forever() if fd is None else trio.lowlevel.wait_readable(fd))
         return
+    import asyncio  # noqa: PLC0415 - 60 ms, which neither threads nor trio need
+
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
 

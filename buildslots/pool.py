@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import sys
 
+# What may only be needed later is loaded now as well: a program may run for months, and this package be
+# upgraded or removed meanwhile. Only slot-run has no time for that.
+import buildslots.gates
+import buildslots.journal
+import buildslots.words  # noqa: F401
+from buildslots import aio
 from buildslots.admission import Admission, Slot, slots_here
-from buildslots.errors import SlotTimeoutError
-from buildslots.settings import Settings, resolve
+from buildslots.disk import directory, wait  # noqa: F401
+from buildslots.errors import SlotTimeoutError, UnthrottledWarning
+from buildslots.settings import Settings, compiled, file, machine, resolve  # noqa: F401
 from buildslots.settings.values import UNSET
+from buildslots.status import pool_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,8 +148,6 @@ class SlotPool:
 
         When the task is cancelled, nothing is held, and the place in line is gone.
         """
-        from buildslots import aio  # noqa: PLC0415 - asyncio
-
         try:
             with self._admission(timeout, on_timeout, weight) as admission:
                 slot = await aio.acquire(admission)
@@ -167,8 +173,6 @@ class SlotPool:
         Raises:
             OSError: The pool cannot be read.
         """
-        from buildslots.status import pool_status  # noqa: PLC0415 - dataclasses, psutil
-
         return pool_status(self._usable_settings())
 
     def _admission(
@@ -181,8 +185,6 @@ class SlotPool:
     def _unthrottled(self, error: Exception) -> Slot:
         """A slot that holds nothing, because of `error`."""
         import warnings  # noqa: PLC0415 - off the fast path
-
-        from buildslots.errors import UnthrottledWarning  # noqa: PLC0415
 
         warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=_callers())
         return Slot(self.name)

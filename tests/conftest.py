@@ -45,6 +45,7 @@ if os.name == "nt":
             "pool",
             "security",
             "shared",
+            "upgrades",
             "weights",
         )
     ]
