@@ -141,6 +141,24 @@ def _is_hidden(pid: int) -> bool:
     return False
 
 
+def occupy_standard() -> None:
+    """Open what is closed of the descriptors 0, 1 and 2. Raises nothing.
+
+    A program may be started without them (`>&-`), or close them. The next file opened would get the number,
+    and with a lock or a bell there whatever the program or its child prints would go into a file of the pool.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            try:
+                new = os.open(os.devnull, os.O_RDWR)
+            except OSError:
+                return  # no /dev, or no descriptor left
+            if new > 2:  # another thread was quicker
+                close(new)
+
+
 # A child that is forked has copies of all descriptors, and a lock lives as long as any copy.
 
 _kept_from_children: set[int] = set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shlex
 import shutil
 import signal
@@ -12,7 +14,7 @@ import pytest
 from builds import DEADLINE_S, Pool, script
 from users import ALICE, BOB, Users, several_users
 
-from buildslots import SlotPool
+from buildslots import SlotPool, SlotTimeoutError, build_slot
 from buildslots.disk import bells, records
 
 SHOW = 'echo "${BUILD_SLOT-none}"'
@@ -244,3 +246,106 @@ def test_in_a_group_s_pool_the_system_is_asked_who_has_the_slot(users: Users) ->
     assert (records.read(str(record)) or {})["child"] == shell.decode()
     alice.process.stdin.write(b"go\n")
     assert alice.started() == "75"
+
+
+FAIL = {"slots": 1, "timeout": 0, "on_timeout": "fail"}
+
+
+def test_a_nested_block_covers_no_longer_than_its_root(pool: Pool) -> None:
+    """The outer slot is given away while an inner block is open: one more inside of that has to wait."""
+    outer = SlotPool(slots=1).acquire()
+    with outer, build_slot(slots=1) as inner:
+        with build_slot(**FAIL) as third:
+            assert (inner.nested, third.nested) == (True, True)
+        outer.release()
+        other = pool.build("-n1")
+        other.started()
+        with pytest.raises(SlotTimeoutError), build_slot(**FAIL):
+            pass
+    other.finish()
+
+
+def test_tasks_and_forks_of_a_nested_block_ask_its_root(pool: Pool) -> None:
+    """They outlive the outer slot, and are under nothing then."""
+    outcomes: list[object] = []
+
+    async def late(go: asyncio.Event) -> None:
+        await go.wait()
+        with pytest.raises(SlotTimeoutError), build_slot(**FAIL):
+            pass
+        outcomes.append("task")
+
+    async def main() -> None:
+        go = asyncio.Event()
+        with build_slot(slots=1) as outer, build_slot(slots=1):
+            task = asyncio.create_task(late(go))
+            read, write = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    os.read(read, 1)
+                    with pytest.raises(SlotTimeoutError), build_slot(**FAIL):
+                        pass
+                    status = 0
+                finally:
+                    os._exit(status)
+            await asyncio.sleep(0)
+            outer.release()
+            other = pool.build("-n1")
+            other.started()
+            os.write(write, b"!")
+            outcomes.append(os.waitpid(pid, 0)[1])  # noqa: ASYNC222
+            os.close(read)
+            os.close(write)
+            go.set()
+            await task
+            other.finish()
+
+    asyncio.run(main())
+    assert outcomes == [0, "task"]
+
+
+def test_a_block_that_is_nested_by_its_environment_asks_the_pool(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its program runs on below a slot-run that is gone, and another build has the slot."""
+    outer = pool.popen(script("slot-run"), "-n1", "sh", "-c", "echo $BUILD_SLOTS_HELD; read line")
+    monkeypatch.setenv("BUILD_SLOTS_HELD", outer.started())
+    with build_slot(slots=1) as first:
+        assert first.nested
+        outer.finish()
+        other = pool.build("-n1")
+        other.started()
+        with pytest.raises(SlotTimeoutError), build_slot(**FAIL):
+            pass
+        other.finish()
+
+
+def test_a_pool_by_another_name_is_the_same_pool(pool: Pool, tmp_path: Path) -> None:
+    """A block that names it by a link does not wait for the one around it, also where it is a named pool."""
+    (tmp_path / "link").symlink_to(pool.dir)
+    for name in (None, "web"):
+        with build_slot(name, slots=1), build_slot(name, dir=tmp_path / "link", **FAIL) as inner:
+            assert inner.nested
+
+
+def test_marks_do_not_pile_up(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that writes each slot into its own environment keeps what counts, and can start programs."""
+    below = pool.popen(
+        script("slot-run"), "-n1", "-p", "web", "sh", "-c", "echo $BUILD_SLOTS_HELD; read line"
+    )
+    mark = below.started()
+    monkeypatch.setenv("BUILD_SLOTS_HELD", mark)
+    one = SlotPool(slots=1)
+    for _ in range(200):
+        with one.acquire() as slot:
+            for name, value in slot.environ().items():
+                monkeypatch.setenv(name, value)
+    marks = os.environ["BUILD_SLOTS_HELD"].split(",")
+    assert (len(marks), marks[0]) == (2, mark)
+    monkeypatch.setenv("BUILD_SLOTS_HELD", ",".join(f"{n}:{n:032x}" for n in range(5000)))
+    with one.acquire() as slot:
+        assert len(slot.environ()["BUILD_SLOTS_HELD"]) < 4096
+        assert slot.environ(slot.environ()) == slot.environ()
+    below.finish()

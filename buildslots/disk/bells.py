@@ -253,12 +253,19 @@ def _write(path: str, text: bytes, room: int | None = None) -> bool:
     fd = _open(path, os.O_WRONLY, room)
     if fd is None:
         return False
+    # Its owner may leave before we write. SIGPIPE would then end a program that has set it to SIG_DFL, as
+    # command line tools in Python do ("Note on SIGPIPE", library/signal): so we are a reader ourselves.
+    reader = _open(path, os.O_RDONLY, room)
     try:
+        if reader is None or not os.path.samestat(os.fstat(fd), os.fstat(reader)):
+            return False  # its owner has left, and it is gone
         write(fd, text)
     except OSError:
-        pass  # full of earlier bytes, or its owner left this moment
+        pass  # full of earlier bytes
     finally:
         close(fd)
+        if reader is not None:
+            close(reader)
     return True
 
 
