@@ -62,6 +62,7 @@ class Slot:
         weight: How many slots it holds; 0 if none itself.
         overflow: Whether the cap was full at the timeout, so that this build runs beyond it.
         nested: Whether this is the slot of an outer `build_slot()` or `slot-run`.
+        unthrottled: Why there is no slot, in words, if the machinery failed; None otherwise.
         released: Whether it was given back; what a build needs of it then raises SlotReleasedError.
         waited_s: Seconds from the request to the start.
     """
@@ -81,6 +82,7 @@ class Slot:
         "overflow",
         "pool",
         "released",
+        "unthrottled",
         "waited_s",
         "weight",
     )
@@ -94,6 +96,7 @@ class Slot:
         mark: str | None = None,
         root: Slot | None = None,
         waited_s: float = 0.0,
+        unthrottled: str | None = None,
     ) -> None:
         """Made by this package only: of a `hold`, of the `mark` of an outer slot, or of neither.
 
@@ -109,6 +112,7 @@ class Slot:
         self.overflow = hold is not None and hold.overflow
         self.nested = hold is None and mark is not None
         self.waited_s = waited_s
+        self.unthrottled = unthrottled
         self._directory = directory
         self._hold = hold
         self._log: Log | None = None

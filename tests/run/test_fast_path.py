@@ -46,6 +46,7 @@ WAITING = {
     "buildslots.disk.sleepers",
     "buildslots.disk.wait",
     "buildslots.run.notice",
+    "buildslots.waiting",
     "buildslots.words",
     "gc",
     "select",
