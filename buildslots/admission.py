@@ -36,6 +36,8 @@ MARKS = 64
 slots, and one that has run under thousands says nonsense."""
 LATE_S = 1.0
 """By how much whatever others do to the pool may delay a build beyond its timeout."""
+ABOVE_S, ABOVE_AGAIN_S = 0.3, 0.03
+"""For how long, and how often, to look whether a slot-run above us says now what it runs."""
 PACE_S = 5.0
 """How often, at least, one whose timeout is over looks whether it is its turn to fall through: those ahead
 may have left, which makes it come sooner."""
@@ -428,18 +430,31 @@ class Admission:
         if settings.timeout_s == 0:
             found = yield from self._pool.attempt(self._request)
             if isinstance(found, Refusal):
-                if (kin := self._pool.kin()).mark is not None:
-                    return self._nested(kin.mark)
+                if (outer := (yield from self._above())) is not None:
+                    return self._nested(outer)
                 found = yield from self._at_timeout(found)
             self._hold = found
         else:
             self._hold, self._place = yield from self._pool.enter(self._request, poll)
             if self._place is not None:
-                if (kin := self._pool.kin()).mark is not None:
-                    return self._nested(kin.mark)
+                if (outer := (yield from self._above())) is not None:
+                    return self._nested(outer)
                 self._hold = yield from self._wait(self._place, notice)
         waited_s = time.monotonic() - self._request.began
         return Slot(settings.pool, settings.dir, hold=self._hold, waited_s=waited_s)
+
+    def _above(self) -> Steps[str | None]:
+        """The mark of the slot of a command below which we run, though our environment does not say so.
+
+        Its slot-run says which process that is only after it has started it.
+        """
+        timeout_s = self._settings.timeout_s
+        until = time.monotonic() + (ABOVE_S if timeout_s is None else min(ABOVE_S, timeout_s / 2))
+        kin = self._pool.kin()
+        while kin.may_start and kin.mark is None and time.monotonic() < until:
+            yield None, ABOVE_AGAIN_S
+            kin = self._pool.kin()
+        return kin.mark
 
     def _nested(self, mark: str) -> Slot:
         """The slot of an outer holder, which `mark` names; nobody waits for this build in line."""

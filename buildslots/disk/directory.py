@@ -27,7 +27,7 @@ from buildslots.files import (
     open_directory,
     put_aside,
 )
-from buildslots.processes import ancestors, has_open, identity, is_local
+from buildslots.processes import has_open, is_local, lineage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ MUTEXES_S = 2.0
 """How long one build tries to get the mutex in all; then it goes without."""
 GLIMPSE_S = 0.2
 """How long one that only looks tries to get it."""
+STARTING_S = 1.0
+"""So long after a slot was taken its slot-run may not have said yet which command it runs."""
 REPAIRS = 20
 """How often one step makes place for a file that cannot be used."""
 REFUSALS, REFUSED_S = 10, 0.005
@@ -114,11 +116,11 @@ class PoolDirectory:
 
     def kin(self) -> Kin:
         """What those who hold the slots are to this process. Raises nothing."""
-        above = ancestors()
-        family = {str(pid) for pid in above} | {identity()["pid"]}
+        above = lineage()
         depths = {pid: depth for depth, pid in enumerate(above)}
+        this, *parents = map(str, above or [os.getpid()])
         marks: dict[int, str] = {}
-        strangers = 0
+        strangers, may_start = 0, False
         until = time.monotonic() + GLIMPSE_S
         try:
             held = self.held()
@@ -128,14 +130,18 @@ class PoolDirectory:
                     break
                 seen = Seen(self.path, number)
                 record = None if seen.is_foreign else seen.record
-                if record is None or not is_local(record) or record.get("pid") not in family:
+                if record is None or not is_local(record) or record.get("pid") not in (this, *parents):
                     strangers += 1
+                elif "child" not in record and record["pid"] in parents:
+                    may_start = may_start or (records.age_s(record) or 0.0) < STARTING_S
                 command = None if record is None or not is_local(record) else seen.command_above(above)
                 if command is not None and self._is_told_truly(number, above):
                     marks.setdefault(depths[command], f"{number}:{seen.nonce}")
         except OSError:
             return Kin(None, is_own=False)  # what cannot be told keeps nobody from waiting
-        return Kin(marks[min(marks)] if marks else None, is_own=bool(held) and not strangers)
+        return Kin(
+            marks[min(marks)] if marks else None, is_own=bool(held) and not strangers, may_start=may_start
+        )
 
     def _is_told_truly(self, number: int, above: dict[int, int]) -> bool:
         """Whether somebody `above` us has slot `number`, as its record says.
@@ -308,7 +314,7 @@ class Seen:
         return self.has_owner is None and not records.lives(self.record)
 
     def command_above(self, above: dict[int, int]) -> int | None:
-        """The process of the command that runs under the slot, if it is one of those `above` us.
+        """The process of the command that runs under the slot, if it is ourselves or is `above` us.
 
         Only slot-run says which that is. A program that takes a slot by itself may start processes for
         other builds as well; its children are nested by `Slot.environ()`.
