@@ -28,10 +28,10 @@ MOST_HEARD = OPEN_MAX * 3 // 4 - 4
 def glance_period_s(place: int) -> float:
     """Seconds between two glances of the waiter at `place` (0 is the head).
 
-    A glance matters only if everybody ahead is asleep, so those further back glance more rarely: 100 waiters
-    glance 26 times a second together.
+    A glance matters only if everybody ahead is asleep, and each of those may take a second. So whoever is
+    further back glances more rarely: 50 waiters glance 12 times a second together.
     """
-    return GLANCE_S * min(max(1, place - 2), 12)
+    return GLANCE_S * min(place or 2, 16)
 
 
 class Ears:
