@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from buildslots.admission import Admission, Slot, slots_here
+from buildslots.crowd import open_pool
 from buildslots.errors import SlotTimeoutError
 from buildslots.settings import Settings, resolve
 from buildslots.settings.values import UNSET
@@ -118,12 +119,16 @@ class SlotPool:
             SettingError: A ValueError; an argument is not usable.
         """
         try:
-            with self._admission(timeout, on_timeout, weight) as admission:
+            admission = self._admission(timeout, on_timeout, weight)
+        except OSError as error:  # no directory for the pool
+            return self._unthrottled(error)
+        try:
+            with admission:
                 slot = admission.acquire(cancel=cancel)
                 admission.started(slot)
-        except SlotTimeoutError:
-            raise
         except FAILURES as error:
+            if not admission.has_failed:
+                raise
             return self._unthrottled(error)
         for sentence in admission.repaired:
             _warn(sentence)
@@ -143,12 +148,16 @@ class SlotPool:
         from buildslots import aio  # noqa: PLC0415 - asyncio
 
         try:
-            with self._admission(timeout, on_timeout, weight) as admission:
+            admission = self._admission(timeout, on_timeout, weight)
+        except OSError as error:  # no directory for the pool
+            return self._unthrottled(error)
+        try:
+            with admission:
                 slot = await aio.acquire(admission)
                 admission.started(slot)
-        except SlotTimeoutError:
-            raise
         except FAILURES as error:
+            if not admission.has_failed:
+                raise
             return self._unthrottled(error)
         for sentence in admission.repaired:
             _warn(sentence)
@@ -176,7 +185,7 @@ class SlotPool:
     ) -> Admission:
         settings = self._usable_settings()
         settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
-        return Admission(settings, sys.orig_argv)
+        return Admission(settings, sys.orig_argv, open_pool)
 
     def _unthrottled(self, error: Exception) -> Slot:
         """A slot that holds nothing, because of `error`."""

@@ -52,6 +52,7 @@ class Hold:
     """
 
     __slots__ = (
+        "__weakref__",
         "_about",
         "_bells",
         "_directory",
@@ -114,6 +115,11 @@ class Hold:
 
     def _record(self, child: int | None = None) -> bytes:
         return records.record(self._about, waited_s=self._waited_s, overflow=self.overflow, child=child)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has not let go of them."""
+        return bool(self._locks)
 
     def runs(self, child: int) -> None:
         """Write into the records that the process `child` runs under the slots; raises nothing."""
