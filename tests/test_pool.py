@@ -26,11 +26,13 @@ from buildslots import (
     SlotTimeoutError,
     UnthrottledWarning,
     build_slot,
+    processes,
 )
 from buildslots.disk import bells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def descriptors() -> set[str]:
@@ -470,6 +472,40 @@ def test_a_forked_child_that_leaves_the_block_has_no_copies(pool: Pool) -> None:
 
     with SlotPool(slots=1).acquire() as slot:
         assert in_fork(child)
+
+
+@pytest.mark.parametrize("weight", [1, 2])
+def test_a_daemon_s_own_files_are_left_alone(pool: Pool, weight: int) -> None:
+    """It closes all that it has inherited, and opens files that have the same numbers then."""
+
+    def child() -> bool:
+        os.closerange(3, 256)
+        own = [os.open(os.devnull, os.O_RDONLY) for _ in range(32)]
+        slot.__exit__(None, None, None)
+        del held[:]
+        gc.collect()
+        for fd in own:
+            os.fstat(fd)
+        return True
+
+    held = [SlotPool(slots=4).acquire()]
+    with SlotPool(slots=4).acquire(weight=weight) as slot:
+        assert in_fork(child)
+    for other in held:
+        other.release()
+
+
+def test_what_a_program_has_closed_and_opened_is_not_closed_in_a_child(tmp_path: Path) -> None:
+    """A daemon closes all there is; the numbers of what is kept from children are those of its files then."""
+    kept = os.open(os.devnull, os.O_RDONLY)
+    processes.keep_from_children(kept)
+    os.close(kept)
+    own = os.open(tmp_path, os.O_RDONLY)
+    assert own == kept
+    try:
+        assert in_fork(lambda: bool(os.fstat(own)))
+    finally:
+        processes.close_kept(own)
 
 
 def test_importing_is_cheap() -> None:
