@@ -10,6 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+EVERY_S = 1.0
+"""Seconds between two updates, unless --interval says otherwise."""
+
 
 def run(options: argparse.Namespace) -> int:
     """Print the status that the options ask for."""
@@ -17,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
     if options.watch:
         from buildslots.view.now.watch import watch  # noqa: PLC0415
 
-        return watch(pools, options.interval, json=options.json)
+        return watch(pools, options.interval or EVERY_S, json=options.json)
     statuses = pools.look()
     if not options.json and for_eyes():
         from buildslots.view.now.colour import print_statuses  # noqa: PLC0415 - rich is 40 ms
