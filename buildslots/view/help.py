@@ -7,8 +7,8 @@ import re
 import sys
 
 import buildslots
-from buildslots.view import warn
-from buildslots.view.options import TOPICS, build_parser, nearest
+from buildslots.view import nearest, warn
+from buildslots.view.options import TOPICS, build_parser
 from buildslots.view.usage import commands
 from buildslots.words import PATH_SHOWN, shown
 

@@ -11,11 +11,8 @@ import argparse
 from buildslots import __version__
 from buildslots.errors import SettingError
 from buildslots.settings.values import parse_duration
-from buildslots.words import LONGEST_WORD, PATH_SHOWN, shown
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from buildslots.view import nearest
+from buildslots.words import PATH_SHOWN, shown
 
 SHELLS = ("bash", "zsh", "fish")
 SHORTEST_S = 0.05
@@ -146,17 +143,6 @@ def command_names(parser: argparse.ArgumentParser) -> list[str]:
     """The commands that `parser` knows."""
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001 - argparse has no public way to ask
     return list(commands.choices)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Those of `known` that somebody may have meant who wrote `word`: "status, stats", or nothing."""
-    import difflib  # noqa: PLC0415 - for mistakes only
-
-    names = {name.lower(): name for name in known}
-    lower = word.lower()[:LONGEST_WORD]
-    near = [name for name in names if lower and lower in name]
-    near = near or difflib.get_close_matches(lower, names, n=3, cutoff=0.5)
-    return ", ".join(names[name] for name in near[:3])
 
 
 def _pool_operand(parser: argparse.ArgumentParser) -> None:
