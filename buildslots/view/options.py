@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "try out what the pool relies on, and say what is wrong; exits 1 then")
     _pool_operand(doctor)
     _of_pool(doctor)
+    doctor.add_argument("-v", "--verbose", action="store_true", help="also what is as it should be, and why")
     _as_json(doctor)
 
     release = command("release", "end what keeps a slot although its build is gone, after asking")
