@@ -7,8 +7,9 @@ now     who holds slots and who waits, at this moment: `status`, once or with `-
 past    what the journal tells of builds that are over: `history`, `trace`, `report`
 health  what is wrong with a pool, and what keeps its slots: `doctor`, `release`
 
-The other subcommands stand beside `main`: `pools`, `help`, `completion`. So does what several of them share:
-`output` (files that a view writes), `table` (plain text), `pools` (names), `usage` (the options as data).
+The other subcommands stand beside `main`: `config`, `pools`, `help`, `completion`. So does what several of
+them share: `output` (files that a view writes), `table` (plain text), `pools` (names), `usage` (the options
+as data).
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ MODULES = {
     "report": "past.report",
     "doctor": "health.doctor",
     "release": "health.release",
+    "config": "config",
     "pools": "pools",
     "help": "help",
     "completion": "completion",

@@ -102,6 +102,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     release.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
+    config = command("config", "what counts for a build here, and who said so")
+    _pool_operand(config)
+    _of_pool(config)
+    config.add_argument("--init", action="store_true", help="write a config file in which all is a comment")
+    _as_json(config)
+
     pools = command("pools", "the names of the pools, one a line")
     _in_dir(pools)
 

@@ -469,10 +469,11 @@ def test_a_process_that_does_not_build_is_not_named(pool: Pool) -> None:
     move = f"env -u BUILD_SLOTS_DIR XDG_CACHE_HOME={other}"
     assert only(alone(pool, DAEMON.format(move)), "split")[0] == "ok"
     report = alone(pool, f"{move} $R true; {DAEMON.format(move)}")
+    there = f"{other}/.build-slots"
     level, text = only(report, "split")
     assert (level, text) == (
         "note",
-        f"builds with no BUILD_SLOTS_DIR go to another pool, {other}/.build-slots, in which nobody builds now",
+        f"builds with no BUILD_SLOTS_DIR go to another pool, {there}, in which nobody builds now",
     )
     assert details(report, "split")["pids"] == []
 
