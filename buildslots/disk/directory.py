@@ -11,8 +11,8 @@ from stat import S_ISFIFO, S_ISREG
 
 from buildslots.backend import Refusal
 from buildslots.disk import bells, line, records
-from buildslots.disk.holding import Hold, about, held_slots, take, take_beyond
-from buildslots.disk.lock import Mutex, locked, write_to_lock
+from buildslots.disk.holding import MANY, Hold, about, held_slots, slot_numbers, take, take_beyond
+from buildslots.disk.lock import Mutex, is_old, locked, write_to_lock
 from buildslots.files import (
     NO_FILE,
     ROOMS,
@@ -142,6 +142,8 @@ class PoolDirectory:
             try:
                 try:
                     yield from self._wait_for(mutex)
+                    if mutex.is_old():
+                        self._refresh()
                     return action()
                 finally:
                     mutex.release()
@@ -190,6 +192,22 @@ class PoolDirectory:
                 make_directory(f"{self.path}/{room}", shared=shared)
         except FileNotFoundError:
             pass  # removed again already
+
+    def keep_young(self) -> None:
+        """Give what is old in the pool the times of now, if a slot or the mutex is; raises nothing."""
+        try:
+            names = ["mutex", *(f"slot-{number}" for number in slot_numbers(self.path)[:MANY])]
+            if any(is_old(os.lstat(f"{self.path}/{name}")) for name in names):
+                self._refresh()
+        except OSError:
+            pass  # removed at this moment: the next look will tell
+
+    def _refresh(self) -> None:
+        try:
+            from buildslots.disk.young import refresh  # noqa: PLC0415 - about once a day
+        except (ImportError, OSError):
+            return  # no descriptor is left, say: the next build does it
+        refresh(self.chain())
 
     def chain(self) -> list[str]:
         """The directory of the default pool and those from there to this one, which is shared as that is."""
