@@ -227,6 +227,7 @@ class Admission:
     Args:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
+        late_s: By how much whatever others do to the pool may delay it beyond its timeout.
 
     Attributes:
         has_failed: Whether our machinery has failed, and so no slot was got.
@@ -244,12 +245,12 @@ class Admission:
         "has_failed",
     )
 
-    def __init__(self, settings: Settings, command: list[str]) -> None:
+    def __init__(self, settings: Settings, command: list[str], late_s: float = LATE_S) -> None:
         self._settings = settings
         self._request = Request(settings.slots, command, settings.weight, _gates(settings))
         late_at = float("inf")  # whose turn comes after the timeout has time for the mutex then
         if settings.timeout_s is not None and settings.on_timeout != "paced":
-            late_at = self._request.began + settings.timeout_s + LATE_S
+            late_at = self._request.began + settings.timeout_s + late_s
         self._pool = open_pool(settings.dir, late_at)
         self._hold: Hold | None = None
         self._place: Place | None = None

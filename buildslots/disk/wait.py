@@ -98,7 +98,7 @@ class Wait:
         """
         has_slept = False
         while True:
-            ears = self._directory.with_repairs(self._look)
+            ears = yield from self._directory.with_repairs(self._look)
             if isinstance(ears, Hold):
                 return ears
             if ears is None:
