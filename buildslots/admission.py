@@ -228,6 +228,7 @@ class Admission:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
         open_pool: Opens the pool: this module's `open_pool`, or that of `crowd`.
+        late_s: By how much whatever others do to the pool may delay it beyond its timeout.
 
     Attributes:
         has_failed: Whether our machinery has failed, and so no slot was got.
@@ -246,13 +247,17 @@ class Admission:
     )
 
     def __init__(
-        self, settings: Settings, command: list[str], open_pool: Callable[[str, float], Backend] = open_pool
+        self,
+        settings: Settings,
+        command: list[str],
+        open_pool: Callable[[str, float], Backend] = open_pool,
+        late_s: float = LATE_S,
     ) -> None:
         self._settings = settings
         self._request = Request(settings.slots, command, settings.weight, _gates(settings))
         late_at = float("inf")  # whose turn comes after the timeout has time for the mutex then
         if settings.timeout_s is not None and settings.on_timeout != "paced":
-            late_at = self._request.began + settings.timeout_s + LATE_S
+            late_at = self._request.began + settings.timeout_s + late_s
         self._pool = open_pool(settings.dir, late_at)
         self._hold: Hold | None = None
         self._place: Place | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from buildslots.admission import Admission, Slot, slots_here
+from buildslots.admission import LATE_S, Admission, Slot, slots_here
 from buildslots.crowd import open_pool
 from buildslots.errors import SlotTimeoutError
 from buildslots.settings import Settings, resolve
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 
+TRY_S = 0.007
+"""How long `try_acquire` and `acquire(0)` try to get the mutex: tasks call them, and the others of the loop
+stand still meanwhile."""
 FAILURES = (OSError, ImportError)
 """What the machinery fails with: a call, or a module that cannot be loaded, for want of a descriptor, say."""
 
@@ -185,7 +188,8 @@ class SlotPool:
     ) -> Admission:
         settings = self._usable_settings()
         settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
-        return Admission(settings, sys.orig_argv, open_pool)
+        late_s = TRY_S if settings.timeout_s == 0 else LATE_S
+        return Admission(settings, sys.orig_argv, open_pool, late_s)
 
     def _unthrottled(self, error: Exception) -> Slot:
         """A slot that holds nothing, because of `error`."""
