@@ -11,6 +11,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MOST_ANCESTORS = 256
+"""So many processes above this one are looked at."""
+MOST_FILES = 4096
+"""Among so many open files of a process one is looked for."""
+
 _identity: tuple[int, dict[str, str]] = (0, {})
 
 
@@ -37,15 +42,52 @@ def identity() -> dict[str, str]:
 
 def start_of(pid: int) -> int:
     """When process `pid` started, in clock ticks after boot: field 22 of proc_pid_stat(5); 0 if unknown."""
+    return _parent_and_start(pid)[1]
+
+
+def _parent_and_start(pid: int) -> tuple[int, int]:
+    """Fields 4 and 22 of proc_pid_stat(5): the parent of process `pid`, and when it started; 0 if unknown."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         try:
             stat = os.read(fd, 4096)
         finally:
             close(fd)
-        return int(stat[stat.rindex(b")") + 2 :].split()[19])  # the name in parentheses may hold anything
+        fields = stat[stat.rindex(b")") + 2 :].split()  # the name in parentheses may hold anything
+        return int(fields[1]), int(fields[19])
     except (OSError, ValueError, IndexError):
-        return 0
+        return 0, 0
+
+
+def ancestors() -> dict[int, int]:
+    """The processes above this one, its parent first: when each started, by pid; 0 if that is unknown.
+
+    As far as they can be seen: not beyond the pid namespace, nor beyond whom /proc hides.
+    """
+    found: dict[int, int] = {}
+    if sys.platform == "linux":
+        pid = os.getppid()
+        while pid and pid not in found and len(found) < MOST_ANCESTORS:
+            above, found[pid] = _parent_and_start(pid)
+            pid = above
+        return found
+    try:
+        import psutil  # noqa: PLC0415 - where there is no /proc
+
+        return {process.pid: 0 for process in psutil.Process().parents()}
+    except Exception:  # noqa: BLE001 - psutil's own, or it cannot be loaded
+        return found
+
+
+def has_open(pid: int, path: str) -> bool:
+    """Whether process `pid` has the file at `path` open; False where the system does not tell us."""
+    try:
+        file = os.stat(path)
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            some = zip(entries, range(MOST_FILES), strict=False)
+            return any(os.path.samestat(entry.stat(), file) for entry, _ in some)
+    except OSError:
+        return False
 
 
 def number(text: str | None) -> int | None:
@@ -97,6 +139,24 @@ def _is_hidden(pid: int) -> bool:
     except OSError:
         pass  # there is none
     return False
+
+
+def occupy_standard() -> None:
+    """Open what is closed of the descriptors 0, 1 and 2. Raises nothing.
+
+    A program may be started without them (`>&-`), or close them. The next file opened would get the number,
+    and with a lock or a bell there whatever the program or its child prints would go into a file of the pool.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            try:
+                new = os.open(os.devnull, os.O_RDWR)
+            except OSError:
+                return  # no /dev, or no descriptor left
+            if new > 2:  # another thread was quicker
+                close(new)
 
 
 # A child that is forked has copies of all descriptors, and a lock lives as long as any copy.
