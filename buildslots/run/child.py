@@ -77,9 +77,28 @@ def nap(seconds: float, signals: set[int]) -> int:
     return next(iter(_signal.sigpending() & signals), 0)
 
 
-def become(command: list[str], environ: dict[str, str]) -> NoReturn:
+def find(program: str) -> str:
+    """The path of `program` by the rules of execvp(3). Raises OSError if there is none that can be executed.
+
+    Called before slot-run joins the line, so that a typo is not what somebody waits for.
+    """
+    if "/" in program:
+        os.stat(program)  # whose error says more than that there is none
+        if os.access(program, os.X_OK) and not os.path.isdir(program):
+            return program
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    found = errno.ENOENT
+    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory, program)
+        if os.path.isfile(path):
+            if os.access(path, os.X_OK):
+                return path
+            found = errno.EACCES
+    raise OSError(found, os.strerror(found))
+
+
+def become(path: str, command: list[str], environ: dict[str, str]) -> NoReturn:
     """Replace this process by `command`, when there is no slot to give back. Raises OSError."""
-    path = _find(command[0])
     admit_signals()
     for signum in RESTORED:
         _signal.signal(signum, _signal.SIG_DFL)
@@ -91,18 +110,18 @@ def become(command: list[str], environ: dict[str, str]) -> NoReturn:
         os.execve(SHELL, [SHELL, path, *command[1:]], environ)
 
 
-def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> int:
+def spawn(path: str, command: list[str], environ: dict[str, str], inherited: list[int]) -> int:
     """Start `command`: its pid, for `supervise`. Signals are held back until that takes them.
 
     Args:
-        command: Its arguments, the program first, looked up in PATH.
+        path: The program, as `find` found it.
+        command: Its arguments, the program's name first.
         environ: Its environment.
         inherited: Descriptors that it is to have as well.
 
     Raises:
         OSError: It cannot be executed.
     """
-    path = _find(command[0])
     defer_signals()
     mask = _mask or set()
     _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
@@ -178,20 +197,6 @@ def _hand_down(fd: int) -> int | None:
         except OSError:
             pass  # then a slot-run that is killed frees the slot too early: no reason not to run the command
         return None
-
-
-def _find(program: str) -> str:
-    """The path of `program` by the rules of execvp(3). Raises FileNotFoundError or PermissionError."""
-    if "/" in program:
-        return program
-    found = errno.ENOENT
-    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        path = os.path.join(directory, program)
-        if os.path.isfile(path):
-            if os.access(path, os.X_OK):
-                return path
-            found = errno.EACCES
-    raise OSError(found, os.strerror(found))
 
 
 def _kill(pid: int, signum: int) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
 from buildslots.admission import Admission
 from buildslots.errors import SettingError, SlotTimeoutError
-from buildslots.run.options import Options, UsageError
+from buildslots.run.options import Options, UnknownOptionError, UsageError
 from buildslots.settings import resolve
 
 if sys.platform == "win32":
@@ -74,20 +73,32 @@ def run(args: list[str]) -> int:
     child.defer_signals()
     try:
         options = Options(args)
+    except UnknownOptionError as error:
+        from buildslots.run.mistakes import about_option  # noqa: PLC0415 - only a mistake needs it
+
+        say(f"{error}{about_option(error)} (see slot-run --help)")
+        return USAGE
     except (UsageError, SettingError) as error:
         say(f"{error} (see slot-run --help)")
         return USAGE
     if options.show is not None:
         return _show(options.show)
     try:
-        return _run_in_slot(options)
+        path = child.find(options.command[0])
+    except (OSError, ValueError) as error:
+        return _not_run(options.command, error)
+    try:
+        return _run_in_slot(options, path)
     except SettingError as error:
         say(f"{error} (see slot-run --help)")
         return USAGE
 
 
-def _run_in_slot(options: Options) -> int:
-    """Get a slot and run the command under it, or without one if our machinery fails. Raises SettingError."""
+def _run_in_slot(options: Options, path: str) -> int:
+    """Get a slot and run the command, which is at `path`, under it, or without one if our machinery fails.
+
+    Raises SettingError.
+    """
     slot: Slot | None = None
     try:
         settings = resolve(
@@ -102,7 +113,7 @@ def _run_in_slot(options: Options) -> int:
         )
         with Admission(settings, options.command) as admission:
             slot = _slot(admission, settings, quiet=options.quiet)
-            return _run_command(options.command, slot, admission)
+            return _run_command(path, options.command, slot, admission)
     except SettingError:
         raise
     except SlotTimeoutError as error:
@@ -112,7 +123,7 @@ def _run_in_slot(options: Options) -> int:
         if slot is not None:
             raise  # it is not our machinery that failed
         say(f"running without a slot: {error if isinstance(error, OSError) else repr(error)}")
-    return _run_command(options.command, None, None)
+    return _run_command(path, options.command, None, None)
 
 
 def say(text: str) -> None:
@@ -218,7 +229,7 @@ def _show(what: str) -> int:
     return 0
 
 
-def _run_command(command: list[str], slot: Slot | None, admission: Admission | None) -> int:
+def _run_command(path: str, command: list[str], slot: Slot | None, admission: Admission | None) -> int:
     """Run `command` under `slot`, and tell `admission` when it has started.
 
     Without a slot to give back, slot-run becomes the command.
@@ -228,14 +239,13 @@ def _run_command(command: list[str], slot: Slot | None, admission: Admission | N
             environ = dict(os.environ) if slot is None else slot.environ()
             if slot is None:
                 environ.pop("BUILD_SLOT", None)
-            child.become(command, environ)
-        process = child.spawn(command, slot.environ(), slot.descriptors)
+            child.become(path, command, environ)
+        process = child.spawn(path, command, slot.environ(), slot.descriptors)
     except OSError as error:
-        status = NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
+        status = _not_run(command, error)
         if slot is not None and admission is not None:
             admission.started(slot)  # it never ran, but the journal has a start for every end
             slot.release(status)
-        say(f"{_cut(command[0], NAME)}: {error.strerror}")
         return status
     except BaseException:
         if slot is not None and admission is not None:
@@ -248,3 +258,13 @@ def _run_command(command: list[str], slot: Slot | None, admission: Admission | N
         child.die_of(-status)
         return 128 - status
     return status
+
+
+def _not_run(command: list[str], error: OSError | ValueError) -> int:
+    """Say why `command` cannot be run, and what its writer may have meant: the exit status."""
+    from buildslots.run.mistakes import about_command  # noqa: PLC0415 - only a mistake needs it
+
+    is_missing = isinstance(error, FileNotFoundError)
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    say(f"{_cut(command[0], NAME)}: {reason}{about_command(command) if is_missing else ''}")
+    return NOT_FOUND if is_missing else CANNOT_EXECUTE
