@@ -54,24 +54,25 @@ def nap(seconds: float, signals: set[int]) -> int:
     return 0
 
 
-def find(program: str) -> str:
+def find(program: bytes) -> bytes:
     """The path of `program`, as cmd.exe finds it, with PATHEXT: CreateProcess finds only .exe.
 
     Raises FileNotFoundError if there is none and `program` names a place. A bare name is left to
     CreateProcess, which looks in more directories than PATH has.
     """
-    found = shutil.which(program)
-    if found is None and os.path.dirname(program):
+    name = os.fsdecode(program)
+    found = shutil.which(name)
+    if found is None and os.path.dirname(name):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return found or program
+    return os.fsencode(found or name)
 
 
-def become(path: str, command: list[str], environ: dict[str, str]) -> NoReturn:
+def become(path: bytes, command: list[bytes]) -> NoReturn:
     """Run `command` and exit as it does: Windows cannot replace a process. Raises OSError."""
-    os._exit(supervise(spawn(path, command, environ, [])))
+    os._exit(supervise(spawn(path, command, [])))
 
 
-def spawn(path: str, command: list[str], environ: dict[str, str], inherited: list[int]) -> Spawned:
+def spawn(path: bytes, command: list[bytes], inherited: list[int]) -> Spawned:
     """Start `command`, whose program `find` found at `path`; `inherited` is of no use here.
 
     Raises OSError when it cannot be executed.
@@ -79,7 +80,7 @@ def spawn(path: str, command: list[str], environ: dict[str, str], inherited: lis
     del inherited
     # Ctrl-C reaches the command as well. slot-run stays, and holds the slot until the command has ended.
     _signal.signal(_signal.SIGINT, lambda *_: None)
-    process = subprocess.Popen([path, *command[1:]], env=environ)
+    process = subprocess.Popen([os.fsdecode(word) for word in (path, *command[1:])])
     job = Job(_kernel32())
     job.add(int(process._handle))  # type: ignore[attr-defined]  # noqa: SLF001 - Popen has no public one
     return process, job

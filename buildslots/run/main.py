@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from buildslots.admission import Admission
+from buildslots.admission import HELD, NUMBER, Admission
 from buildslots.errors import SettingError, SlotTimeoutError
+from buildslots.processes import given_arguments
 from buildslots.run.options import Options, UnknownOptionError, UsageError
 from buildslots.settings import resolve
 
@@ -71,8 +72,9 @@ def run(args: list[str]) -> int:
         if _signal.getsignal(signum) is not _signal.SIG_IGN:
             _signal.signal(signum, _interrupt)
     child.defer_signals()
+    given = given_arguments(args)
     try:
-        options = Options(args)
+        options = Options([os.fsdecode(word) for word in given])
     except UnknownOptionError as error:
         from buildslots.run.mistakes import about_option  # noqa: PLC0415 - only a mistake needs it
 
@@ -83,19 +85,20 @@ def run(args: list[str]) -> int:
         return USAGE
     if options.show is not None:
         return _show(options.show)
+    command = given[-len(options.command) :]
     try:
-        path = child.find(options.command[0])
+        path = child.find(command[0])
     except (OSError, ValueError) as error:
         return _not_run(options.command, error)
     try:
-        return _run_in_slot(options, path)
+        return _run_in_slot(options, path, command)
     except SettingError as error:
         say(f"{error} (see slot-run --help)")
         return USAGE
 
 
-def _run_in_slot(options: Options, path: str) -> int:
-    """Get a slot and run the command, which is at `path`, under it, or without one if our machinery fails.
+def _run_in_slot(options: Options, path: bytes, command: list[bytes]) -> int:
+    """Get a slot and run `command`, which is at `path`, under it, or without one if our machinery fails.
 
     Raises SettingError.
     """
@@ -113,7 +116,7 @@ def _run_in_slot(options: Options, path: str) -> int:
         )
         with Admission(settings, options.command) as admission:
             slot = _slot(admission, settings, quiet=options.quiet)
-            return _run_command(path, options.command, slot, admission)
+            return _run_command(path, command, slot, admission)
     except SettingError:
         raise
     except SlotTimeoutError as error:
@@ -123,7 +126,7 @@ def _run_in_slot(options: Options, path: str) -> int:
         if slot is not None:
             raise  # it is not our machinery that failed
         say(f"running without a slot: {error if isinstance(error, OSError) else repr(error)}")
-    return _run_command(path, options.command, None, None)
+    return _run_command(path, command, None, None)
 
 
 def say(text: str) -> None:
@@ -229,20 +232,18 @@ def _show(what: str) -> int:
     return 0
 
 
-def _run_command(path: str, command: list[str], slot: Slot | None, admission: Admission | None) -> int:
+def _run_command(path: bytes, command: list[bytes], slot: Slot | None, admission: Admission | None) -> int:
     """Run `command` under `slot`, and tell `admission` when it has started.
 
     Without a slot to give back, slot-run becomes the command.
     """
+    _mark_environment(slot)
     try:
         if slot is None or admission is None or not slot.descriptors:
-            environ = dict(os.environ) if slot is None else slot.environ()
-            if slot is None:
-                environ.pop("BUILD_SLOT", None)
-            child.become(path, command, environ)
-        process = child.spawn(path, command, slot.environ(), slot.descriptors)
+            child.become(path, command)
+        process = child.spawn(path, command, slot.descriptors)
     except OSError as error:
-        status = _not_run(command, error)
+        status = _not_run([os.fsdecode(word) for word in command], error)
         if slot is not None and admission is not None:
             admission.started(slot)  # it never ran, but the journal has a start for every end
             slot.release(status)
@@ -258,6 +259,15 @@ def _run_command(path: str, command: list[str], slot: Slot | None, admission: Ad
         child.die_of(-status)
         return 128 - status
     return status
+
+
+def _mark_environment(slot: Slot | None) -> None:
+    """Put `slot` into our environment, which the command inherits. All else there stays byte by byte."""
+    before = {name: os.environ.pop(name) for name in (NUMBER, HELD) if name in os.environ}
+    if slot is not None:
+        os.environ.update(slot.environ(before))
+    elif HELD in before:
+        os.environ[HELD] = before[HELD]
 
 
 def _not_run(command: list[str], error: OSError | ValueError) -> int:
