@@ -35,6 +35,11 @@ NO_SLOT = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
 SENTENCE, NAME = 1000, 300
 """Characters that are shown of a sentence and of a command's name: an argument may have 128 KiB."""
+PATIENCE_S = 0.1
+"""How long stderr may be busy before a sentence is lost. The line about a wait comes again, and waits for
+nothing."""
+PIPE_BUF = 4096
+"""Bytes that a pipe takes at once, or not at all: limits.h on Linux; pipe(7)."""
 ENDING = tuple(
     getattr(_signal, name)
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -141,10 +146,35 @@ def say(text: str) -> None:
             # The line may be about just that: no descriptor is left, not even to load a module.
             text = text.encode("ascii", "replace").decode()
     shown = "".join(c if c.isprintable() else "?" for c in text)
+    _write(f"slot-run: {shown}\n".encode(), PATIENCE_S)
+
+
+def _write(line: bytes, patience_s: float = 0.0) -> None:
+    """Write `line` to stderr. It is lost if stderr is closed, or takes nothing within `patience_s`.
+
+    What we say never keeps a build. A terminal after Ctrl-S, and a pipe whose reader is busy, would keep us
+    in write(2), where neither a free slot nor the timeout is noticed. And with `stty tostop` a write from the
+    background stops us, unless SIGTTOU is blocked (POSIX, "General Terminal Interface", 11.1.4).
+    """
+    stopping = {_signal.SIGTTOU} if hasattr(_signal, "SIGTTOU") else set()
     try:
-        os.write(2, f"slot-run: {shown}\n".encode())
+        import select  # noqa: PLC0415 - the fast path says nothing
+
+        # A pipe that is ready takes PIPE_BUF bytes, 4 KiB, and a terminal some 64 KiB, before they block.
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        if not poll.poll(1000 * patience_s):
+            return
+    except (ImportError, AttributeError, OSError):
+        pass  # no descriptor is left for the import; or Windows, which has no such thing
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, stopping) if stopping else None
+    try:
+        os.write(2, line[:PIPE_BUF])
     except OSError:
         pass
+    finally:
+        if mask is not None:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
 def _cut(text: str, length: int) -> str:
@@ -181,7 +211,7 @@ def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
         if not quiet:
             from buildslots.run.notice import Notice  # noqa: PLC0415 - only a slot-run that waits needs it
 
-            notices.append(Notice(settings))
+            notices.append(Notice(settings, _write))
         child.admit_signals()
         return notices[0] if notices else None
 
