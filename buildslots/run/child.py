@@ -201,13 +201,31 @@ def supervise(pid: int) -> int:
     while True:
         signum, from_terminal = _next_signal()
         if signum == _signal.SIGCHLD:
-            ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+            ended, status = _wait(pid)
             if ended and os.WIFSTOPPED(status):
                 _stop_too(os.WSTOPSIG(status), pid)
             elif ended:
                 return os.waitstatus_to_exitcode(status)
         elif not from_terminal:
             _kill(pid, signum)  # not reaped yet, so the pid is the command's
+
+
+def _wait(pid: int) -> tuple[int, int]:
+    """What has become of the command `pid`, as `os.waitpid` has it; (0, 0) if nothing.
+
+    As pid 1 of a container slot-run inherits all whose parent has ended. It takes their ends as well, because
+    they would stay zombies: "The namespace init process" in pid_namespaces(7).
+    """
+    found = 0, 0
+    while True:
+        try:
+            ended, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+        except ChildProcessError:
+            return found
+        if not ended:
+            return found
+        if ended == pid:
+            found = ended, status
 
 
 def die_of(signum: int) -> None:
