@@ -1,4 +1,4 @@
-"""Processes: which one this is, whether another lives, and what a forked child must have no copy of."""
+"""Processes: which one this is and what it was given, whether another lives, what a fork must not copy."""
 
 from __future__ import annotations
 
@@ -88,6 +88,38 @@ def has_open(pid: int, path: str) -> bool:
             return any(os.path.samestat(entry.stat(), file) for entry, _ in some)
     except OSError:
         return False
+
+
+def given_arguments(args: list[str]) -> list[bytes]:
+    """The bytes of `args`, the end of `sys.argv`, as whoever started this process has written them.
+
+    Python decodes them with the C library, whose EUC-JP, Big5 and GB18030 are not quite those of Python's
+    codecs: text in another encoding may be no text of these, or come back as other bytes.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or not args:
+        return [os.fsencode(word) for word in args]
+    given = _strings("/proc/self/cmdline")
+    return given[-len(args) :] if given else [os.fsencode(word) for word in args]
+
+
+def given_environment() -> list[bytes] | None:
+    """The entries of the environment that this process was started with; None where /proc does not tell."""
+    return _strings("/proc/self/environ")
+
+
+def _strings(path: str) -> list[bytes] | None:
+    """The strings in a file of /proc, each of which ends with NUL; None if it cannot be read."""
+    parts: list[bytes] = []
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            while part := os.read(fd, 1 << 16):
+                parts.append(part)
+        finally:
+            close(fd)
+    except OSError:
+        return None
+    return b"".join(parts).split(b"\0")[:-1]
 
 
 def number(text: str | None) -> int | None:
