@@ -71,9 +71,13 @@ class Teller:
                 _logger().exception("on_wait failed")
 
     def _tell_of_own(self, pool: PoolDirectory, logger: logging.Logger, now: float) -> None:
-        if now >= _said.get(pool.path, 0.0) and pool.kin().is_own:
-            _said[pool.path] = now + AGAIN_S
+        if now < _said.get(pool.path, 0.0):
+            return
+        _said[pool.path] = now + AGAIN_S  # first: other threads come here as well
+        if pool.kin().is_own:
             logger.info(OWN, self._settings.pool)
+        else:
+            _said.pop(pool.path, None)
 
     def started(self, slot: Slot, despite: str | None) -> None:
         """Say that the build starts, if something was said of its wait, or if it does not start as it should.

@@ -15,10 +15,11 @@ import buildslots.gates
 import buildslots.journal
 import buildslots.words  # noqa: F401
 from buildslots import aio, logs
-from buildslots.admission import Admission, Slot, slots_here
+from buildslots.admission import LATE_S, Admission, Slot, slots_here
 from buildslots.block import Block
+from buildslots.crowd import open_pool
 from buildslots.decorated import decorated
-from buildslots.disk import directory, wait  # noqa: F401
+from buildslots.disk import directory, kin, wait  # noqa: F401
 from buildslots.errors import PoolUnusableError, SettingError, SlotTimeoutError, UnthrottledWarning
 from buildslots.processes import occupy_standard
 from buildslots.settings import Settings, check, compiled, file, machine, resolve  # noqa: F401
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 
+TRY_S = 0.007
+"""How long `try_acquire` and `acquire(0)` try to get the mutex: tasks call them, and the others of the loop
+stand still meanwhile."""
 FAILURES = (OSError, ImportError)
 """What the machinery fails with: a call, or a module that cannot be loaded, for want of a descriptor, say."""
 
@@ -170,13 +174,17 @@ class SlotPool(Block):
             PoolUnusableError: An OSError; the pool cannot be used, and is strict.
         """
         try:
-            with self._admission(timeout, on_timeout, weight, label) as admission:
-                teller = logs.Teller(admission._settings, self._on_wait)
+            admission = self._admission(timeout, on_timeout, weight, label)
+        except OSError as error:  # no directory for the pool
+            return self._unthrottled(error)
+        try:
+            teller = logs.Teller(admission._settings, self._on_wait)
+            with admission:
                 slot = admission.acquire(teller.begin, cancel)
                 admission.started(slot)
-        except SlotTimeoutError:
-            raise
         except FAILURES as error:
+            if not admission.has_failed:
+                raise
             return self._unthrottled(error)
         teller.started(slot, admission.despite)
         return _given(slot, admission)
@@ -195,13 +203,17 @@ class SlotPool(Block):
         When the task is cancelled, nothing is held, and the place in line is gone.
         """
         try:
-            with self._admission(timeout, on_timeout, weight, label) as admission:
-                teller = logs.Teller(admission._settings, self._on_wait)
+            admission = self._admission(timeout, on_timeout, weight, label)
+        except OSError as error:  # no directory for the pool
+            return self._unthrottled(error)
+        try:
+            teller = logs.Teller(admission._settings, self._on_wait)
+            with admission:
                 slot = await aio.acquire(admission, cancel, teller.begin)
                 admission.started(slot)
-        except SlotTimeoutError:
-            raise
         except FAILURES as error:
+            if not admission.has_failed:
+                raise
             return self._unthrottled(error)
         teller.started(slot, admission.despite)
         return _given(slot, admission)
@@ -231,7 +243,9 @@ class SlotPool(Block):
         settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
         _check_label(label)
         occupy_standard()
-        return Admission(settings, sys.orig_argv if label is None else [label])
+        command = sys.orig_argv if label is None else [label]
+        late_s = TRY_S if settings.timeout_s == 0 else LATE_S
+        return Admission(settings, command, open_pool, late_s)
 
     def _unthrottled(self, error: Exception) -> Slot:
         """A slot that holds nothing, because of `error`. Raises PoolUnusableError if the pool is strict."""

@@ -1,4 +1,4 @@
-"""Processes: which one this is, whether another lives, and what a forked child must have no copy of."""
+"""Processes: which one this is and what it was given, whether another lives, what a fork must not copy."""
 
 from __future__ import annotations
 
@@ -91,6 +91,38 @@ def has_open(pid: int, path: str) -> bool:
         return False
 
 
+def given_arguments(args: list[str]) -> list[bytes]:
+    """The bytes of `args`, the end of `sys.argv`, as whoever started this process has written them.
+
+    Python decodes them with the C library, whose EUC-JP, Big5 and GB18030 are not quite those of Python's
+    codecs: text in another encoding may be no text of these, or come back as other bytes.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or not args:
+        return [os.fsencode(word) for word in args]
+    given = _strings("/proc/self/cmdline")
+    return given[-len(args) :] if given else [os.fsencode(word) for word in args]
+
+
+def given_environment() -> list[bytes] | None:
+    """The entries of the environment that this process was started with; None where /proc does not tell."""
+    return _strings("/proc/self/environ")
+
+
+def _strings(path: str) -> list[bytes] | None:
+    """The strings in a file of /proc, each of which ends with NUL; None if it cannot be read."""
+    parts: list[bytes] = []
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            while part := os.read(fd, 1 << 16):
+                parts.append(part)
+        finally:
+            close(fd)
+    except OSError:
+        return None
+    return b"".join(parts).split(b"\0")[:-1]
+
+
 def number(text: str | None) -> int | None:
     """The whole number that a field says; None for what is no pid, and no cap, on any system."""
     if text is None or not text.isdecimal() or len(text) > len(str(2**31)) or int(text) >= 2**31:
@@ -162,27 +194,27 @@ def occupy_standard() -> None:
 
 # A child that is forked has copies of all descriptors, and a lock lives as long as any copy.
 
-_kept_from_children: set[int] = set()
+_kept_from_children: dict[int, tuple[int, int]] = {}  # the device and inode of each descriptor
 _hook_installed = False
 _forks = 0
 
 
 def keep_from_children(fd: int) -> None:
     """See to it that a child forked while `fd` is open has no copy: it would keep a lock alive."""
-    _kept_from_children.add(fd)
+    about = os.fstat(fd)
+    _kept_from_children[fd] = about.st_dev, about.st_ino
     if not _hook_installed:
         _install_hook()
 
 
 def forget(fd: int) -> None:
     """Undo `keep_from_children`: from now on children inherit copies of `fd`."""
-    _kept_from_children.discard(fd)
+    _kept_from_children.pop(fd, None)
 
 
 def close_kept(fd: int) -> None:
     """Close `fd`, which children have no copy of. In a forked child it is closed already."""
-    if fd in _kept_from_children:
-        _kept_from_children.discard(fd)
+    if _kept_from_children.pop(fd, None) is not None:
         close(fd)
 
 
@@ -206,7 +238,13 @@ def _count_fork() -> None:
 
 
 def _close_in_child() -> None:
-    fds = list(_kept_from_children)
+    kept = list(_kept_from_children.items())
     _kept_from_children.clear()
-    for fd in fds:
-        close(fd)  # unless the program has closed everything, as daemons do
+    for fd, which in kept:
+        try:
+            about = os.fstat(fd)
+        except OSError:
+            continue
+        # A program that has closed everything, as daemons do, has given the numbers to files of its own.
+        if (about.st_dev, about.st_ino) == which:
+            close(fd)

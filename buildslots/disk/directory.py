@@ -11,8 +11,8 @@ from stat import S_ISFIFO, S_ISREG
 
 from buildslots.backend import Kin, Refusal
 from buildslots.disk import bells, line, records
-from buildslots.disk.holding import Hold, about, held_slots, take, take_beyond
-from buildslots.disk.lock import Mutex, locked, write_to_lock
+from buildslots.disk.holding import MANY, Hold, about, held_slots, slot_numbers, take, take_beyond
+from buildslots.disk.lock import Mutex, is_old, locked, write_to_lock
 from buildslots.files import (
     NO_FILE,
     ROOMS,
@@ -27,7 +27,6 @@ from buildslots.files import (
     open_directory,
     put_aside,
 )
-from buildslots.processes import has_open, is_local, lineage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,10 +47,10 @@ MUTEX_AGAIN_S = 0.5
 """How long that one may resist. Then somebody keeps it on purpose, and one goes on without."""
 MUTEXES_S = 2.0
 """How long one build tries to get the mutex in all; then it goes without."""
-GLIMPSE_S = 0.2
-"""How long one that only looks tries to get it."""
-STARTING_S = 1.0
-"""So long after a slot was taken its slot-run may not have said yet which command it runs."""
+LEAST_S = 0.5
+"""Who has no more time than this puts no new file in its place."""
+GLIMPSE_S = 0.005
+"""How long one that only looks tries to get it: it may be a task, and the others stand still meanwhile."""
 REPAIRS = 20
 """How often one step makes place for a file that cannot be used."""
 REFUSALS, REFUSED_S = 10, 0.005
@@ -99,6 +98,19 @@ class PoolDirectory:
             found.leave()
             raise
 
+    def join(self, request: Request, number: int, poll: Callable[[], Poll] | None = None) -> Wait:
+        """Join the line at the place of `number`; without the mutex, which makes only arriving exact."""
+        from buildslots.disk.wait import Wait  # noqa: PLC0415 - as above
+
+        record = records.record(about(request), since=number / 1e6)
+        steps = self.with_repairs(lambda: line.Ticket(self.path, request.limit, record, number=number))
+        try:
+            while True:
+                time.sleep(next(steps)[1])
+        except StopIteration as end:
+            ticket: Ticket = end.value
+        return Wait(self, ticket, request, poll)
+
     def exceed(self, request: Request, refusal: Refusal) -> Steps[Hold]:
         """Take slots beyond the cap, after `refusal`."""
         return (yield from self.under_mutex(lambda: take_beyond(self.path, request, refusal.gate)))
@@ -116,40 +128,12 @@ class PoolDirectory:
 
     def kin(self) -> Kin:
         """What those who hold the slots are to this process. Raises nothing."""
-        above = lineage()
-        depths = {pid: depth for depth, pid in enumerate(above)}
-        this, *parents = map(str, above or [os.getpid()])
-        marks: dict[int, str] = {}
-        strangers, may_start = 0, False
-        until = time.monotonic() + GLIMPSE_S
+        from buildslots.disk.kin import kin_of  # noqa: PLC0415 - only a process that has to wait needs it
+
         try:
-            held = self.held()
-            for number in held:
-                if time.monotonic() > until:  # thousands, which somebody holds on purpose
-                    strangers += 1
-                    break
-                seen = Seen(self.path, number)
-                record = None if seen.is_foreign else seen.record
-                if record is None or not is_local(record) or record.get("pid") not in (this, *parents):
-                    strangers += 1
-                elif "child" not in record and record["pid"] in parents:
-                    may_start = may_start or (records.age_s(record) or 0.0) < STARTING_S
-                command = None if record is None or not is_local(record) else seen.command_above(above)
-                if command is not None and self._is_told_truly(number, above):
-                    marks.setdefault(depths[command], f"{number}:{seen.nonce}")
+            return kin_of(self.path, (Seen(self.path, number) for number in self.held()))
         except OSError:
             return Kin(None, is_own=False)  # what cannot be told keeps nobody from waiting
-        return Kin(
-            marks[min(marks)] if marks else None, is_own=bool(held) and not strangers, may_start=may_start
-        )
-
-    def _is_told_truly(self, number: int, above: dict[int, int]) -> bool:
-        """Whether somebody `above` us has slot `number`, as its record says.
-
-        In our own pool nobody else writes records. In a group's pool each member can, and can hold the slot
-        that goes with it: there the system has to say that somebody above us has the slot's file open.
-        """
-        return not is_shared(self.path) or any(has_open(pid, f"{self.path}/slot-{number}") for pid in above)
 
     # Arriving. Only under the mutex.
 
@@ -182,18 +166,24 @@ class PoolDirectory:
             try:
                 try:
                     yield from self._wait_for(mutex)
+                    if mutex.is_old():
+                        self._refresh()
                     return action()
                 finally:
                     mutex.release()
             except OSError as error:
                 mishaps = mishaps or _Mishaps(self)
-                mishaps.mend(error)
+                pause_s = mishaps.mend(error)
+            if pause_s:
+                yield None, pause_s
 
     def _wait_for(self, mutex: Mutex) -> Steps[bool]:
         began = time.monotonic()
         left_s = max(0.0, min(self._mutexes_s, self.late_at - began))
         patience_s = min(MUTEX_PATIENCE_S, left_s * 2 / 3)
-        tries = mutex.tries(patience_s, min(MUTEX_AGAIN_S, left_s - patience_s))
+        again_s = min(MUTEX_AGAIN_S, left_s - patience_s)
+        # Who has hardly any time goes on without it, and takes it from nobody who is only slow.
+        tries = mutex.tries(patience_s, again_s if left_s > LEAST_S else 0.0)
         try:
             while True:
                 yield None, next(tries)
@@ -203,7 +193,7 @@ class PoolDirectory:
             tries.close()
             self._mutexes_s -= time.monotonic() - began
 
-    def with_repairs(self, action: Callable[[], T]) -> T:
+    def with_repairs(self, action: Callable[[], T]) -> Steps[T]:
         """Run `action`, making the directories that are missing. Raises OSError.
 
         What is in the way of a file or directory of the pool, and cannot be used, is put aside.
@@ -214,7 +204,9 @@ class PoolDirectory:
                 return action()
             except OSError as error:
                 mishaps = mishaps or _Mishaps(self)
-                mishaps.mend(error)
+                pause_s = mishaps.mend(error)
+            if pause_s:
+                yield None, pause_s
 
     def make(self) -> None:
         """Make the directories; 0700, because records hold command lines, but in a group's pool 2770."""
@@ -230,6 +222,22 @@ class PoolDirectory:
                 make_directory(f"{self.path}/{room}", shared=shared)
         except FileNotFoundError:
             pass  # removed again already
+
+    def keep_young(self) -> None:
+        """Give what is old in the pool the times of now, if a slot or the mutex is; raises nothing."""
+        try:
+            names = ["mutex", *(f"slot-{number}" for number in slot_numbers(self.path)[:MANY])]
+            if any(is_old(os.lstat(f"{self.path}/{name}")) for name in names):
+                self._refresh()
+        except OSError:
+            pass  # removed at this moment: the next look will tell
+
+    def _refresh(self) -> None:
+        try:
+            from buildslots.disk.young import refresh  # noqa: PLC0415 - about once a day
+        except (ImportError, OSError):
+            return  # no descriptor is left, say: the next build does it
+        refresh(self.chain())
 
     def chain(self) -> list[str]:
         """The directory of the default pool and those from there to this one, which is shared as that is."""
@@ -313,15 +321,6 @@ class Seen:
             return True
         return self.has_owner is None and not records.lives(self.record)
 
-    def command_above(self, above: dict[int, int]) -> int | None:
-        """The process of the command that runs under the slot, if it is ourselves or is `above` us.
-
-        Only slot-run says which that is. A program that takes a slot by itself may start processes for
-        other builds as well; its children are nested by `Slot.environ()`.
-        """
-        child, _, start = (self.record or {}).get("child", "").partition(" ")
-        return next((pid for pid, began in above.items() if (child, start) == (str(pid), str(began))), None)
-
 
 class _Mishaps:
     """What went wrong in one step of a build in the pool `directory`, and what can be done about it."""
@@ -332,8 +331,11 @@ class _Mishaps:
         self._directory = directory
         self._removed = self._refused = self._repaired = 0
 
-    def mend(self, error: OSError) -> None:
-        """See to it that the step can be tried again; raises `error` if there is nothing to be done."""
+    def mend(self, error: OSError) -> float:
+        """See to it that the step can be tried again after so many seconds.
+
+        Raises `error` if there is nothing to be done.
+        """
         if isinstance(error, FileNotFoundError):  # never made, or removed under us
             self._removed += 1
             if self._removed == line.REMOVALS:
@@ -344,9 +346,10 @@ class _Mishaps:
                 self._repair(other)
         elif isinstance(error, PermissionError) and self._may_be_unfinished():
             self._refused += 1
-            time.sleep(REFUSED_S)
+            return REFUSED_S
         elif not write_to_lock(error):
             self._repair(error)
+        return 0.0
 
     def _may_be_unfinished(self) -> bool:
         """Whether what could not be opened may be something of a group's pool that is being made."""

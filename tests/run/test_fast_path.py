@@ -43,6 +43,7 @@ JOURNAL = {"buildslots.journal"}
 """Loaded when the command runs already."""
 WAITING = {
     "buildslots.disk.ears",
+    "buildslots.disk.kin",
     "buildslots.disk.sleepers",
     "buildslots.disk.wait",
     "buildslots.run.notice",
