@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MOST_ANCESTORS = 256
-"""So many processes above this one are looked at."""
+"""So many processes, this one and those above it, are looked at."""
 MOST_FILES = 4096
 """Among so many open files of a process one is looked for."""
 
@@ -59,14 +59,14 @@ def _parent_and_start(pid: int) -> tuple[int, int]:
         return 0, 0
 
 
-def ancestors() -> dict[int, int]:
-    """The processes above this one, its parent first: when each started, by pid; 0 if that is unknown.
+def lineage() -> dict[int, int]:
+    """This process and those above it, from here upwards: when each started, by pid; 0 if that is unknown.
 
     As far as they can be seen: not beyond the pid namespace, nor beyond whom /proc hides.
     """
     found: dict[int, int] = {}
     if sys.platform == "linux":
-        pid = os.getppid()
+        pid = os.getpid()
         while pid and pid not in found and len(found) < MOST_ANCESTORS:
             above, found[pid] = _parent_and_start(pid)
             pid = above
@@ -74,7 +74,8 @@ def ancestors() -> dict[int, int]:
     try:
         import psutil  # noqa: PLC0415 - where there is no /proc
 
-        return {process.pid: 0 for process in psutil.Process().parents()}
+        this = psutil.Process()
+        return {process.pid: 0 for process in (this, *this.parents())}
     except Exception:  # noqa: BLE001 - psutil's own, or it cannot be loaded
         return found
 
