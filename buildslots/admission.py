@@ -295,6 +295,7 @@ class Admission:
     Args:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
+        open_pool: Opens the pool: this module's `open_pool`, or that of `crowd`.
 
     Attributes:
         has_failed: Whether our machinery has failed, and so no slot was got.
@@ -312,7 +313,9 @@ class Admission:
         "has_failed",
     )
 
-    def __init__(self, settings: Settings, command: list[str]) -> None:
+    def __init__(
+        self, settings: Settings, command: list[str], open_pool: Callable[[str, float], Backend] = open_pool
+    ) -> None:
         self._settings = settings
         self._request = Request(settings.slots, command, settings.weight, _gates(settings))
         late_at = float("inf")  # whose turn comes after the timeout has time for the mutex then
@@ -407,8 +410,8 @@ class Admission:
             return (yield from self._steps(notice, poll))
         except SlotTimeoutError:
             raise
-        except Exception:  # what comes while the caller sleeps only closes this generator
-            self.has_failed = True
+        except Exception as error:  # what comes while the caller sleeps only closes this generator
+            self.has_failed = not _is_the_caller_s(error)
             raise
 
     def _steps(
@@ -507,6 +510,24 @@ class Admission:
             except Exception:  # noqa: BLE001 - no descriptor left, say, or an upgrade has removed the module
                 return None
         return self._log
+
+
+def _is_the_caller_s(error: Exception) -> bool:
+    """Whether `error` comes from a signal handler of the program, or was put into this thread.
+
+    A handler runs in the middle of whatever runs, and so in our code, too; the traceback shows its frame.
+    What another thread puts into this one has no frame (PyThreadState_SetAsyncExc); but what a system call
+    raises has a number.
+    """
+    if isinstance(error, OSError) and error.errno is None:
+        return True
+    known = (os.path.dirname(__file__), os.path.dirname(os.__file__), "<frozen")
+    trace = error.__traceback__
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith(known):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _gates(settings: Settings) -> Gates | None:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from buildslots.backend import Listener
 
 
+LONGEST_S = 86400.0
+"""The longest sleep in one: a loop that is asked for infinity never ends its own one."""
+
+
 async def acquire(admission: Admission, cancel: Event | None = None) -> Slot:
     """`Admission.acquire` for a task."""
     steps = admission.steps(poll=_poll())
@@ -85,10 +89,16 @@ def _poll() -> Callable[[], Any] | None:
 async def _sleep(poll: Any, seconds: float) -> None:
     """Sleep until something happens that `poll` has registered, or so long; without bells, so long."""
     fd = poll.fileno() if poll is not None and hasattr(poll, "fileno") else None
+    when_rung = getattr(poll, "when_rung", lambda _: None)  # of one that waits in memory
     trio = sys.modules.get("trio")
     if trio is not None and _in_trio(trio):
-        with trio.move_on_after(max(0.0, seconds)):
-            await (trio.sleep_forever() if fd is None else trio.lowlevel.wait_readable(fd))
+        rung, token = trio.Event(), trio.lowlevel.current_trio_token()
+        when_rung(lambda: token.run_sync_soon(rung.set))
+        try:
+            with trio.move_on_after(max(0.0, seconds)):
+                await (rung.wait() if fd is None else trio.lowlevel.wait_readable(fd))
+        finally:
+            when_rung(None)
         return
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
@@ -97,13 +107,15 @@ async def _sleep(poll: Any, seconds: float) -> None:
         if not over.done():
             over.set_result(None)
 
-    timer = loop.call_later(max(0.0, seconds), wake)
+    timer = loop.call_later(min(max(0.0, seconds), LONGEST_S), wake)
+    when_rung(lambda: loop.call_soon_threadsafe(wake))
     try:
         if fd is not None:
             loop.add_reader(fd, wake)
         await over
     finally:
         timer.cancel()
+        when_rung(None)
         if fd is not None:
             loop.remove_reader(fd)
 

@@ -50,6 +50,11 @@ if TYPE_CHECKING:
         """What marks this one holding, for the nesting check."""
         overflow: bool
         """Whether they were taken beyond the cap."""
+
+        @property
+        def is_held(self) -> bool:
+            """Whether this process has not let go of them."""
+
         despite: str | None
         """The closed gate for which it does not wait any longer, in words; None if there was none."""
 
@@ -66,6 +71,10 @@ if TYPE_CHECKING:
     class Place(Protocol):
         """A place in line."""
 
+        @property
+        def number(self) -> int:
+            """By which places are sorted; that of the arrival in line, in microseconds."""
+
         def until(self, deadline: float, notice: Notice | None = None) -> Steps[Hold | Refusal]:
             """Wait until there is a slot for us, or until `time.monotonic()` is `deadline`.
 
@@ -81,8 +90,9 @@ if TYPE_CHECKING:
     class Backend(Protocol):
         """One pool, as one build uses it. All but `is_ours` raise OSError if the pool cannot be used."""
 
-        repaired: list[str]
-        """What of the pool could not be used, and what became of it, in words."""
+        @property
+        def repaired(self) -> list[str]:
+            """What of the pool could not be used, and what became of it, in words."""
 
         def is_ours(self, number: int, nonce: str) -> bool:
             """Whether slot `number` is still held by the very holding that `nonce` marks.
@@ -100,6 +110,9 @@ if TYPE_CHECKING:
 
         def exceed(self, request: Request, refusal: Refusal) -> Steps[Hold]:
             """Take slots beyond the cap, after `refusal`."""
+
+        def join(self, request: Request, number: int, poll: Callable[[], Any] | None) -> Place:
+            """Join the line at the place of `number`: that of an arrival some time ago, in microseconds."""
 
 
 class Request:

@@ -11,6 +11,7 @@ import sys
 
 from buildslots.admission import Admission, Slot, slots_here
 from buildslots.block import Block
+from buildslots.crowd import open_pool
 from buildslots.errors import SettingError, SlotTimeoutError
 from buildslots.processes import occupy_standard
 from buildslots.settings import Settings, resolve
@@ -149,12 +150,16 @@ class SlotPool(Block):
             SettingError: A ValueError; an argument is not usable.
         """
         try:
-            with self._admission(timeout, on_timeout, weight, label) as admission:
+            admission = self._admission(timeout, on_timeout, weight, label)
+        except OSError as error:  # no directory for the pool
+            return self._unthrottled(error)
+        try:
+            with admission:
                 slot = admission.acquire(cancel=cancel)
                 admission.started(slot)
-        except SlotTimeoutError:
-            raise
         except FAILURES as error:
+            if not admission.has_failed:
+                raise
             return self._unthrottled(error)
         return _given(slot, admission)
 
@@ -174,12 +179,16 @@ class SlotPool(Block):
         from buildslots import aio  # noqa: PLC0415 - asyncio
 
         try:
-            with self._admission(timeout, on_timeout, weight, label) as admission:
+            admission = self._admission(timeout, on_timeout, weight, label)
+        except OSError as error:  # no directory for the pool
+            return self._unthrottled(error)
+        try:
+            with admission:
                 slot = await aio.acquire(admission, cancel)
                 admission.started(slot)
-        except SlotTimeoutError:
-            raise
         except FAILURES as error:
+            if not admission.has_failed:
+                raise
             return self._unthrottled(error)
         return _given(slot, admission)
 
@@ -210,7 +219,7 @@ class SlotPool(Block):
         settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
         _check_label(label)
         occupy_standard()
-        return Admission(settings, sys.orig_argv if label is None else [label])
+        return Admission(settings, sys.orig_argv if label is None else [label], open_pool)
 
     def _unthrottled(self, error: Exception) -> Slot:
         """A slot that holds nothing, because of `error`."""

@@ -119,27 +119,27 @@ def occupy_standard() -> None:
 
 # A child that is forked has copies of all descriptors, and a lock lives as long as any copy.
 
-_kept_from_children: set[int] = set()
+_kept_from_children: dict[int, tuple[int, int]] = {}  # the device and inode of each descriptor
 _hook_installed = False
 _forks = 0
 
 
 def keep_from_children(fd: int) -> None:
     """See to it that a child forked while `fd` is open has no copy: it would keep a lock alive."""
-    _kept_from_children.add(fd)
+    about = os.fstat(fd)
+    _kept_from_children[fd] = about.st_dev, about.st_ino
     if not _hook_installed:
         _install_hook()
 
 
 def forget(fd: int) -> None:
     """Undo `keep_from_children`: from now on children inherit copies of `fd`."""
-    _kept_from_children.discard(fd)
+    _kept_from_children.pop(fd, None)
 
 
 def close_kept(fd: int) -> None:
     """Close `fd`, which children have no copy of. In a forked child it is closed already."""
-    if fd in _kept_from_children:
-        _kept_from_children.discard(fd)
+    if _kept_from_children.pop(fd, None) is not None:
         close(fd)
 
 
@@ -163,7 +163,13 @@ def _count_fork() -> None:
 
 
 def _close_in_child() -> None:
-    fds = list(_kept_from_children)
+    kept = list(_kept_from_children.items())
     _kept_from_children.clear()
-    for fd in fds:
-        close(fd)  # unless the program has closed everything, as daemons do
+    for fd, which in kept:
+        try:
+            about = os.fstat(fd)
+        except OSError:
+            continue
+        # A program that has closed everything, as daemons do, has given the numbers to files of its own.
+        if (about.st_dev, about.st_ino) == which:
+            close(fd)

@@ -96,6 +96,14 @@ class PoolDirectory:
             found.leave()
             raise
 
+    def join(self, request: Request, number: int, poll: Callable[[], Poll] | None = None) -> Wait:
+        """Join the line at the place of `number`; without the mutex, which makes only arriving exact."""
+        from buildslots.disk.wait import Wait  # noqa: PLC0415 - as above
+
+        record = records.record(about(request), since=number / 1e6)
+        ticket = self.with_repairs(lambda: line.Ticket(self.path, request.limit, record, number=number))
+        return Wait(self, ticket, request, poll)
+
     def exceed(self, request: Request, refusal: Refusal) -> Steps[Hold]:
         """Take slots beyond the cap, after `refusal`."""
         return (yield from self.under_mutex(lambda: take_beyond(self.path, request, refusal.gate)))
