@@ -241,6 +241,15 @@ def test_a_lost_slot_object_gives_its_slot_back(pool: Pool) -> None:
     assert (caught[0].filename, pool.held()) == (__file__, [])
 
 
+@pytest.mark.parametrize("how", ["-Wdefault", "-Werror", "-Wignore"])
+def test_a_slot_that_is_held_at_the_end_of_a_program(pool: Pool, how: str) -> None:
+    """It is free, whatever becomes of warnings while the interpreter shuts down."""
+    program = "from buildslots import SlotPool; slot = SlotPool(slots=1).acquire()"
+    result = pool.run(sys.executable, how, "-c", program)
+    assert (result.returncode, "Slot 0" in result.stderr) == (0, how != "-Wignore")
+    assert pool.held() == []
+
+
 def in_fork(work: Callable[[], bool]) -> bool:
     """What `work` returns in a forked child; an exception is a False."""
     pid = os.fork()
