@@ -10,6 +10,7 @@ import os
 import sys
 
 from buildslots.admission import Admission, Slot, slots_here
+from buildslots.backend import Label
 from buildslots.block import Block
 from buildslots.crowd import open_pool
 from buildslots.errors import SettingError, SlotTimeoutError
@@ -219,7 +220,7 @@ class SlotPool(Block):
         settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
         _check_label(label)
         occupy_standard()
-        return Admission(settings, sys.orig_argv if label is None else [label], open_pool)
+        return Admission(settings, sys.orig_argv if label is None else [Label(label)], open_pool)
 
     def _unthrottled(self, error: Exception) -> Slot:
         """A slot that holds nothing, because of `error`."""

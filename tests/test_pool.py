@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import datetime as dt
 import gc
+import json
 import os
 import pickle
 import signal
@@ -35,6 +36,7 @@ from buildslots import (
 )
 from buildslots.admission import slots_here
 from buildslots.disk import bells
+from buildslots.settings.places import state_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -670,8 +672,10 @@ def test_a_label_names_the_build(pool: Pool) -> None:
         wait_until(lambda: pool.status().waiters, "a waiter")
         assert pool.status().waiters[0].command == ("docs",)
     thread.join(DEADLINE_S)
-    with build_slot(label="third"):
-        assert pool.status().holders[0].command == ("third",)
+    with build_slot(label="third/party"):
+        assert pool.status().holders[0].command == ("third/party",)
+    with open(os.path.join(state_dir(os.environ), "journal.jsonl"), encoding="ascii") as journal:
+        assert {json.loads(line)["program"] for line in journal} == {"web: bundle", "docs", "third/party"}
 
 
 def test_settings_of_a_decorator_are_resolved_at_the_call(
