@@ -9,7 +9,7 @@ import os
 import time
 from stat import S_ISFIFO, S_ISREG
 
-from buildslots.backend import Refusal
+from buildslots.backend import Kin, Refusal
 from buildslots.disk import bells, line, records
 from buildslots.disk.holding import MANY, Hold, about, held_slots, slot_numbers, take, take_beyond
 from buildslots.disk.lock import Mutex, is_old, locked, write_to_lock
@@ -27,6 +27,7 @@ from buildslots.files import (
     open_directory,
     put_aside,
 )
+from buildslots.processes import ancestors, has_open, identity, is_local
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,6 +99,19 @@ class PoolDirectory:
             found.leave()
             raise
 
+    def join(self, request: Request, number: int, poll: Callable[[], Poll] | None = None) -> Wait:
+        """Join the line at the place of `number`; without the mutex, which makes only arriving exact."""
+        from buildslots.disk.wait import Wait  # noqa: PLC0415 - as above
+
+        record = records.record(about(request), since=number / 1e6)
+        steps = self.with_repairs(lambda: line.Ticket(self.path, request.limit, record, number=number))
+        try:
+            while True:
+                time.sleep(next(steps)[1])
+        except StopIteration as end:
+            ticket: Ticket = end.value
+        return Wait(self, ticket, request, poll)
+
     def exceed(self, request: Request, refusal: Refusal) -> Steps[Hold]:
         """Take slots beyond the cap, after `refusal`."""
         return (yield from self.under_mutex(lambda: take_beyond(self.path, request, refusal.gate)))
@@ -112,6 +126,39 @@ class PoolDirectory:
             return False
         seen = Seen(self.path, number, strict=True)
         return seen.nonce == nonce and seen.has_owner is not False
+
+    def kin(self) -> Kin:
+        """What those who hold the slots are to this process. Raises nothing."""
+        above = ancestors()
+        family = {str(pid) for pid in above} | {identity()["pid"]}
+        depths = {pid: depth for depth, pid in enumerate(above)}
+        marks: dict[int, str] = {}
+        strangers = 0
+        until = time.monotonic() + GLIMPSE_S
+        try:
+            held = self.held()
+            for number in held:
+                if time.monotonic() > until:  # thousands, which somebody holds on purpose
+                    strangers += 1
+                    break
+                seen = Seen(self.path, number)
+                record = None if seen.is_foreign else seen.record
+                if record is None or not is_local(record) or record.get("pid") not in family:
+                    strangers += 1
+                command = None if record is None or not is_local(record) else seen.command_above(above)
+                if command is not None and self._is_told_truly(number, above):
+                    marks.setdefault(depths[command], f"{number}:{seen.nonce}")
+        except OSError:
+            return Kin(None, is_own=False)  # what cannot be told keeps nobody from waiting
+        return Kin(marks[min(marks)] if marks else None, is_own=bool(held) and not strangers)
+
+    def _is_told_truly(self, number: int, above: dict[int, int]) -> bool:
+        """Whether somebody `above` us has slot `number`, as its record says.
+
+        In our own pool nobody else writes records. In a group's pool each member can, and can hold the slot
+        that goes with it: there the system has to say that somebody above us has the slot's file open.
+        """
+        return not is_shared(self.path) or any(has_open(pid, f"{self.path}/slot-{number}") for pid in above)
 
     # Arriving. Only under the mutex.
 
@@ -298,6 +345,15 @@ class Seen:
         if self.record is None or self.has_owner is False:
             return True
         return self.has_owner is None and not records.lives(self.record)
+
+    def command_above(self, above: dict[int, int]) -> int | None:
+        """The process of the command that runs under the slot, if it is one of those `above` us.
+
+        Only slot-run says which that is. A program that takes a slot by itself may start processes for
+        other builds as well; its children are nested by `Slot.environ()`.
+        """
+        child, _, start = (self.record or {}).get("child", "").partition(" ")
+        return next((pid for pid, began in above.items() if (child, start) == (str(pid), str(began))), None)
 
 
 class _Mishaps:

@@ -87,6 +87,11 @@ class Wait:
         self._wakes, self._wakes_since = 0, 0.0
         self._young_at = 0.0
 
+    @property
+    def number(self) -> int:
+        """By which places are sorted."""
+        return line.number_of(self._ticket.name)
+
     def until(self, deadline: float, notice: Notice | None = None) -> Steps[Hold | Refusal]:
         """Wait until there is a slot for us, or until `time.monotonic()` is `deadline`.
 

@@ -52,6 +52,7 @@ from buildslots.settings.values import (
     parse_on_timeout,
     parse_pool,
     parse_slots,
+    parse_switch,
     shown_number,
     slots_variable,
 )
@@ -61,6 +62,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TypeVar
+
+    from buildslots.settings.values import Timeout
 
     T = TypeVar("T")
 
@@ -83,10 +86,12 @@ class Settings:
         journal_source: Who said so.
         weight: How many slots the build needs together, from 1 to `slots`.
         gates: What the machine has to be like before it starts, or None; `buildslots.gates` looks at it.
+        disabled: Whether BUILD_SLOTS_DISABLE says that builds run at once, without slots.
     """
 
     __slots__ = (
         "dir",
+        "disabled",
         "gates",
         "journal",
         "journal_source",
@@ -111,6 +116,7 @@ class Settings:
         journal: tuple[str, str],
         weight: int,
         gates: Bounds | None,
+        disabled: bool = False,
     ) -> None:
         self.pool = pool
         self.dir = directory
@@ -120,6 +126,7 @@ class Settings:
         self.journal, self.journal_source = journal
         self.weight = weight
         self.gates = gates
+        self.disabled = disabled
 
     def __repr__(self) -> str:
         return f"<Settings {' '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)}>"
@@ -127,7 +134,7 @@ class Settings:
     def replace(
         self,
         *,
-        timeout_s: float | Unset | None = UNSET,
+        timeout_s: Timeout = UNSET,
         on_timeout: str | None = None,
         weight: int | None = None,
         warn: Callable[[str], None] = lambda _: None,
@@ -135,7 +142,8 @@ class Settings:
         """Return these settings with options of a single wait.
 
         Args:
-            timeout_s: How long to wait, in seconds, 0 not at all, None for ever; UNSET for no change.
+            timeout_s: How long to wait: seconds, "10m", a timedelta; 0 not at all, None for ever; UNSET for
+                no change.
             on_timeout: "run", "paced" or "fail"; None for no change.
             weight: How many slots it needs together; None for no change. More than there are counts as all.
             warn: Is called with one line if the weight is more.
@@ -152,6 +160,7 @@ class Settings:
             journal=(self.journal, self.journal_source),
             weight=_weight_option(weight, self.slots, warn) or self.weight,
             gates=self.gates,
+            disabled=self.disabled,
         )
 
 
@@ -159,7 +168,7 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
     *,
     pool: str | None = None,
     slots: int | None = None,
-    timeout_s: float | Unset | None = UNSET,
+    timeout_s: Timeout = UNSET,
     on_timeout: str | None = None,
     weight: int | None = None,
     gates: Mapping[str, object] | None = None,
@@ -176,8 +185,8 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         pool: The name of the pool; before BUILD_SLOTS_POOL and "default".
         slots: How many slots; before MAX_CONCURRENT_BUILDS (for a pool other than the default one,
             MAX_CONCURRENT_BUILDS_NAME), `slots` in the config file, and the machine's own number.
-        timeout_s: How long to wait, in seconds, 0 not at all, None for ever; before BUILD_SLOTS_TIMEOUT,
-            `timeout` in the config file, and 120.
+        timeout_s: How long to wait: seconds, "10m", a timedelta; 0 not at all, None for ever; before
+            BUILD_SLOTS_TIMEOUT, `timeout` in the config file, and 120.
         on_timeout: "run", "paced" or "fail"; before BUILD_SLOTS_ON_TIMEOUT, `on_timeout` in the config
             file, and "run".
         weight: How many slots it needs together; None for 1. More than there are counts as
@@ -241,7 +250,28 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         or (DEFAULT_JOURNAL, "default"),
         weight=_weight_option(weight, its_slots[0], warn) or 1,
         gates=_bounds(config, pool, gates),
+        disabled=(_from_environ(environ, "BUILD_SLOTS_DISABLE", parse_switch, warn) or (False,))[0],
     )
+
+
+def check(  # noqa: PLR0913 - as `resolve`
+    *,
+    pool: str | None = None,
+    slots: int | None = None,
+    timeout_s: Timeout = UNSET,
+    on_timeout: str | None = None,
+    weight: int | None = None,
+    dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the name of the option
+) -> None:
+    """Raise the `SettingError` that `resolve` would raise for these options; look at nothing else."""
+    if pool is not None:
+        parse_pool(pool, "pool")
+    _slots_option(slots)
+    _timeout_option(timeout_s)
+    _on_timeout_option(on_timeout)
+    if weight is not None:
+        _positive(weight, "weight")
+    _dir_option(dir)
 
 
 def _bounds(config: Config, pool: str, options: Mapping[str, object] | None) -> Bounds | None:
@@ -320,9 +350,13 @@ def _timeout_option(timeout_s: object) -> tuple[float | None, str] | None:
         return None
     if timeout_s is None:
         return None, "option"
-    if is_seconds(timeout_s):
-        return float(timeout_s), "option"
-    problem = f"is not a number of seconds from 0 to {MAX_TIMEOUT_S:.0f}, nor None"
+    if isinstance(timeout_s, str):
+        return parse_duration(timeout_s, "timeout"), "option"
+    # A timedelta, whose module is not loaded for this.
+    seconds = timeout_s.total_seconds() if hasattr(timeout_s, "total_seconds") else timeout_s
+    if is_seconds(seconds):
+        return float(seconds), "option"
+    problem = f"is not a number of seconds from 0 to {MAX_TIMEOUT_S:.0f}, a duration such as '10m', nor None"
     raise SettingError("timeout", shown_number(timeout_s), problem)
 
 

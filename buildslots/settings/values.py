@@ -14,7 +14,10 @@ from buildslots.errors import SettingError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import NoReturn, TypeGuard
+    from datetime import timedelta
+    from typing import NoReturn, TypeAlias, TypeGuard
+
+    Timeout: TypeAlias = "float | str | timedelta | Unset | None"
 
 DEFAULT_POOL = "default"
 """The name of the pool that has the whole directory, and that `MAX_CONCURRENT_BUILDS` speaks of."""
@@ -77,6 +80,7 @@ NOT_ON_TIMEOUT = "is none of 'run', 'paced' and 'fail'"
 NOT_BYTES = "is not an amount of memory such as 512M, 2G or 1.5G"
 NOT_LOAD = "is not a number above 0"
 NOT_PRESSURE = "is not a list such as io=40,memory=10 of cpu, io or memory with percentages"
+NOT_A_SWITCH = "is neither 1 nor 0"
 NOT_JOURNAL = "is none of 'off', 'programs' and 'commands'"
 
 
@@ -220,6 +224,18 @@ def parse_on_timeout(text: str, source: str) -> str:
     if text not in ON_TIMEOUT:
         raise SettingError(source, text, NOT_ON_TIMEOUT)
     return text
+
+
+def parse_switch(text: str, source: str) -> bool:
+    """Return what turns something on ("1", also "true", "yes", "on") or off ("0", "false", "no", "off").
+
+    Raises:
+        SettingError: It is none of these.
+    """
+    word = text.strip().lower()
+    if word not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise SettingError(source, text, NOT_A_SWITCH)
+    return word in ("1", "true", "yes", "on")
 
 
 def parse_journal(text: str, source: str) -> str:

@@ -31,7 +31,7 @@ SHORT_NAME, LEAST_NAME = 30, 10
 HEAD = [
     "BUILDS",
     "QUEUED",
-    "FELL THROUGH",
+    "OVERFLOW",
     "FAILED",
     "WAIT p50",
     "p95",
@@ -149,7 +149,7 @@ def _summary(its: Figures) -> list[str]:
     others = [
         f"{count} {what}"
         for count, what in (
-            (its.fell_through, "fell through"),
+            (its.fell_through, "overflow"),
             (its.gave_up, "gave up"),
             (its.interrupted, "interrupted while waiting"),
             (its.degraded, "without a slot"),
