@@ -4,8 +4,8 @@
 
     from buildslots import build_slot
 
-    with build_slot():
-        subprocess.run(["make", "build"], check=True)
+    with build_slot() as slot:
+        subprocess.run(["make", "build"], env=slot.environ(), check=True)
 
 Public names are loaded on first use, so that `import buildslots` stays cheap and `slot-run`
 loads nothing it does not need.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from buildslots.admission import Slot
     from buildslots.errors import (
         NotSlotOwnerError,
+        PoolUnusableError,
         SettingError,
         SlotCancelledError,
         SlotReleasedError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from buildslots.gates import Gates
     from buildslots.pool import SlotPool, build_slot
     from buildslots.status import Holder, PoolStatus, Waiter
+    from buildslots.waiting import Waiting
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,7 @@ __all__ = [
     "Holder",
     "NotSlotOwnerError",
     "PoolStatus",
+    "PoolUnusableError",
     "SettingError",
     "Slot",
     "SlotCancelledError",
@@ -43,12 +46,17 @@ __all__ = [
     "SlotTimeoutError",
     "UnthrottledWarning",
     "Waiter",
+    "Waiting",
     "build_slot",
 ]
 
-_HOMES = {"Gates": "gates", "Slot": "admission", "SlotPool": "pool", "build_slot": "pool"} | dict.fromkeys(
-    ("Holder", "PoolStatus", "Waiter"), "status"
-)
+_HOMES = {
+    "Gates": "gates",
+    "Slot": "admission",
+    "SlotPool": "pool",
+    "build_slot": "pool",
+    "Waiting": "waiting",
+} | dict.fromkeys(("Holder", "PoolStatus", "Waiter"), "status")
 
 
 def __getattr__(name: str) -> object:
@@ -63,4 +71,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -38,12 +38,15 @@ if os.name == "nt":
             "examples",
             "fuzz",
             "gates",
+            "greenlets",
             "journal",
+            "logs",
             "nesting",
             "paced",
             "pool",
             "security",
             "shared",
+            "upgrades",
             "weights",
         )
     ]
