@@ -37,10 +37,10 @@ SENTENCE, NAME = 1000, 300
 """Characters that are shown of a sentence and of a command's name: an argument may have 128 KiB."""
 ENDING = tuple(
     getattr(_signal, name)
-    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM")
     if hasattr(_signal, name)
 )
-"""Signals that end slot-run while it waits, and that it forwards to the command while that runs."""
+"""Signals that end slot-run while it waits, with its place in line tidied away."""
 
 
 class Interrupted(BaseException):
