@@ -12,6 +12,7 @@ from _thread import allocate_lock
 
 from buildslots.backend import Refusal, Request
 from buildslots.errors import NotSlotOwnerError, SlotCancelledError, SlotReleasedError, SlotTimeoutError
+from buildslots.processes import occupy_standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ class Slot:
     ...     slot.number, slot.weight, slot.overflow
     (0, 2, False)
 
-    Nothing is held when `number` is None (the machinery failed, and a warning said so) or
-    `nested` is True (an outer holder has it, and releases it). Such a slot is released like any other.
+    Nothing is held when `number` is None (the machinery failed, and a warning said so; or slots are
+    disabled) or `nested` is True (an outer holder has it, and releases it). Such a slot is released like any
+    other. One that is forgotten while it is held is given back with a ResourceWarning.
 
     Attributes:
         pool: Name of the pool; "default" for the default one.
@@ -60,35 +62,43 @@ class Slot:
         weight: How many slots it holds; 0 if none itself.
         overflow: Whether the cap was full at the timeout, so that this build runs beyond it.
         nested: Whether this is the slot of an outer `build_slot()` or `slot-run`.
+        released: Whether it was given back; what a build needs of it then raises SlotReleasedError.
         waited_s: Seconds from the request to the start.
     """
 
     __slots__ = (
-        "_block",
+        "__weakref__",
         "_directory",
+        "_given",
         "_hold",
         "_log",
         "_mark",
         "_pid",
-        "_released",
+        "_root",
+        "_told",
         "nested",
         "number",
         "overflow",
         "pool",
+        "released",
         "waited_s",
         "weight",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by this package only
         self,
         pool: str,
         directory: str | None = None,
         *,
         hold: Hold | None = None,
         mark: str | None = None,
+        root: Slot | None = None,
         waited_s: float = 0.0,
     ) -> None:
-        """Made by this package only: of a `hold`, of the `mark` of an outer slot, or of neither."""
+        """Made by this package only: of a `hold`, of the `mark` of an outer slot, or of neither.
+
+        The outer slot is `root` if this process knows it as an object, and not by its environment only.
+        """
         self.pool = pool
         if hold is not None:
             self.number: int | None = hold.numbers[0]
@@ -103,12 +113,13 @@ class Slot:
         self._hold = hold
         self._log: Log | None = None
         self._mark = mark
+        self._root = root
         self._pid = os.getpid()
-        self._released = False
-        self._block: object = None
+        self._given = self._told = False  # whether the caller has the slot; whether a child was told of it
+        self.released = False
 
     def __repr__(self) -> str:
-        state = "released" if self._released else "nested" if self.nested else "held"
+        state = "released" if self.released else "nested" if self.nested else "held"
         return f"<Slot {self.number} of pool {self.pool!r}, {state}>"
 
     @property
@@ -118,9 +129,14 @@ class Slot:
         For `subprocess`: `pass_fds=slot.descriptors`. A release by this process frees the slot all
         the same. Empty when this object holds nothing itself. A child that wants to can free the slot by them
         earlier, and no more: they neither write nor read.
+
+        Raises:
+            SlotReleasedError: The slot was released.
         """
-        if self._hold is None or self._released:
+        self._check_held()
+        if self._hold is None:
             return []
+        occupy_standard()  # the program may have closed its stdout since
         return self._hold.descriptors
 
     def release(self, status: int | None = None) -> None:
@@ -135,8 +151,8 @@ class Slot:
             NotSlotOwnerError: This process was forked from the one that acquired the slot. The slot
                 stays with that process.
         """
-        if self._released:
-            raise SlotReleasedError(self.pool, self.number)
+        self._given = False  # not forgotten, whatever interrupts this
+        self._check_held()
         if self._pid != os.getpid():
             raise NotSlotOwnerError(self.pool, self.number, self._pid, os.getpid())
         self._let_go(status)
@@ -146,60 +162,112 @@ class Slot:
 
         Args:
             base: What to start from; None for `os.environ`.
+
+        Raises:
+            SlotReleasedError: The slot was released.
         """
+        self._check_held()
         env = dict(os.environ if base is None else base)
         if self._mark is None:
             env.pop(NUMBER, None)
         else:
             env[NUMBER] = str(self.number)
-            marks = env.get(HELD, "")
-            if self._mark not in marks.split(","):
-                env[HELD] = f"{marks},{self._mark}".lstrip(",")
+            # A program may write this into its own environment, for each build anew: without what has ended,
+            # and with no more than anybody looks at, the variable never gets too long for an exec.
+            marks = [mark for mark in env.get(HELD, "").split(",") if mark and mark not in _ended]
+            if self._mark not in marks:
+                marks.append(self._mark)
+            env[HELD] = ",".join(marks[-MARKS:])
+            self._told = True
         return env
 
+    def _check_held(self) -> None:
+        if self.released:
+            raise SlotReleasedError(self.pool, self.number)
+
     def _inner(self) -> Slot:
-        """A nested slot under this one."""
-        return Slot(self.pool, self._directory, mark=self._mark)
+        """A nested slot under this one; it asks the one that holds, and not this one, whether it counts."""
+        return Slot(self.pool, self._directory, mark=self._mark, root=self._root or self)
 
     def __enter__(self) -> Self:
+        self._check_held()
         held = slots_here()
-        held.set((*held.get(()), self))
+        # What was released in another context would stay in this one for ever.
+        held.set((*(slot for slot in held.get(()) if not slot.released), self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        held = slots_here()
-        held.set(tuple(slot for slot in held.get(()) if slot is not self))
+        self._leave_block()
         # Quietly, also after an early release() and in a forked child that leaves its parent's block.
         self._let_go(None)
 
+    def _leave_block(self) -> None:
+        held = slots_here()
+        held.set(tuple(slot for slot in held.get(()) if slot is not self and not slot.released))
+
     def _let_go(self, status: int | None) -> None:
         """Let go of what is held, if it still is; in a forked child, of its copies only."""
-        self._released = True
+        self.released = True
         at, until = time.time(), time.monotonic()  # before the next build may start
+        is_ours = self._pid == os.getpid()
         if self._hold is not None:
             self._hold.release()
             self._hold = None  # who forgets the slot at the next acquire() has no time for it
+            if self._told and is_ours and self._mark is not None:
+                _ended.append(self._mark)
+                del _ended[:-MARKS]
         log, self._log = self._log, None
-        if log is not None and self._pid == os.getpid():
+        if log is not None and is_ours:
             log.ended(status, at, until)
 
     def __del__(self) -> None:
-        if getattr(self, "_hold", None) is not None and not self._released:  # lost like a file
-            self._let_go(None)
+        if getattr(self, "_hold", None) is None or self.released:
+            return
+        text = repr(self)
+        self._let_go(None)  # lost like a file
+        if self._given and self._pid == os.getpid():
+            try:
+                from warnings import warn  # noqa: PLC0415 - off the fast path
+            except ImportError:  # the interpreter is shutting down
+                return
+            warn(
+                f"{text} was never released: keep it in a variable or a with block", ResourceWarning, 2, self
+            )
 
     def __reduce__(self) -> str:
         raise TypeError("a slot belongs to the process that took it, and cannot be pickled")
 
     def _covers(self, directory: str) -> bool:
-        """Whether a build of the pool in `directory`, with this slot in its context, runs under it."""
-        if self._released or self._directory != directory or self.number is None:
+        """Whether a build of the pool in `directory`, with this slot in its context, runs under it.
+
+        A nested slot counts only while its root does. A root in another process is asked for in the pool,
+        which raises OSError as in `_outer`.
+        """
+        if self.released or self._mark is None or not _is_same(self._directory, directory):
             return False
-        if self._hold is None or self._pid == os.getpid():
+        root = self._root or self
+        if root.released:
+            return False
+        if root._hold is not None and root._pid == os.getpid():
             return True
-        # In a forked child; raises OSError, as in `_outer`.
-        return open_pool(directory).is_ours(self._hold.numbers[0], self._hold.nonce)
+        number, _, nonce = self._mark.partition(":")
+        return open_pool(directory).is_ours(int(number), nonce)
+
+
+_ended: list[str] = []
+"""The last marks of this process that children were told of and that mean nothing any more."""
+
+
+def _is_same(one: str | None, other: str) -> bool:
+    """Whether two paths are one directory, which links and mounts may give several names."""
+    if one is None or one == other:
+        return one == other
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False  # one is not there
 
 
 def open_pool(directory: str, late_at: float = float("inf")) -> Backend:
@@ -227,6 +295,8 @@ class Admission:
     Args:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
+        open_pool: Opens the pool: this module's `open_pool`, or that of `crowd`.
+        late_s: By how much whatever others do to the pool may delay it beyond its timeout.
 
     Attributes:
         has_failed: Whether our machinery has failed, and so no slot was got.
@@ -244,12 +314,18 @@ class Admission:
         "has_failed",
     )
 
-    def __init__(self, settings: Settings, command: list[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        command: list[str],
+        open_pool: Callable[[str, float], Backend] = open_pool,
+        late_s: float = LATE_S,
+    ) -> None:
         self._settings = settings
         self._request = Request(settings.slots, command, settings.weight, _gates(settings))
         late_at = float("inf")  # whose turn comes after the timeout has time for the mutex then
         if settings.timeout_s is not None and settings.on_timeout != "paced":
-            late_at = self._request.began + settings.timeout_s + LATE_S
+            late_at = self._request.began + settings.timeout_s + late_s
         self._pool = open_pool(settings.dir, late_at)
         self._hold: Hold | None = None
         self._place: Place | None = None
@@ -339,29 +415,42 @@ class Admission:
             return (yield from self._steps(notice, poll))
         except SlotTimeoutError:
             raise
-        except Exception:  # what comes while the caller sleeps only closes this generator
-            self.has_failed = True
+        except Exception as error:  # what comes while the caller sleeps only closes this generator
+            self.has_failed = not _is_the_caller_s(error)
             raise
 
     def _steps(
         self, notice: Callable[[], Notice | None] | None, poll: Callable[[], object] | None
     ) -> Steps[Slot]:
         settings = self._settings
+        if settings.disabled:
+            self._started = True
+            return Slot(settings.pool)
         outer = _outer(self._pool)
         if outer is not None:
-            self._started = True  # long ago
-            return Slot(settings.pool, settings.dir, mark=outer)
+            return self._nested(outer)
         if settings.timeout_s == 0:
             found = yield from self._pool.attempt(self._request)
             if isinstance(found, Refusal):
+                if (kin := self._pool.kin()).mark is not None:
+                    return self._nested(kin.mark)
                 found = yield from self._at_timeout(found)
             self._hold = found
         else:
             self._hold, self._place = yield from self._pool.enter(self._request, poll)
             if self._place is not None:
+                if (kin := self._pool.kin()).mark is not None:
+                    return self._nested(kin.mark)
                 self._hold = yield from self._wait(self._place, notice)
         waited_s = time.monotonic() - self._request.began
         return Slot(settings.pool, settings.dir, hold=self._hold, waited_s=waited_s)
+
+    def _nested(self, mark: str) -> Slot:
+        """The slot of an outer holder, which `mark` names; nobody waits for this build in line."""
+        if self._place is not None:
+            self._place.leave()
+        self._started = True  # long ago
+        return Slot(self._settings.pool, self._settings.dir, mark=mark)
 
     def started(self, slot: Slot, child: int | None = None) -> None:
         """Leave the line: the build has started under `slot`, as the process `child`.
@@ -436,6 +525,24 @@ class Admission:
             except Exception:  # noqa: BLE001 - no descriptor left, say, or an upgrade has removed the module
                 return None
         return self._log
+
+
+def _is_the_caller_s(error: Exception) -> bool:
+    """Whether `error` comes from a signal handler of the program, or was put into this thread.
+
+    A handler runs in the middle of whatever runs, and so in our code, too; the traceback shows its frame.
+    What another thread puts into this one has no frame (PyThreadState_SetAsyncExc); but what a system call
+    raises has a number.
+    """
+    if isinstance(error, OSError) and error.errno is None:
+        return True
+    known = (os.path.dirname(__file__), os.path.dirname(os.__file__), "<frozen")
+    trace = error.__traceback__
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith(known):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _gates(settings: Settings) -> Gates | None:

@@ -50,6 +50,11 @@ if TYPE_CHECKING:
         """What marks this one holding, for the nesting check."""
         overflow: bool
         """Whether they were taken beyond the cap."""
+
+        @property
+        def is_held(self) -> bool:
+            """Whether this process has not let go of them."""
+
         despite: str | None
         """The closed gate for which it does not wait any longer, in words; None if there was none."""
 
@@ -66,6 +71,10 @@ if TYPE_CHECKING:
     class Place(Protocol):
         """A place in line."""
 
+        @property
+        def number(self) -> int:
+            """By which places are sorted; that of the arrival in line, in microseconds."""
+
         def until(self, deadline: float, notice: Notice | None = None) -> Steps[Hold | Refusal]:
             """Wait until there is a slot for us, or until `time.monotonic()` is `deadline`.
 
@@ -79,16 +88,20 @@ if TYPE_CHECKING:
             """Leave the line. Idempotent, raises nothing; in a forked child the place stays its parent's."""
 
     class Backend(Protocol):
-        """One pool, as one build uses it. All but `is_ours` raise OSError if the pool cannot be used."""
+        """One pool, as one build uses it. All but `is_ours` and `kin` raise OSError if it cannot be used."""
 
-        repaired: list[str]
-        """What of the pool could not be used, and what became of it, in words."""
+        @property
+        def repaired(self) -> list[str]:
+            """What of the pool could not be used, and what became of it, in words."""
 
         def is_ours(self, number: int, nonce: str) -> bool:
             """Whether slot `number` is still held by the very holding that `nonce` marks.
 
             Raises OSError if that cannot be told.
             """
+
+        def kin(self) -> Kin:
+            """What those who hold the slots are to this process, for who has to wait. Raises nothing."""
 
         def attempt(self, request: Request) -> Steps[Hold | Refusal]:
             """Take slots if they are free and nobody is in line."""
@@ -100,6 +113,9 @@ if TYPE_CHECKING:
 
         def exceed(self, request: Request, refusal: Refusal) -> Steps[Hold]:
             """Take slots beyond the cap, after `refusal`."""
+
+        def join(self, request: Request, number: int, poll: Callable[[], Any] | None) -> Place:
+            """Join the line at the place of `number`: that of an arrival some time ago, in microseconds."""
 
 
 class Request:
@@ -143,3 +159,18 @@ class Refusal:
     def __init__(self, held: int, gate: str | None = None) -> None:
         self.held: Final = held
         self.gate: Final = gate
+
+
+class Kin:
+    """What those who hold the slots are to the process that has to wait for them.
+
+    Attributes:
+        mark: The slot of a command below which this process runs, as `N:NONCE`; None if there is none.
+        is_own: Whether every slot is held by this very process, or by one above it.
+    """
+
+    __slots__ = ("is_own", "mark")
+
+    def __init__(self, mark: str | None, *, is_own: bool) -> None:
+        self.mark: Final = mark
+        self.is_own: Final = is_own

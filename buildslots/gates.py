@@ -39,7 +39,7 @@ class Gates(Bounds):
         SettingError: A ValueError; one of them is no such number.
     """
 
-    __slots__ = ()
+    __slots__ = ("__weakref__",)
 
     def __init__(
         self,

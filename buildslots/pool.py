@@ -6,33 +6,49 @@ throttle must not become the reason why nothing builds.
 
 from __future__ import annotations
 
+import os
 import sys
 
-from buildslots.admission import Admission, Slot, slots_here
-from buildslots.errors import SlotTimeoutError
-from buildslots.settings import Settings, resolve
+# What may only be needed later is loaded now as well: a program may run for months, and this package be
+# upgraded or removed meanwhile. Only slot-run has no time for that.
+import buildslots.gates
+import buildslots.journal
+import buildslots.words  # noqa: F401
+from buildslots import aio
+from buildslots.admission import LATE_S, Admission, Slot, slots_here
+from buildslots.block import Block
+from buildslots.crowd import open_pool
+from buildslots.decorated import decorated
+from buildslots.disk import directory, wait  # noqa: F401
+from buildslots.errors import SettingError, SlotTimeoutError, UnthrottledWarning
+from buildslots.processes import occupy_standard
+from buildslots.settings import Settings, check, compiled, file, machine, resolve  # noqa: F401
 from buildslots.settings.values import UNSET
+from buildslots.status import pool_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
-    from types import TracebackType
-    from typing import ParamSpec, TypeVar
+    from typing import Any, ParamSpec, TypeVar
 
+    from buildslots.block import Wish
     from buildslots.gates import Gates
-    from buildslots.settings.values import Unset
+    from buildslots.settings.values import Timeout
     from buildslots.status import PoolStatus
 
     P = ParamSpec("P")
     R = TypeVar("R")
 
 
+TRY_S = 0.007
+"""How long `try_acquire` and `acquire(0)` try to get the mutex: tasks call them, and the others of the loop
+stand still meanwhile."""
 FAILURES = (OSError, ImportError)
 """What the machinery fails with: a call, or a module that cannot be loaded, for want of a descriptor, say."""
 
 
-class SlotPool:
+class SlotPool(Block):
     """The build slots of one pool, with settings as `slot-run` has them.
 
     Safe to share among threads and with forked children; pickled, it is the same pool with the same settings.
@@ -42,12 +58,15 @@ class SlotPool:
     >>> pool.status().held, pool.try_acquire(weight=2)
     (1, None)
     >>> slot.release()
+    >>> with pool as slot:  # or async with; the same as build_slot(pool)
+    ...     slot.number, pool.cap
+    (0, 2)
 
     Args:
         pool: Name of the pool; None for `BUILD_SLOTS_POOL` or the default pool.
         slots: The cap K; None for environment, config file or the machine's default.
-        timeout: Seconds for which `acquire()` waits, None for ever; by default environment, config
-            file, or 120 s.
+        timeout: How long `acquire()` waits: seconds, a duration such as "10m", or a timedelta; None for ever;
+            by default environment, config file, or 120 s.
         on_timeout: "run" (as overflow), "paced" (likewise, but one after the other) or "fail"; None for
             environment, config file or "run".
         gates: What the machine has to be like before a build starts; what it leaves open the config file
@@ -61,16 +80,20 @@ class SlotPool:
 
     __slots__ = ("_broken", "_settings", "name")
 
+    name: str
+    """Name of the pool; "default" for the default one."""
+
     def __init__(  # noqa: PLR0913 - one for each thing that can be set, by keyword only
         self,
         pool: str | None = None,
         *,
         slots: int | None = None,
-        timeout: float | Unset | None = UNSET,
+        timeout: Timeout = UNSET,
         on_timeout: str | None = None,
         gates: Gates | None = None,
-        dir: str | None = None,  # noqa: A002 - the word that users know from --dir
+        dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the word that users know from --dir
     ) -> None:
+        super().__init__()
         self._settings: Settings | None = None
         self._broken: OSError | None = None
         try:
@@ -90,13 +113,31 @@ class SlotPool:
     def __repr__(self) -> str:
         return f"<SlotPool {self.name!r}>"
 
+    def __getstate__(self) -> tuple[Settings | None, OSError | None, str]:
+        # What this process holds is its own.
+        return self._settings, self._broken, self.name
+
+    def __setstate__(self, state: tuple[Settings | None, OSError | None, str]) -> None:
+        super().__init__()
+        self._settings, self._broken, self.name = state
+
+    @property
+    def cap(self) -> int:
+        """K: how many slots may be held when a build of this pool starts.
+
+        Raises:
+            OSError: The pool has no place: no directory can be named.
+        """
+        return self._usable_settings().slots
+
     def acquire(
         self,
-        timeout: float | Unset | None = UNSET,
+        timeout: Timeout = UNSET,
         on_timeout: str | None = None,
         *,
         weight: int | None = None,
         cancel: Event | None = None,
+        label: str | None = None,
     ) -> Slot:
         """Wait in line for a slot and take it.
 
@@ -105,11 +146,14 @@ class SlotPool:
         used, the slot returned holds nothing, at once, with an `UnthrottledWarning`.
 
         Args:
-            timeout: Seconds to wait, 0 not at all, None for ever; by default that of the pool.
+            timeout: How long to wait: seconds, "10m", a timedelta; 0 not at all, None for ever; by default as
+                the pool says.
             on_timeout: "run" or "paced": return an overflow slot then; "fail": raise; None for the pool's.
             weight: How many slots the build needs; it gets them together, in its turn. None for 1; more
                 than K counts as K, with a warning.
             cancel: Ends the wait within a tenth of a second when some other thread sets it.
+            label: What views, the waiting line and the journal call this build, in place of this program's
+                command line.
 
         Raises:
             SlotTimeoutError: A TimeoutError; no slot in time. Nothing is held, and the place in
@@ -118,46 +162,50 @@ class SlotPool:
             SettingError: A ValueError; an argument is not usable.
         """
         try:
-            with self._admission(timeout, on_timeout, weight) as admission:
+            admission = self._admission(timeout, on_timeout, weight, label)
+        except OSError as error:  # no directory for the pool
+            return self._unthrottled(error)
+        try:
+            with admission:
                 slot = admission.acquire(cancel=cancel)
                 admission.started(slot)
-        except SlotTimeoutError:
-            raise
         except FAILURES as error:
+            if not admission.has_failed:
+                raise
             return self._unthrottled(error)
-        for sentence in admission.repaired:
-            _warn(sentence)
-        return slot
+        return _given(slot, admission)
 
     async def acquire_async(
         self,
-        timeout: float | Unset | None = UNSET,  # noqa: ASYNC109 - it bounds the wait, and may end in a slot
+        timeout: Timeout = UNSET,  # noqa: ASYNC109 - it bounds the wait, and may end in a slot
         on_timeout: str | None = None,
         *,
         weight: int | None = None,
+        cancel: Event | None = None,
+        label: str | None = None,
     ) -> Slot:
         """`acquire` for a task of asyncio, trio or anyio: others run while it waits, without a thread.
 
         When the task is cancelled, nothing is held, and the place in line is gone.
         """
-        from buildslots import aio  # noqa: PLC0415 - asyncio
-
         try:
-            with self._admission(timeout, on_timeout, weight) as admission:
-                slot = await aio.acquire(admission)
-                admission.started(slot)
-        except SlotTimeoutError:
-            raise
-        except FAILURES as error:
+            admission = self._admission(timeout, on_timeout, weight, label)
+        except OSError as error:  # no directory for the pool
             return self._unthrottled(error)
-        for sentence in admission.repaired:
-            _warn(sentence)
-        return slot
+        try:
+            with admission:
+                slot = await aio.acquire(admission, cancel)
+                admission.started(slot)
+        except FAILURES as error:
+            if not admission.has_failed:
+                raise
+            return self._unthrottled(error)
+        return _given(slot, admission)
 
-    def try_acquire(self, *, weight: int | None = None) -> Slot | None:
+    def try_acquire(self, *, weight: int | None = None, label: str | None = None) -> Slot | None:
         """Take a slot if one is free and nobody is in line; None otherwise. Otherwise like `acquire`."""
         try:
-            return self.acquire(0, "fail", weight=weight)
+            return self.acquire(0, "fail", weight=weight, label=label)
         except SlotTimeoutError:
             return None
 
@@ -167,22 +215,25 @@ class SlotPool:
         Raises:
             OSError: The pool cannot be read.
         """
-        from buildslots.status import pool_status  # noqa: PLC0415 - dataclasses, psutil
-
         return pool_status(self._usable_settings())
 
+    def _wanted(self) -> tuple[SlotPool, Wish]:
+        return self, {}
+
     def _admission(
-        self, timeout: float | Unset | None, on_timeout: str | None, weight: int | None
+        self, timeout: Timeout, on_timeout: str | None, weight: int | None, label: str | None = None
     ) -> Admission:
         settings = self._usable_settings()
         settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
-        return Admission(settings, sys.orig_argv)
+        _check_label(label)
+        occupy_standard()
+        command = sys.orig_argv if label is None else [label]
+        late_s = TRY_S if settings.timeout_s == 0 else LATE_S
+        return Admission(settings, command, open_pool, late_s)
 
     def _unthrottled(self, error: Exception) -> Slot:
         """A slot that holds nothing, because of `error`."""
         import warnings  # noqa: PLC0415 - off the fast path
-
-        from buildslots.errors import UnthrottledWarning  # noqa: PLC0415
 
         warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=_callers())
         return Slot(self.name)
@@ -207,7 +258,7 @@ class SlotPool:
         return None
 
 
-class build_slot:  # noqa: N801 - used like a function
+class build_slot(Block):  # noqa: N801 - used like a function
     """`with build_slot() as slot:` holds a build slot for the block; `async with` and `@build_slot()` too.
 
     >>> with build_slot("link", slots=1) as slot:
@@ -220,97 +271,86 @@ class build_slot:  # noqa: N801 - used like a function
     >>> asyncio.run(build("all"))
     ('all', True)
 
-    Arguments as for `SlotPool`, and `weight`, how many slots it needs, as for `SlotPool.acquire`.
+    Arguments as for `SlotPool`, and `weight`, `cancel` and `label` as for `SlotPool.acquire`. The first may
+    also be a `SlotPool`, which has its own `slots`, `gates` and `dir`. Wrong ones raise here; environment and
+    config file are read anew for each block, and each call of a decorated function.
 
     Re-entrant: inside of it, in the same thread or task and in tasks that it starts, a further
     `build_slot()` of the same pool is the same slot. Raises what `SlotPool` and `SlotPool.acquire`
     raise; the block is not entered then.
     """
 
-    __slots__ = ("_entered", "_pool", "_weight")
+    __slots__ = ("_options", "_pool", "_wish")
 
     def __init__(  # noqa: PLR0913 - one for each thing that can be said, by keyword only
         self,
-        pool: str | None = None,
+        pool: str | SlotPool | None = None,
         *,
         slots: int | None = None,
-        timeout: float | Unset | None = UNSET,
+        timeout: Timeout = UNSET,
         on_timeout: str | None = None,
         weight: int | None = None,
         gates: Gates | None = None,
-        dir: str | None = None,  # noqa: A002 - the word that users know from --dir
+        dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the word that users know from --dir
+        cancel: Event | None = None,
+        label: str | None = None,
     ) -> None:
         if callable(pool):
             raise TypeError("as a decorator it takes its arguments first: write @build_slot()")
-        self._pool = SlotPool(pool, slots=slots, timeout=timeout, on_timeout=on_timeout, gates=gates, dir=dir)
-        self._weight = weight
-        self._entered: list[Slot] = []
+        super().__init__()
+        self._wish: Wish = {"weight": weight, "cancel": cancel, "label": label}
+        self._wish |= {"timeout": timeout, "on_timeout": on_timeout}
+        self._options: dict[str, Any] = {"slots": slots, "gates": gates, "dir": dir}
+        self._pool = pool
+        if isinstance(pool, SlotPool):
+            given = [name for name, value in self._options.items() if value is not None]
+            if given:
+                raise TypeError(f"{given[0]} is for the SlotPool: it cannot be given beside one")
+            pool = None
+        check(pool=pool, slots=slots, timeout_s=timeout, on_timeout=on_timeout, weight=weight, dir=dir)
+        _check_label(label)
+        if dir is not None:
+            try:
+                self._options["dir"] = os.path.abspath(os.fsdecode(dir))  # where it is now
+            except OSError:
+                pass  # the working directory is gone, which is the block's trouble
 
-    def __getstate__(self) -> tuple[SlotPool, int | None]:
+    def __getstate__(self) -> tuple[str | SlotPool | None, dict[str, Any], Wish]:
         # What this process holds is its own.
-        return self._pool, self._weight
+        return self._pool, self._options, self._wish
 
-    def __setstate__(self, state: tuple[SlotPool, int | None]) -> None:
-        self._pool, self._weight = state
-        self._entered = []
+    def __setstate__(self, state: tuple[str | SlotPool | None, dict[str, Any], Wish]) -> None:
+        super().__init__()
+        self._pool, self._options, self._wish = state
 
-    def __enter__(self) -> Slot:
+    def _wanted(self) -> tuple[SlotPool, Wish]:
         pool = self._pool
-        return self._enter(pool._slot_of_context() or pool.acquire(weight=self._weight))
-
-    def _enter(self, slot: Slot) -> Slot:
-        slot._block = self
-        self._entered.append(slot)
-        return slot.__enter__()
-
-    async def __aenter__(self) -> Slot:
-        pool = self._pool
-        return self._enter(pool._slot_of_context() or await pool.acquire_async(weight=self._weight))
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, trace)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # Of this thread or task, and the innermost: the object may be entered more than once. An exit stack
-        # may be closed in another task than it was filled in: then what was entered last.
-        ours = (slot for slot in reversed(slots_here().get(())) if slot._block is self)
-        slot = next(ours, None) or self._entered[-1]
-        self._entered.remove(slot)
-        slot.__exit__(kind, error, trace)
+        return pool if isinstance(pool, SlotPool) else SlotPool(pool, **self._options), self._wish
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """As a decorator: each call of `function`, sync or async, runs under a slot.
+        """As a decorator: each call of `function` runs under a slot, to the end of what it does.
+
+        What a coroutine function, or another one, returns to be awaited is awaited under the slot; a future
+        that is returned keeps the slot until it is done.
 
         Raises:
-            TypeError: `function` is a generator function: its body would run after the slot was released.
+            TypeError: `function` is a generator function, whose body would run after the slot was released;
+                or a class, or no function at all. A call raises it if a generator is returned.
         """
-        import functools  # noqa: PLC0415 - off the fast path
-        import inspect  # noqa: PLC0415
+        return decorated(self, function)
 
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"{function.__qualname__} is a generator function: use `with build_slot()` inside"
-            )
-        call = getattr(function, "__call__", None)  # noqa: B004 - it may be an object with an async one
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
 
-            @functools.wraps(function)
-            async def run_async(*args: P.args, **kwargs: P.kwargs) -> object:
-                async with self:
-                    return await function(*args, **kwargs)  # type: ignore[misc]
+def _given(slot: Slot, admission: Admission) -> Slot:
+    """`slot`, which is the caller's from now on, to release or to lose."""
+    for sentence in admission.repaired:
+        _warn(sentence)
+    slot._given = True
+    return slot
 
-            return run_async  # type: ignore[return-value]  # R is the coroutine that it returns
 
-        @functools.wraps(function)
-        def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self:
-                return function(*args, **kwargs)
-
-        return run
+def _check_label(label: object) -> None:
+    if label is not None and not (isinstance(label, str) and label.strip()):
+        raise SettingError("label", repr(label), "is not a text that names the build")
 
 
 def _warn(text: str) -> None:

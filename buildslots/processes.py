@@ -1,4 +1,4 @@
-"""Processes: which one this is, whether another lives, and what a forked child must have no copy of."""
+"""Processes: which one this is and what it was given, whether another lives, what a fork must not copy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from buildslots.files import close
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+MOST_ANCESTORS = 256
+"""So many processes above this one are looked at."""
+MOST_FILES = 4096
+"""Among so many open files of a process one is looked for."""
 
 _identity: tuple[int, dict[str, str]] = (0, {})
 
@@ -37,15 +42,84 @@ def identity() -> dict[str, str]:
 
 def start_of(pid: int) -> int:
     """When process `pid` started, in clock ticks after boot: field 22 of proc_pid_stat(5); 0 if unknown."""
+    return _parent_and_start(pid)[1]
+
+
+def _parent_and_start(pid: int) -> tuple[int, int]:
+    """Fields 4 and 22 of proc_pid_stat(5): the parent of process `pid`, and when it started; 0 if unknown."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         try:
             stat = os.read(fd, 4096)
         finally:
             close(fd)
-        return int(stat[stat.rindex(b")") + 2 :].split()[19])  # the name in parentheses may hold anything
+        fields = stat[stat.rindex(b")") + 2 :].split()  # the name in parentheses may hold anything
+        return int(fields[1]), int(fields[19])
     except (OSError, ValueError, IndexError):
-        return 0
+        return 0, 0
+
+
+def ancestors() -> dict[int, int]:
+    """The processes above this one, its parent first: when each started, by pid; 0 if that is unknown.
+
+    As far as they can be seen: not beyond the pid namespace, nor beyond whom /proc hides.
+    """
+    found: dict[int, int] = {}
+    if sys.platform == "linux":
+        pid = os.getppid()
+        while pid and pid not in found and len(found) < MOST_ANCESTORS:
+            above, found[pid] = _parent_and_start(pid)
+            pid = above
+        return found
+    try:
+        import psutil  # noqa: PLC0415 - where there is no /proc
+
+        return {process.pid: 0 for process in psutil.Process().parents()}
+    except Exception:  # noqa: BLE001 - psutil's own, or it cannot be loaded
+        return found
+
+
+def has_open(pid: int, path: str) -> bool:
+    """Whether process `pid` has the file at `path` open; False where the system does not tell us."""
+    try:
+        file = os.stat(path)
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            some = zip(entries, range(MOST_FILES), strict=False)
+            return any(os.path.samestat(entry.stat(), file) for entry, _ in some)
+    except OSError:
+        return False
+
+
+def given_arguments(args: list[str]) -> list[bytes]:
+    """The bytes of `args`, the end of `sys.argv`, as whoever started this process has written them.
+
+    Python decodes them with the C library, whose EUC-JP, Big5 and GB18030 are not quite those of Python's
+    codecs: text in another encoding may be no text of these, or come back as other bytes.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or not args:
+        return [os.fsencode(word) for word in args]
+    given = _strings("/proc/self/cmdline")
+    return given[-len(args) :] if given else [os.fsencode(word) for word in args]
+
+
+def given_environment() -> list[bytes] | None:
+    """The entries of the environment that this process was started with; None where /proc does not tell."""
+    return _strings("/proc/self/environ")
+
+
+def _strings(path: str) -> list[bytes] | None:
+    """The strings in a file of /proc, each of which ends with NUL; None if it cannot be read."""
+    parts: list[bytes] = []
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            while part := os.read(fd, 1 << 16):
+                parts.append(part)
+        finally:
+            close(fd)
+    except OSError:
+        return None
+    return b"".join(parts).split(b"\0")[:-1]
 
 
 def number(text: str | None) -> int | None:
@@ -99,29 +173,47 @@ def _is_hidden(pid: int) -> bool:
     return False
 
 
+def occupy_standard() -> None:
+    """Open what is closed of the descriptors 0, 1 and 2. Raises nothing.
+
+    A program may be started without them (`>&-`), or close them. The next file opened would get the number,
+    and with a lock or a bell there whatever the program or its child prints would go into a file of the pool.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            try:
+                new = os.open(os.devnull, os.O_RDWR)
+            except OSError:
+                return  # no /dev, or no descriptor left
+            if new > 2:  # another thread was quicker
+                close(new)
+
+
 # A child that is forked has copies of all descriptors, and a lock lives as long as any copy.
 
-_kept_from_children: set[int] = set()
+_kept_from_children: dict[int, tuple[int, int]] = {}  # the device and inode of each descriptor
 _hook_installed = False
 _forks = 0
 
 
 def keep_from_children(fd: int) -> None:
     """See to it that a child forked while `fd` is open has no copy: it would keep a lock alive."""
-    _kept_from_children.add(fd)
+    about = os.fstat(fd)
+    _kept_from_children[fd] = about.st_dev, about.st_ino
     if not _hook_installed:
         _install_hook()
 
 
 def forget(fd: int) -> None:
     """Undo `keep_from_children`: from now on children inherit copies of `fd`."""
-    _kept_from_children.discard(fd)
+    _kept_from_children.pop(fd, None)
 
 
 def close_kept(fd: int) -> None:
     """Close `fd`, which children have no copy of. In a forked child it is closed already."""
-    if fd in _kept_from_children:
-        _kept_from_children.discard(fd)
+    if _kept_from_children.pop(fd, None) is not None:
         close(fd)
 
 
@@ -145,7 +237,13 @@ def _count_fork() -> None:
 
 
 def _close_in_child() -> None:
-    fds = list(_kept_from_children)
+    kept = list(_kept_from_children.items())
     _kept_from_children.clear()
-    for fd in fds:
-        close(fd)  # unless the program has closed everything, as daemons do
+    for fd, which in kept:
+        try:
+            about = os.fstat(fd)
+        except OSError:
+            continue
+        # A program that has closed everything, as daemons do, has given the numbers to files of its own.
+        if (about.st_dev, about.st_ino) == which:
+            close(fd)

@@ -28,7 +28,7 @@ MOST_FOREIGN = 64
 """Of so many slots of other programs the system is asked who has them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Holder:
     """Who holds a slot, or several together.
 
@@ -69,7 +69,7 @@ class Holder:
     elsewhere: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Waiter:
     """Who waits in line.
 
@@ -99,7 +99,7 @@ class Waiter:
     elsewhere: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class PoolStatus:
     """A pool at one moment.
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import filelock
 import portalocker
 import pytest
-from builds import Build, Pool, script, wait_until
+from builds import DEADLINE_S, Build, Pool, script, wait_until
 
-from buildslots import SlotPool
+from buildslots import SlotPool, SlotTimeoutError
 from buildslots.backend import Refusal, Request
-from buildslots.disk import bells, holding, lock, sleepers
+from buildslots.disk import bells, ears, holding, lock, sleepers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,7 +146,10 @@ from buildslots.disk import line
 from buildslots.disk.directory import PoolDirectory
 
 directory = PoolDirectory(sys.argv[1])
-ticket = directory.with_repairs(lambda: line.Ticket(directory.path, 1, b""))
+try:
+    next(directory.under_mutex(lambda: line.Ticket(directory.path, 1, b"")))
+except StopIteration as end:
+    ticket = end.value
 removals = iter(range(int(sys.argv[2])))
 
 def kill(event, _):
@@ -440,3 +445,61 @@ def test_looking_leaves_no_trace(pool: Pool) -> None:
     (pool.dir / "slot-0").touch()
     assert pool.held() == []
     assert [path.name for path in pool.dir.iterdir()] == ["slot-0"]
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("enough"), ConnectionResetError(104, "reset"), ImportError("no")]
+)
+@pytest.mark.parametrize("when", ["asleep", "in our code"])
+def test_what_a_handler_of_the_program_raises_is_no_broken_pool(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, error: Exception, when: str
+) -> None:
+    """It arrives at the caller, and the block does not run without a slot."""
+
+    def handler(*_: object) -> None:
+        raise error
+
+    def then_signalled(directory: str) -> list[int]:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return slot_numbers(directory)
+
+    before, slot_numbers = signal.signal(signal.SIGUSR1, handler), ears.slot_numbers
+    try:
+        with SlotPool(slots=1).acquire():
+            if when == "asleep":
+                timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+                timer.start()
+            else:
+                monkeypatch.setattr(ears, "slot_numbers", then_signalled)
+            with pytest.raises(type(error)) as raised:
+                SlotPool(slots=1).acquire(on_timeout="fail")
+            monkeypatch.undo()
+        assert raised.value is error
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (pool.held(), pool.leftovers()) == ([], [])
+
+
+def test_what_another_thread_puts_into_one_that_waits_is_no_broken_pool(pool: Pool) -> None:
+    """As debuggers and time limits do (PyThreadState_SetAsyncExc)."""
+    raised: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            while True:
+                try:
+                    SlotPool(slots=1).acquire(0.05, "fail")
+                except SlotTimeoutError:
+                    continue
+        except BaseException as error:  # noqa: BLE001 - which one it is, is the question
+            raised.append(error)
+
+    with SlotPool(slots=1).acquire():
+        thread = threading.Thread(target=wait)
+        thread.start()
+        wait_until(lambda: pool.status().waiters, "a waiter")
+        assert thread.ident is not None
+        put = ctypes.pythonapi.PyThreadState_SetAsyncExc
+        put(ctypes.c_ulong(thread.ident), ctypes.py_object(ConnectionResetError))
+        thread.join(DEADLINE_S)
+    assert [type(error) for error in raised] == [ConnectionResetError]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import functools
 import inspect
 import os
 import sys
 import threading
-from contextlib import AsyncExitStack, contextmanager
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,6 +23,7 @@ from builds import DEADLINE_S, Pool, wait_until
 
 from buildslots import (
     SettingError,
+    Slot,
     SlotCancelledError,
     SlotPool,
     SlotTimeoutError,
@@ -26,8 +31,9 @@ from buildslots import (
     aio,
     build_slot,
 )
-from buildslots.admission import Admission
-from buildslots.disk import ears
+from buildslots.admission import Admission, slots_here
+from buildslots.disk import ears, lock
+from buildslots.disk.directory import REFUSED_S, PoolDirectory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -448,6 +454,205 @@ def test_generators_are_refused() -> None:
             build_slot()(function)
 
 
+def wraps_it(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Another decorator, which returns what `function` returns."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+def hides_it(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same without saying what it wraps."""
+    return lambda *args: function(*args)  # noqa: PLW0108 - it is to hide it
+
+
+@pytest.mark.parametrize("wrapper", [wraps_it, hides_it])
+def test_what_returns_a_coroutine_is_awaited_under_the_slot(
+    pool: Pool, run: Run, wrapper: Callable[..., Any]
+) -> None:
+    """Twelve at once, on one slot, whoever calls: they neither run together nor block the loop."""
+    peak = running = 0
+
+    @build_slot(slots=1, timeout=None)
+    @wrapper
+    async def body(number: int) -> int:
+        nonlocal peak, running
+        running += 1
+        peak = max(peak, running)
+        for _ in range(3):
+            assert pool.held() == [0]
+            await anyio.lowlevel.checkpoint()
+        running -= 1
+        return number
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(12):
+                group.start_soon(body, number)
+
+    run(main)
+    assert asyncio.run(body(3)) == 3  # called outside of the loop
+    assert (peak, pool.held(), pool.leftovers()) == (1, [], [])
+
+
+def test_a_wrapper_that_makes_a_coroutine_function_an_ordinary_one(pool: Pool) -> None:
+    """It is called under the slot, and returns what it returns."""
+
+    def in_a_loop(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any) -> Any:
+            return asyncio.run(function(*args))
+
+        return wrapper
+
+    @build_slot(slots=1)
+    @in_a_loop
+    async def body() -> list[int]:
+        return pool.held()
+
+    assert (body(), pool.held()) == ([0], [])
+
+
+def test_a_future_keeps_the_slot_until_it_is_done(pool: Pool) -> None:
+    """Work that goes on in a thread or a task after the function has returned; the caller is not under it."""
+    go = threading.Event()
+    with ThreadPoolExecutor() as executor:
+
+        @build_slot(slots=1)
+        def submit() -> Future[list[int]]:
+            return executor.submit(lambda: go.wait(DEADLINE_S) and pool.held())
+
+        future = submit()
+        assert pool.held() == [0]
+        assert slots_here().get(()) == ()
+        go.set()
+        assert future.result() == [0]
+    assert pool.held() == []
+
+    async def main() -> None:
+        async def work() -> list[int]:
+            await asyncio.sleep(0)
+            return pool.held()
+
+        @build_slot(slots=1)
+        def start() -> asyncio.Task[list[int]]:
+            return asyncio.create_task(work())
+
+        assert await start() == [0]
+
+    asyncio.run(main())
+    assert pool.held() == []
+
+
+def test_what_returns_a_generator_is_refused_at_the_call(pool: Pool) -> None:
+    """Also what contextlib makes of one, and what a coroutine returns: the body would run without a slot."""
+    begun = []
+
+    def generator() -> Iterator[int]:
+        begun.append(1)
+        yield 1
+
+    async def async_generator() -> AsyncIterator[int]:
+        yield 1
+
+    async def late() -> Iterator[int]:
+        return generator()
+
+    for function in (
+        generator,
+        async_generator,
+        contextmanager(generator),
+        asynccontextmanager(async_generator),
+    ):
+        with pytest.raises(TypeError, match="returns a generator, which would run without a slot: use `with"):
+            build_slot(slots=1)(hides_it(function))()
+    with pytest.raises(TypeError, match="late returns a generator"):
+        asyncio.run(build_slot(slots=1)(late)())
+    assert (begun, pool.held()) == ([], [])
+
+
+def test_what_has_no_call_is_refused_at_decoration() -> None:
+    """A class, and what only becomes a function in one; a static method is one."""
+
+    class Called:
+        def __call__(self) -> Iterator[int]:
+            yield 1
+
+    with pytest.raises(TypeError, match="Called is a class: decorate the method"):
+        build_slot()(Called)
+    with pytest.raises(TypeError, match="is a generator function"):
+        build_slot()(Called())
+    for thing in (classmethod(len), property(len), functools.partialmethod(len)):
+        kind = type(thing).__name__
+        with pytest.raises(
+            TypeError, match=rf"^a {kind} cannot be decorated: write @build_slot\(\) below @{kind}"
+        ):
+            build_slot()(thing)  # type: ignore[arg-type]
+
+
+def test_a_static_method_stays_one(pool: Pool) -> None:
+    """Also with the decorators in the other order, and through an object."""
+
+    class Maker:
+        @build_slot(slots=1)
+        @staticmethod
+        def make(what: str) -> tuple[str, list[int]]:
+            return what, pool.held()
+
+    assert Maker.make("all") == Maker().make("all") == ("all", [0])
+
+
+def test_a_wait_of_a_task_is_cancelled_by_an_event(pool: Pool, run: Run) -> None:
+    """As that of a thread; and `build_slot` takes one for both."""
+    event = threading.Event()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+
+            async def wait_for_it() -> None:
+                with pytest.raises(SlotCancelledError, match="'default' was cancelled"):
+                    async with build_slot(slots=1, cancel=event):
+                        pytest.fail("entered")
+
+            group.start_soon(wait_for_it)
+            await until(lambda: in_line(pool), "a waiter")
+            event.set()
+
+    before = descriptors()
+    first = SlotPool(slots=1).acquire()  # not as a block, under which the tasks would be
+    run(main)
+    with pytest.raises(SlotCancelledError), build_slot(slots=1, cancel=event):
+        pytest.fail("entered")
+    assert (in_line(pool), pool.leftovers()) == (0, [])
+    first.release()
+    assert descriptors() == before
+
+
+def test_an_event_that_nobody_sets_changes_nothing_for_a_task(pool: Pool, run: Run) -> None:
+    """The release and the timeout come as without."""
+
+    async def main() -> None:
+        one, event = SlotPool(slots=1), threading.Event()
+        first = one.acquire()
+        with pytest.raises(SlotTimeoutError):
+            await one.acquire_async(0.3, "fail", cancel=event)
+        async with anyio.create_task_group() as group:
+
+            async def wait_for_it() -> None:
+                with await one.acquire_async(cancel=event) as slot:
+                    assert slot.number == 0
+
+            group.start_soon(wait_for_it)
+            await until(lambda: in_line(pool), "a waiter")
+            first.release()
+
+    run(main)
+    assert pool.held() == []
+
+
 def test_without_parentheses() -> None:
     """The mistake is named."""
     with pytest.raises(TypeError, match=r"write @build_slot\(\)"):
@@ -484,3 +689,77 @@ def test_a_kqueue_is_asked_as_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     assert poll.poll(1500) == [(5, -1)]
     poll.close()  # type: ignore[attr-defined]
     assert (poll.fileno(), asked) == (7, [([(5, 4, 3)], 0, None), (None, 64, 1.5), "closed"])  # type: ignore[attr-defined]
+
+
+# The mutex, which somebody else keeps.
+
+
+@pytest.fixture
+def kept_mutex(pool: Pool) -> Iterator[None]:
+    """Somebody is stopped with the mutex of the pool."""
+    with build_slot():
+        pass
+    with open(pool.dir / "mutex") as stuck:
+        fcntl.flock(stuck, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: SlotPool().status(),
+        lambda: SlotPool().try_acquire(),
+        lambda: SlotPool().acquire(0),
+        lambda: SlotPool().acquire(timeout=0, on_timeout="fail"),
+    ],
+)
+def test_what_does_not_wait_stops_no_loop_for_20_ms(
+    kept_mutex: None, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]
+) -> None:
+    """Tasks call it: it hardly sleeps while somebody keeps the mutex, and has the slot all the same."""
+    slept: list[float] = []
+    tries = lock.Mutex.tries
+
+    def counted(*args: object) -> Iterator[float]:
+        for pause_s in tries(*args):  # type: ignore[arg-type]
+            slept.append(pause_s)
+            yield pause_s
+
+    monkeypatch.setattr(lock.Mutex, "tries", counted)
+    found = call()
+    assert slept
+    assert sum(slept) < 0.015
+    if isinstance(found, Slot):
+        assert (found.number, found.overflow) == (0, False)
+        found.release()
+
+
+def test_a_kept_mutex_stops_no_other_task(
+    kept_mutex: None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for it sleeps as tasks do, and never as a thread does."""
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("the thread of the loop slept"))
+
+    async def main() -> None:
+        async with build_slot() as slot:
+            assert slot.number == 0
+
+    run(main)
+
+
+def test_what_is_not_finished_yet_stops_no_other_task(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a group's pool another user makes something at this moment: that is looked at again, in between."""
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("the thread of the loop slept"))
+    pool.dir.mkdir(parents=True)
+    pool.dir.chmod(0o2770)
+    directory = PoolDirectory(str(pool.dir))
+    refusals = iter(range(3))
+
+    def action() -> str:
+        if next(refusals, None) is not None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(pool.dir / "mutex"))
+        return "done"
+
+    for steps in (directory.under_mutex(action), directory.with_repairs(action)):
+        refusals = iter(range(3))
+        assert [seconds for _, seconds in steps] == [REFUSED_S] * 3

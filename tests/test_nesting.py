@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shlex
 import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
-from builds import Pool, script
+from builds import DEADLINE_S, Pool, script
+from users import ALICE, BOB, Users, several_users
 
-from buildslots import SlotPool
-from buildslots.disk import bells
+from buildslots import SlotPool, SlotTimeoutError, build_slot
+from buildslots.disk import bells, records
 
 SHOW = 'echo "${BUILD_SLOT-none}"'
 
@@ -138,3 +142,210 @@ def test_the_library_nests_in_slot_run_and_slot_run_in_the_library(pool: Pool) -
     )
     assert pool.run(sys.executable, "-c", program).stdout == "0 False 0\n"
     assert pool.slot_run("-n1", sys.executable, "-c", program).stdout == "0 True 0\n"
+
+
+# Without the variable: whoever would have to wait looks who holds the slots.
+
+CLEARED = 'env -i PATH="$PATH" HOME="$HOME" BUILD_SLOTS_DIR="$BUILD_SLOTS_DIR"'
+"""How tox, sudo and build sandboxes start what they run."""
+FOR_EVER = f"{CLEARED} {shlex.quote(script('slot-run'))} -n1 -t none"
+
+
+def test_a_build_whose_environment_was_cleared_is_nested_all_the_same(pool: Pool) -> None:
+    """At any depth, though it would wait for ever; what it starts has the mark again."""
+    inner = f"{FOR_EVER} sh -c '{SHOW}; echo $BUILD_SLOTS_HELD'"
+    result = pool.slot_run("-n1", "sh", "-c", f"setsid -w sh -c {shlex.quote(inner)}; :")
+    assert (result.returncode, result.stderr) == (0, "")
+    number, mark = result.stdout.splitlines()
+    assert (number, mark.partition(":")[0]) == ("0", "0")
+    result = pool.slot_run("-n1", "sh", "-c", f"{FOR_EVER} sh -c {shlex.quote(inner)}; :")
+    assert (result.returncode, result.stdout.splitlines()[0], result.stderr) == (0, "0", "")
+
+
+def test_with_no_time_to_wait_it_is_nested_as_well(pool: Pool) -> None:
+    """`-t 0` looks before it gives up or runs beyond the cap."""
+    for then in ("run", "paced", "fail"):
+        inner = f"{FOR_EVER} -t 0 --on-timeout {then} sh -c '{SHOW}'"
+        result = pool.slot_run("-n1", "sh", "-c", f"{inner}; :")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "0\n", "")
+    assert pool.leftovers() == []
+
+
+def test_an_overflow_build_and_one_of_weight_two_cover_what_is_below_them(pool: Pool) -> None:
+    """The slot is the nearest ancestor's, and the lowest that it has."""
+    first = pool.build("-n1")
+    first.started()
+    result = pool.slot_run("-q", "-n1", "-t", "0", "sh", "-c", f"{FOR_EVER} sh -c '{SHOW}'; :")
+    assert result.stdout == "1\n"
+    first.finish()
+    result = pool.slot_run("-n2", "-w2", "sh", "-c", f"{FOR_EVER} -n2 sh -c '{SHOW}'; :")
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+def test_the_library_looks_as_well(pool: Pool) -> None:
+    """In threads and in tasks, and `try_acquire` gives the outer slot."""
+    program = (
+        "import asyncio\n"
+        "from buildslots import SlotPool, build_slot\n"
+        "one = SlotPool(slots=1, timeout=None)\n"
+        "async def task():\n"
+        "    async with build_slot(slots=1, timeout=None) as slot: return slot.nested\n"
+        "print(one.acquire().nested, one.try_acquire().nested, asyncio.run(task()))\n"
+    )
+    command = shlex.join([sys.executable, "-c", program])
+    result = pool.slot_run("-n1", "sh", "-c", f"{CLEARED} {command}; :")
+    assert (result.stdout, result.stderr) == ("True True True\n", "")
+
+
+def test_a_killed_slot_run_s_command_still_covers_what_it_starts(pool: Pool) -> None:
+    """The record says which process the command is."""
+    build = pool.popen(
+        script("slot-run"), "-n1", "sh", "-c", f"echo started; read line; {FOR_EVER} sh -c '{SHOW}'; :"
+    )
+    build.started()
+    pool.record()
+    build.process.kill()
+    build.process.wait(DEADLINE_S)
+    build.process.stdin.write(b"go\n")
+    assert build.started() == "0"
+
+
+def test_a_build_beside_a_holder_waits(pool: Pool) -> None:
+    """Neither a sibling, nor a daemon that a build has left behind, is below one who holds a slot."""
+    first = pool.build("-n1")
+    first.started()
+    pool.record()
+    assert pool.slot_run("-n1", "-t0", "--on-timeout=fail", "true").returncode == 75
+    with SlotPool(slots=2).acquire():  # this process starts other builds, too
+        assert pool.slot_run("-n2", "-t0", "--on-timeout=fail", "true").returncode == 75
+
+
+def test_another_pool_s_holder_covers_nothing(pool: Pool) -> None:
+    """A link slot below a build slot is a second slot, and waits if it has to."""
+    link = pool.build("-n1", "-p", "link")
+    link.started()
+    inner = f"{FOR_EVER} -p link -t0 --on-timeout fail true"
+    assert pool.slot_run("-n1", "sh", "-c", f"{inner}; exit $?").returncode == 75
+
+
+@several_users
+def test_in_a_group_s_pool_the_system_is_asked_who_has_the_slot(users: Users) -> None:
+    """One member is nested below their own build, and not below one whose record another member forged."""
+    inner = f"{FOR_EVER} sh -c '{SHOW}'; :"
+    honest = users.run(*users.as_user(ALICE, script("slot-run"), "-n1", "sh", "-c", inner))
+    assert (honest.returncode, honest.stdout) == (0, "0\n"), honest.stderr
+    bob = users.build_as(BOB, "-n1")
+    bob.started()
+    record = users.record()
+    who = 'echo "$$ $(cut -d" " -f22 /proc/$$/stat)"'
+    forged = f"{who}; read line; {FOR_EVER} -t0 --on-timeout fail true; echo $?"
+    alice = users.popen(*users.as_user(ALICE, "sh", "-c", forged))
+    shell = alice.started().encode()
+    text, child = record.read_bytes(), records.parse(record.read_bytes())["child"].encode()
+    record.write_bytes(text.replace(b"child " + child + b"\n", b"child " + shell + b"\n"))
+    assert (records.read(str(record)) or {})["child"] == shell.decode()
+    alice.process.stdin.write(b"go\n")
+    assert alice.started() == "75"
+
+
+FAIL = {"slots": 1, "timeout": 0, "on_timeout": "fail"}
+
+
+def test_a_nested_block_covers_no_longer_than_its_root(pool: Pool) -> None:
+    """The outer slot is given away while an inner block is open: one more inside of that has to wait."""
+    outer = SlotPool(slots=1).acquire()
+    with outer, build_slot(slots=1) as inner:
+        with build_slot(**FAIL) as third:
+            assert (inner.nested, third.nested) == (True, True)
+        outer.release()
+        other = pool.build("-n1")
+        other.started()
+        with pytest.raises(SlotTimeoutError), build_slot(**FAIL):
+            pass
+    other.finish()
+
+
+def test_tasks_and_forks_of_a_nested_block_ask_its_root(pool: Pool) -> None:
+    """They outlive the outer slot, and are under nothing then."""
+    outcomes: list[object] = []
+
+    async def late(go: asyncio.Event) -> None:
+        await go.wait()
+        with pytest.raises(SlotTimeoutError), build_slot(**FAIL):
+            pass
+        outcomes.append("task")
+
+    async def main() -> None:
+        go = asyncio.Event()
+        with build_slot(slots=1) as outer, build_slot(slots=1):
+            task = asyncio.create_task(late(go))
+            read, write = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    os.read(read, 1)
+                    with pytest.raises(SlotTimeoutError), build_slot(**FAIL):
+                        pass
+                    status = 0
+                finally:
+                    os._exit(status)
+            await asyncio.sleep(0)
+            outer.release()
+            other = pool.build("-n1")
+            other.started()
+            os.write(write, b"!")
+            outcomes.append(os.waitpid(pid, 0)[1])  # noqa: ASYNC222
+            os.close(read)
+            os.close(write)
+            go.set()
+            await task
+            other.finish()
+
+    asyncio.run(main())
+    assert outcomes == [0, "task"]
+
+
+def test_a_block_that_is_nested_by_its_environment_asks_the_pool(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its program runs on below a slot-run that is gone, and another build has the slot."""
+    outer = pool.popen(script("slot-run"), "-n1", "sh", "-c", "echo $BUILD_SLOTS_HELD; read line")
+    monkeypatch.setenv("BUILD_SLOTS_HELD", outer.started())
+    with build_slot(slots=1) as first:
+        assert first.nested
+        outer.finish()
+        other = pool.build("-n1")
+        other.started()
+        with pytest.raises(SlotTimeoutError), build_slot(**FAIL):
+            pass
+        other.finish()
+
+
+def test_a_pool_by_another_name_is_the_same_pool(pool: Pool, tmp_path: Path) -> None:
+    """A block that names it by a link does not wait for the one around it, also where it is a named pool."""
+    (tmp_path / "link").symlink_to(pool.dir)
+    for name in (None, "web"):
+        with build_slot(name, slots=1), build_slot(name, dir=tmp_path / "link", **FAIL) as inner:
+            assert inner.nested
+
+
+def test_marks_do_not_pile_up(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that writes each slot into its own environment keeps what counts, and can start programs."""
+    below = pool.popen(
+        script("slot-run"), "-n1", "-p", "web", "sh", "-c", "echo $BUILD_SLOTS_HELD; read line"
+    )
+    mark = below.started()
+    monkeypatch.setenv("BUILD_SLOTS_HELD", mark)
+    one = SlotPool(slots=1)
+    for _ in range(200):
+        with one.acquire() as slot:
+            for name, value in slot.environ().items():
+                monkeypatch.setenv(name, value)
+    marks = os.environ["BUILD_SLOTS_HELD"].split(",")
+    assert (len(marks), marks[0]) == (2, mark)
+    monkeypatch.setenv("BUILD_SLOTS_HELD", ",".join(f"{n}:{n:032x}" for n in range(5000)))
+    with one.acquire() as slot:
+        assert len(slot.environ()["BUILD_SLOTS_HELD"]) < 4096
+        assert slot.environ(slot.environ()) == slot.environ()
+    below.finish()

@@ -181,7 +181,9 @@ def test_what_people_are_told(pool: Pool) -> None:
         (3, [3], 1),
     ]
     assert [(w["cap"], w["weight"]) for w in status["waiters"]] == [(4, 2)]
-    doctor = pool.run(script("buildslots"), "doctor", environ={"MAX_CONCURRENT_BUILDS": "4"}).stdout
+    doctor = pool.run(
+        script("buildslots"), "doctor", "--verbose", environ={"MAX_CONCURRENT_BUILDS": "4"}
+    ).stdout
     assert "4 slots held of 4, 1 waiting" in doctor
     assert "with a cap of" not in doctor
     for build in (heavy, light, waiter):

@@ -11,7 +11,7 @@ import time
 from buildslots.disk import bells, line
 from buildslots.disk.holding import OPEN_MAX, TAKE_S, held_slots, slot_numbers
 from buildslots.disk.lock import locked
-from buildslots.files import close
+from buildslots.processes import close_kept, keep_from_children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ MOST_HEARD = OPEN_MAX * 3 // 4 - 4
 def glance_period_s(place: int) -> float:
     """Seconds between two glances of the waiter at `place` (0 is the head).
 
-    A glance matters only if everybody ahead is asleep, so those further back glance more rarely: 100 waiters
-    glance 26 times a second together.
+    A glance matters only if everybody ahead is asleep, and each of those may take a second. So whoever is
+    further back glances more rarely: 50 waiters glance 12 times a second together.
     """
-    return GLANCE_S * min(max(1, place - 2), 12)
+    return GLANCE_S * min(place or 2, 16)
 
 
 class Ears:
@@ -69,9 +69,11 @@ class Ears:
             raise
 
     def _listen_to_ticket(self, directory: str, ahead: list[str]) -> None:
-        fd, _ = bells.listen(f"{directory}/bells/{ahead[-1]}")
+        fd = None
+        if getattr(self.wake, "hears_ends", True):
+            fd, _ = bells.listen(f"{directory}/bells/{ahead[-1]}")
         if fd is not None:
-            self._open.append(fd)
+            self._keep(fd)
             self.wake.register(fd, 0)  # POLLHUP alone: a byte in it is a knock for its owner
         elif line.live(directory, ahead[-1]):
             self.is_deaf = True
@@ -92,7 +94,7 @@ class Ears:
                 return
             fd, rung = bells.listen(f"{directory}/bells/slot-{number}")
             if fd is not None:
-                self._open.append(fd)
+                self._keep(fd)
             if not locked(f"{directory}/slot-{number}"):
                 continue
             self.held += 1
@@ -101,7 +103,12 @@ class Ears:
             else:
                 self.wake.register(fd, bells.POLLIN)
             if fd is not None and fd >= MOST_HEARD:
-                close(self._open.pop())
+                close_kept(self._open.pop())
+
+    def _keep(self, fd: int) -> None:
+        """Close `fd` with the ears, and in a forked child at once: later its number may be another file's."""
+        self._open.append(fd)
+        keep_from_children(fd)
 
     def listen(self, seconds: float) -> bool:
         """Sleep until a bell rings, somebody knocks, or `seconds` have passed: whether it was a sound."""
@@ -116,7 +123,7 @@ class Ears:
     def close(self) -> None:
         """Close what was opened; the object is of no use after that. Idempotent, raises nothing."""
         while self._open:
-            close(self._open.pop())
+            close_kept(self._open.pop())
         if hasattr(self.wake, "close"):  # select.poll has nothing to close
             try:
                 self.wake.close()

@@ -13,7 +13,7 @@ import time
 
 from buildslots.backend import Refusal
 from buildslots.disk import bells, records
-from buildslots.disk.lock import has_name, is_locked, locked, open_lock, try_lock, unlock
+from buildslots.disk.lock import has_name, is_locked, keep_young, locked, open_lock, try_lock, unlock
 from buildslots.files import DIR_FDS, close, open_directory
 from buildslots.processes import close_kept, forget, forks, keep_from_children
 
@@ -52,6 +52,7 @@ class Hold:
     """
 
     __slots__ = (
+        "__weakref__",
         "_about",
         "_bells",
         "_directory",
@@ -89,6 +90,8 @@ class Hold:
         self._bells: list[int] = []
         self._handed: list[int] = []
         self._records: list[int] = []
+        for lock in locks.values():
+            keep_young(lock)
         record = self._record()
         # Once for both rooms: to look at the way to it takes longer than to open it.
         pool = open_directory(directory) if DIR_FDS else None
@@ -114,6 +117,11 @@ class Hold:
 
     def _record(self, child: int | None = None) -> bytes:
         return records.record(self._about, waited_s=self._waited_s, overflow=self.overflow, child=child)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has not let go of them."""
+        return bool(self._locks)
 
     def runs(self, child: int) -> None:
         """Write into the records that the process `child` runs under the slots; raises nothing."""
@@ -159,10 +167,21 @@ class Hold:
                 self._free(locks)  # interrupted: closing alone would leave a child that has copies its locks
             raise
         finally:
-            if locks:
-                for fds in (locks, self._bells, self._handed, self._records):
-                    while fds:
-                        _close_last(fds)
+            if locks and not ours:
+                self._forget_what_is_not_ours(locks)
+            for fds in (locks, self._bells, self._handed, self._records) if locks else ():
+                while fds:
+                    _close_last(fds)
+
+    def _forget_what_is_not_ours(self, locks: list[int]) -> None:
+        """In a forked child: keep of the numbers only those that still are what they were.
+
+        A daemon closes all that it has inherited, and what it opens then has the same numbers.
+        """
+        rooms = ((locks, ""), (self._bells, "bells/"), (self._handed, "bells/"), (self._records, "holders/"))
+        for fds, room in rooms:
+            names = [f"{self._directory}/{room}slot-{number}" for number in self.numbers]
+            fds[:] = [fd for fd, name in zip(fds, names, strict=False) if _is_at(fd, name)]
 
     def _free(self, locks: list[int]) -> None:
         if not self._bells:  # then the record alone tells the nesting check that the holding has ended
@@ -188,6 +207,14 @@ class Hold:
     def __del__(self) -> None:
         if getattr(self, "_locks", None):  # lost like a file that nobody closed
             self.release()
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """Whether `fd` is open, and the file at `path`."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except OSError:
+        return False
 
 
 def about(request: Request) -> bytes:

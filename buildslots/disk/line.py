@@ -12,7 +12,7 @@ import os
 import time
 
 from buildslots.disk import bells, records
-from buildslots.disk.lock import has_name, lock_file, locked, share, unlock
+from buildslots.disk.lock import has_name, keep_young, lock_file, locked, share, unlock
 from buildslots.files import (
     NO_FILE,
     PLAIN,
@@ -199,14 +199,23 @@ class Ticket:
 
     __slots__ = ("_before", "_directory", "_fd", "_pid", "_record", "_rejoined", "bell", "name")
 
-    def __init__(self, directory: str, limit: int, record: bytes, before: list[str] | None = None) -> None:
-        """Join the line of the pool `directory` at its end. Only under the mutex.
+    def __init__(
+        self,
+        directory: str,
+        limit: int,
+        record: bytes,
+        before: list[str] | None = None,
+        *,
+        number: int | None = None,
+    ) -> None:
+        """Join the line of the pool `directory` at its end, under the mutex; or at the place of `number`.
 
         Args:
             directory: Of the pool.
             limit: Below how many held slots we may start.
             record: What others are told of us.
             before: Those in line, if they are known; see `tickets`.
+            number: That of an earlier arrival; None for now.
 
         Raises:
             OSError: Nothing is left behind then.
@@ -217,7 +226,13 @@ class Ticket:
         self._pid = os.getpid()
         self._rejoined = 0
         self.bell: int | None = None
-        self._before: list[str] | None = tickets(directory) if before is None else before
+        self._before: list[str] | None = before
+        if number is not None:
+            self._take_place(number, min(limit, LARGEST_LIMIT))
+            self._knock_behind()
+            return
+        if self._before is None:
+            self._before = tickets(directory)
         now = number = time.time_ns() // 1000
         if self._before:
             number = max(now, number_of(self._before[-1]) + 1)
@@ -229,6 +244,12 @@ class Ticket:
         """Whether this ticket still has its name: somebody may have removed the pool directory."""
         return has_name(self._fd, f"{self._directory}/queue/{self.name}")
 
+    def keep_young(self) -> None:
+        """See to it that nobody who cleans up by age takes the ticket or its bell; raises nothing."""
+        for fd in (self._fd, self.bell):
+            if fd is not None and fd >= 0:
+                keep_young(fd)
+
     def rejoin(self) -> None:
         """Join again with the same number, after the pool directory was removed. Raises OSError."""
         self._rejoined += 1
@@ -236,9 +257,13 @@ class Ticket:
             raise does_not_stay(self._directory)
         self._let_go()
         self._take_place(number_of(self.name), limit_of(self.name))
+        self._knock_behind()
+
+    def _knock_behind(self) -> None:
+        """Knock at the next ticket behind: it may take itself for the head already."""
         for name in waiting(self._directory):
             if name > self.name and bells.knock(f"{self._directory}/bells/{name}"):
-                break  # it may have joined again before us, and take itself for the head
+                break
 
     def ahead(self) -> list[str]:
         """The tickets before this one, first come first; the last of them, if any, was live just now."""

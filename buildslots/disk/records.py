@@ -26,17 +26,23 @@ NONCE_BYTES = 32
 
 
 def record(
-    about: bytes, *, waited_s: float | None = None, overflow: bool = False, child: int | None = None
+    about: bytes,
+    *,
+    since: float | None = None,
+    waited_s: float | None = None,
+    overflow: bool = False,
+    child: int | None = None,
 ) -> bytes:
     """A record of now.
 
     Args:
         about: What stays the same, from `about`.
+        since: Unix time from which the wait counts; None for now.
         waited_s: How long a holder had waited.
         overflow: Whether a holder runs beyond its cap.
         child: The process of the command that runs under the slot.
     """
-    text = MAGIC + b"since %.6f\n" % time.time()
+    text = MAGIC + b"since %.6f\n" % (time.time() if since is None else since)
     if waited_s is not None:
         text += b"waited %.6f\n" % waited_s
     if overflow:

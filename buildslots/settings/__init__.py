@@ -37,18 +37,22 @@ from buildslots.settings.values import (
     DEFAULT_TIMEOUT_S,
     MAX_SLOTS,
     MAX_TIMEOUT_S,
+    NOT_HOME,
     NOT_ON_TIMEOUT,
     TOO_MANY_SLOTS,
     UNSET,
+    VARIABLES,
     Bounds,
     Config,
     Unset,
     is_seconds,
+    parse_dir,
     parse_duration,
     parse_journal,
     parse_on_timeout,
     parse_pool,
     parse_slots,
+    parse_switch,
     shown_number,
     slots_variable,
 )
@@ -58,6 +62,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TypeVar
+
+    from buildslots.settings.values import Timeout
 
     T = TypeVar("T")
 
@@ -80,10 +86,12 @@ class Settings:
         journal_source: Who said so.
         weight: How many slots the build needs together, from 1 to `slots`.
         gates: What the machine has to be like before it starts, or None; `buildslots.gates` looks at it.
+        disabled: Whether BUILD_SLOTS_DISABLE says that builds run at once, without slots.
     """
 
     __slots__ = (
         "dir",
+        "disabled",
         "gates",
         "journal",
         "journal_source",
@@ -108,6 +116,7 @@ class Settings:
         journal: tuple[str, str],
         weight: int,
         gates: Bounds | None,
+        disabled: bool = False,
     ) -> None:
         self.pool = pool
         self.dir = directory
@@ -117,6 +126,7 @@ class Settings:
         self.journal, self.journal_source = journal
         self.weight = weight
         self.gates = gates
+        self.disabled = disabled
 
     def __repr__(self) -> str:
         return f"<Settings {' '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)}>"
@@ -124,7 +134,7 @@ class Settings:
     def replace(
         self,
         *,
-        timeout_s: float | Unset | None = UNSET,
+        timeout_s: Timeout = UNSET,
         on_timeout: str | None = None,
         weight: int | None = None,
         warn: Callable[[str], None] = lambda _: None,
@@ -132,7 +142,8 @@ class Settings:
         """Return these settings with options of a single wait.
 
         Args:
-            timeout_s: How long to wait, in seconds, 0 not at all, None for ever; UNSET for no change.
+            timeout_s: How long to wait: seconds, "10m", a timedelta; 0 not at all, None for ever; UNSET for
+                no change.
             on_timeout: "run", "paced" or "fail"; None for no change.
             weight: How many slots it needs together; None for no change. More than there are counts as all.
             warn: Is called with one line if the weight is more.
@@ -149,6 +160,7 @@ class Settings:
             journal=(self.journal, self.journal_source),
             weight=_weight_option(weight, self.slots, warn) or self.weight,
             gates=self.gates,
+            disabled=self.disabled,
         )
 
 
@@ -156,7 +168,7 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
     *,
     pool: str | None = None,
     slots: int | None = None,
-    timeout_s: float | Unset | None = UNSET,
+    timeout_s: Timeout = UNSET,
     on_timeout: str | None = None,
     weight: int | None = None,
     gates: Mapping[str, object] | None = None,
@@ -173,8 +185,8 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         pool: The name of the pool; before BUILD_SLOTS_POOL and "default".
         slots: How many slots; before MAX_CONCURRENT_BUILDS (for a pool other than the default one,
             MAX_CONCURRENT_BUILDS_NAME), `slots` in the config file, and the machine's own number.
-        timeout_s: How long to wait, in seconds, 0 not at all, None for ever; before BUILD_SLOTS_TIMEOUT,
-            `timeout` in the config file, and 120.
+        timeout_s: How long to wait: seconds, "10m", a timedelta; 0 not at all, None for ever; before
+            BUILD_SLOTS_TIMEOUT, `timeout` in the config file, and 120.
         on_timeout: "run", "paced" or "fail"; before BUILD_SLOTS_ON_TIMEOUT, `on_timeout` in the config
             file, and "run".
         weight: How many slots it needs together; None for 1. More than there are counts as
@@ -194,6 +206,7 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         SettingError: An option has a wrong value.
         OSError: No directory can be named: there is no home directory, or the working directory is gone.
     """
+    ask_for_names = environ is not None or not _looked
     if environ is None:
         environ = os.environ
     # All options first: a wrong one raises before anything is reported.
@@ -205,7 +218,11 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         pool = (_from_environ(environ, "BUILD_SLOTS_POOL", parse_pool, warn) or (DEFAULT_POOL, ""))[0]
     else:
         pool = parse_pool(pool, "pool")
-    base = base or base_dir(environ)
+    if base is None:
+        _from_environ(environ, "BUILD_SLOTS_DIR", parse_dir, warn)  # for what it says of a wrong one
+        base = base_dir(environ)
+    if ask_for_names:
+        _warn_of_names(environ, slots_variable(pool), warn)
     config = _load_config(environ, warn)
     its_slots = (
         slots_option
@@ -233,7 +250,28 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         or (DEFAULT_JOURNAL, "default"),
         weight=_weight_option(weight, its_slots[0], warn) or 1,
         gates=_bounds(config, pool, gates),
+        disabled=(_from_environ(environ, "BUILD_SLOTS_DISABLE", parse_switch, warn) or (False,))[0],
     )
+
+
+def check(  # noqa: PLR0913 - as `resolve`
+    *,
+    pool: str | None = None,
+    slots: int | None = None,
+    timeout_s: Timeout = UNSET,
+    on_timeout: str | None = None,
+    weight: int | None = None,
+    dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the name of the option
+) -> None:
+    """Raise the `SettingError` that `resolve` would raise for these options; look at nothing else."""
+    if pool is not None:
+        parse_pool(pool, "pool")
+    _slots_option(slots)
+    _timeout_option(timeout_s)
+    _on_timeout_option(on_timeout)
+    if weight is not None:
+        _positive(weight, "weight")
+    _dir_option(dir)
 
 
 def _bounds(config: Config, pool: str, options: Mapping[str, object] | None) -> Bounds | None:
@@ -260,6 +298,26 @@ def _from_environ(
     except SettingError as error:
         warn(f"{error}; ignored")
         return None
+
+
+def _warn_of_names(environ: Mapping[str, str], its_slots: str, warn: Callable[[str], None]) -> None:
+    """Report each variable that is nearly one of ours: a setting that is misspelt would be none, silently.
+
+    Once in a process: to look at all names takes as long as all else in `resolve`.
+    """
+    _looked.append(True)
+    for name in environ:
+        if ("SLOT" in name or "CONC" in name) and name not in VARIABLES:
+            if name == its_slots or name.startswith("MAX_CONCURRENT_BUILDS_"):
+                continue  # of some pool
+            from buildslots.settings.near import nearest  # noqa: PLC0415 - hardly ever
+
+            meant = nearest(name, {*VARIABLES, its_slots})
+            if meant is not None:
+                warn(f"{name} is no setting, and ignored: the variable is {meant}")
+
+
+_looked: list[bool] = []
 
 
 # The values, from Python code.
@@ -292,9 +350,13 @@ def _timeout_option(timeout_s: object) -> tuple[float | None, str] | None:
         return None
     if timeout_s is None:
         return None, "option"
-    if is_seconds(timeout_s):
-        return float(timeout_s), "option"
-    problem = f"is not a number of seconds from 0 to {MAX_TIMEOUT_S:.0f}, nor None"
+    if isinstance(timeout_s, str):
+        return parse_duration(timeout_s, "timeout"), "option"
+    # A timedelta, whose module is not loaded for this.
+    seconds = timeout_s.total_seconds() if hasattr(timeout_s, "total_seconds") else timeout_s
+    if is_seconds(seconds):
+        return float(seconds), "option"
+    problem = f"is not a number of seconds from 0 to {MAX_TIMEOUT_S:.0f}, a duration such as '10m', nor None"
     raise SettingError("timeout", shown_number(timeout_s), problem)
 
 
@@ -313,6 +375,8 @@ def _dir_option(path: str | os.PathLike[str] | None) -> str | None:
         text = os.fsdecode(path)
     except TypeError:
         text = ""
+    if text == "~" or text.startswith(("~/", f"~{os.sep}")):
+        raise SettingError("dir", text, NOT_HOME)
     # A NUL would surface as a ValueError from the first system call, where only OSError is expected.
     if not text or "\0" in text:
         raise SettingError("dir", repr(path), "is not a path")

@@ -28,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-INSTALLATIONS = 16
+INSTALLATIONS = 13
 """So many files there are at most. Each installation has one, believing only what its own code has made:
 two that take turns, as slot-run and a project's library do, would undo it each time. Some may share one."""
 
@@ -94,8 +94,8 @@ def packed(path: str, facts: os.stat_result, config: Config, lines: list[str]) -
 
 
 def name() -> str:
-    """What the file of this installation is called; raises OSError if the code is not in files."""
-    return f"config-{os.stat(__file__).st_ino % INSTALLATIONS:x}"
+    """What the file of this installation is called: by the place of its code, as a number modulo a prime."""
+    return f"config-{int.from_bytes(os.fsencode(__file__), 'big') % INSTALLATIONS:x}"
 
 
 def _head(path: str, facts: os.stat_result) -> bytes:
@@ -160,10 +160,11 @@ def _opened_private(path: str, above: int | None, kind: int) -> int:
 
 def _keep(directory: str, content: bytes) -> None:
     """Put `content` in the place of what was kept before; whoever reads sees the one or the other."""
-    try:
-        os.mkdir(directory, 0o700)
-    except FileExistsError:
-        pass
+    if not os.path.isdir(directory):
+        from buildslots.files import make_directory, make_parents  # noqa: PLC0415 - once
+
+        make_parents(directory)
+        make_directory(directory, shared=False)
     above = _opened_private(directory, None, stat.S_IFDIR)
     try:
         _replace(above, name(), content)

@@ -6,13 +6,18 @@ what is here. It knows nothing of where they come from.
 
 from __future__ import annotations
 
+import os
+
 from buildslots.errors import SettingError
 
 # mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import NoReturn, TypeGuard
+    from datetime import timedelta
+    from typing import NoReturn, TypeAlias, TypeGuard
+
+    Timeout: TypeAlias = "float | str | timedelta | Unset | None"
 
 DEFAULT_POOL = "default"
 """The name of the pool that has the whole directory, and that `MAX_CONCURRENT_BUILDS` speaks of."""
@@ -30,6 +35,21 @@ DEFAULT_JOURNAL = "programs"
 """What the journal keeps of a build: its program's name ("programs"), its whole command line ("commands",
 which may hold secrets), or nothing ("off")."""
 
+VARIABLES = frozenset(
+    (
+        "BUILD_SLOT",  # these two are what a command is told
+        "BUILD_SLOTS_HELD",
+        "BUILD_SLOTS_DIR",
+        "BUILD_SLOTS_DISABLE",
+        "BUILD_SLOTS_JOURNAL",
+        "BUILD_SLOTS_ON_TIMEOUT",
+        "BUILD_SLOTS_POOL",
+        "BUILD_SLOTS_TIMEOUT",
+        "MAX_CONCURRENT_BUILDS",
+    )
+)
+"""The variables of the environment that mean something to us, but for the other pools' numbers of slots."""
+
 MAX_SLOTS = 999_999_999
 """More is a mistake, and would make a number that other programs cannot read back."""
 
@@ -44,6 +64,11 @@ _WINDOWS_DEVICES = frozenset(
     ["CON", "PRN", "AUX", "NUL", *(port + digit for port in ("COM", "LPT") for digit in "0123456789")]
 )
 
+NOT_HOME = "begins with a ~ that no shell has replaced: write $HOME, or ./~ for a directory of that name"
+NOT_ABSOLUTE = (
+    "is not an absolute path, and would be another pool in every directory (a ~ is your home only where a "
+    "shell replaces it: write $HOME)"
+)
 _NOT_A_POOL = (
     "is not the name of a pool: letters, digits, '.', '_' and '-', a letter or digit first and no '.' last"
 )
@@ -55,6 +80,7 @@ NOT_ON_TIMEOUT = "is none of 'run', 'paced' and 'fail'"
 NOT_BYTES = "is not an amount of memory such as 512M, 2G or 1.5G"
 NOT_LOAD = "is not a number above 0"
 NOT_PRESSURE = "is not a list such as io=40,memory=10 of cpu, io or memory with percentages"
+NOT_A_SWITCH = "is neither 1 nor 0"
 NOT_JOURNAL = "is none of 'off', 'programs' and 'commands'"
 
 
@@ -200,6 +226,18 @@ def parse_on_timeout(text: str, source: str) -> str:
     return text
 
 
+def parse_switch(text: str, source: str) -> bool:
+    """Return what turns something on ("1", also "true", "yes", "on") or off ("0", "false", "no", "off").
+
+    Raises:
+        SettingError: It is none of these.
+    """
+    word = text.strip().lower()
+    if word not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise SettingError(source, text, NOT_A_SWITCH)
+    return word in ("1", "true", "yes", "on")
+
+
 def parse_journal(text: str, source: str) -> str:
     """Return what the journal is to keep, "off", "programs" or "commands".
 
@@ -252,6 +290,17 @@ def parse_pressure(text: str, source: str) -> dict[str, float]:
             raise SettingError(source, text, NOT_PRESSURE)
         found[name] = float(percent)
     return found
+
+
+def parse_dir(text: str, source: str) -> str:
+    """Return the directory of the default pool, an absolute path.
+
+    Raises:
+        SettingError: It is relative, or begins with a ~ that no shell has replaced.
+    """
+    if not os.path.isabs(text):
+        raise SettingError(source, text, NOT_ABSOLUTE)
+    return text
 
 
 def parse_pool(text: str, source: str) -> str:

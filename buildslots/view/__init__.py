@@ -7,17 +7,33 @@ now     who holds slots and who waits, at this moment: `status`, once or with `-
 past    what the journal tells of builds that are over: `history`, `trace`, `report`
 health  what is wrong with a pool, and what keeps its slots: `doctor`, `release`
 
-The other subcommands stand beside `main`: `pools`, `help`, `completion`. So does what several of them share:
-`output` (files that a view writes), `table` (plain text), `pools` (names), `usage` (the options as data).
+The other subcommands stand beside `main`: `config`, `pools`, `help`, `completion`. So does what several of
+them share: `output` (files that a view writes), `table` (plain text), `pools` (names), `usage` (the options
+as data).
 """
 
 from __future__ import annotations
 
 import sys
 
-from buildslots.words import SENTENCE_SHOWN, shown
+from buildslots.words import LONGEST_WORD, SENTENCE_SHOWN, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def warn(text: str) -> None:
     """Say one line on stderr."""
     sys.stderr.write(f"buildslots: {shown(text, SENTENCE_SHOWN)}\n")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Those of `known` that somebody may have meant who wrote `word`: "status, stats", or nothing."""
+    import difflib  # noqa: PLC0415 - for mistakes only
+
+    names = {name.lower(): name for name in known}
+    lower = word.lower()[:LONGEST_WORD]
+    near = [name for name in names if lower and lower in name]
+    near = near or difflib.get_close_matches(lower, names, n=3, cutoff=0.5)
+    return ", ".join(names[name] for name in near[:3])

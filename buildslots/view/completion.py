@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from buildslots.run.options import Option
     from buildslots.view.usage import Command
 
-POOL, DIRECTORY, FILE = "NAME", "PATH", "FILE"
-"""What options call their value if that is the name of a pool, a directory, or a file."""
+POOL, DIRECTORY, FILE, SLOT = "NAME", "PATH", "FILE", "SLOT"
+"""What options and operands call the name of a pool, a directory, a file, or the number of a slot."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,7 +77,7 @@ def _bash(every: list[Command]) -> dict[str, str]:
         return " | ".join(names(option for option in both if option.value == value))
 
     worded = {" | ".join(option.names): _words(option) for option in both if option.words}
-    operands = {c.name: _words(operand) for c in every for operand in c.operands if operand.words}
+    operands = {c.name: _bash_operand(operand) for c in every for operand in c.operands}
     own = {command.name or "''": " ".join(names(command.options)) for command in every}
     return {
         "RUN_OPTIONS": " ".join(names(OPTIONS)),
@@ -89,7 +89,7 @@ def _bash(every: list[Command]) -> dict[str, str]:
         "FLAGS": letters(flags(options)),
         "COMMANDS": " ".join(command.name for command in every if command.name),
         "OPTIONS": "\n".join(f"    {name}) words='{words}' ;;" for name, words in own.items()),
-        "OPERANDS": "\n".join(f"      {name}) _buildslots_offer -W '{w}' ;;" for name, w in operands.items()),
+        "OPERANDS": "\n".join(f"      {name}) {offer} ;;" for name, offer in operands.items() if offer),
         "WORDS": "\n".join(
             f"    {name}) _buildslots_offer -W '{words}' ;;" for name, words in worded.items()
         ),
@@ -97,6 +97,12 @@ def _bash(every: list[Command]) -> dict[str, str]:
         "DIRECTORIES": called(DIRECTORY),
         "FILES": called(FILE),
     }
+
+
+def _bash_operand(operand: Option) -> str:
+    if operand.words:
+        return f"_buildslots_offer -W '{_words(operand)}'"
+    return {POOL: "_buildslots_pools", FILE: "_buildslots_files"}.get(operand.value, "")
 
 
 def _fish(every: list[Command]) -> dict[str, str]:
@@ -115,6 +121,11 @@ def _fish(every: list[Command]) -> dict[str, str]:
         exclusive = ["--exclusive"] if option.value else []
         return exclusive + ([f"-a {_quoted(source)}"] if source else [])
 
+    def operand(operand: Option) -> str:
+        if operand.value == FILE:
+            return "--force-files"
+        return f"-a '{_words(operand)}'" if operand.words else " ".join(argument(operand)[1:])
+
     def line(option: Option) -> str:
         names = [f"-l {name[2:]}" if name[1] == "-" else f"-s {name[1]}" for name in option.names]
         return " ".join([*names, *argument(option), described(brief(option.text))])
@@ -125,7 +136,9 @@ def _fish(every: list[Command]) -> dict[str, str]:
 
     top, *rest = every
     own = [f"__buildslots_option {c.name} {line(o)}" for c in rest for o in c.options if "-h" not in o.names]
-    own += [f"__buildslots_option {c.name} -a '{_words(o)}'" for c in rest for o in c.operands if o.words]
+    own += [
+        f"__buildslots_option {c.name} {offer}" for c in rest for o in c.operands if (offer := operand(o))
+    ]
     return {
         "RUN_SPEC": " ".join(spec(option) for option in OPTIONS),
         "RUN_OPTIONS": "\n".join(f"$own {line(option)}" for option in OPTIONS),
@@ -156,7 +169,8 @@ def _zsh(every: list[Command]) -> dict[str, str]:
         return f"'{others}'{braces}{_quoted(f'[{brief(option.text)}]{value}')}"
 
     def operand(operand: Option) -> str:
-        return _quoted(f"{'1' if operand.words else '*'}:{operand.value}:{action(operand)}")
+        several = operand.value == SLOT
+        return _quoted(f"{'*' if several else '1'}:{operand.value}:{action(operand)}")
 
     def specs(command: Command) -> list[str]:
         return [*map(spec, command.options), *map(operand, command.operands)]

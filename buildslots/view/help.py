@@ -7,7 +7,7 @@ import re
 import sys
 
 import buildslots
-from buildslots.view import warn
+from buildslots.view import nearest, warn
 from buildslots.view.options import TOPICS, build_parser
 from buildslots.view.usage import commands
 from buildslots.words import PATH_SHOWN, shown
@@ -51,14 +51,8 @@ def _index() -> str:
 
 def _nearest(topic: str, topics: list[str]) -> str:
     """What the reader may have meant."""
-    import difflib  # noqa: PLC0415 - for mistakes only
-
-    word = topic.lower()
-    near = [each for each in topics if word and word in each]
-    near = near or difflib.get_close_matches(word, topics, n=3, cutoff=0.5)
-    if not near:
-        return "`buildslots help` lists the pages"
-    return f"the nearest: {', '.join(near[:3])}"
+    near = nearest(topic, topics)
+    return f"the nearest: {near}" if near else "`buildslots help` lists the pages"
 
 
 def _page(topic: str) -> str:

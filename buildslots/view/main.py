@@ -13,7 +13,7 @@ import sys
 
 from buildslots.errors import SettingError
 from buildslots.view import warn
-from buildslots.view.options import build_parser
+from buildslots.view.options import build_parser, parse
 
 MODULES = {
     "status": "now.status",
@@ -22,6 +22,7 @@ MODULES = {
     "report": "past.report",
     "doctor": "health.doctor",
     "release": "health.release",
+    "config": "config",
     "pools": "pools",
     "help": "help",
     "completion": "completion",
@@ -40,7 +41,7 @@ def main(args: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # and not a test's
         sys.stdout.reconfigure(errors="replace")  # commands and paths of others may not fit our encoding
     parser = build_parser()
-    options = parser.parse_args(args)
+    options = parse(parser, sys.argv[1:] if args is None else args)
     try:
         status = importlib.import_module(f"buildslots.view.{MODULES[options.command]}").run(options)
         sys.stdout.flush()

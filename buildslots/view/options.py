@@ -11,6 +11,8 @@ import argparse
 from buildslots import __version__
 from buildslots.errors import SettingError
 from buildslots.settings.values import parse_duration
+from buildslots.view import nearest
+from buildslots.words import PATH_SHOWN, shown
 
 SHELLS = ("bash", "zsh", "fish")
 SHORTEST_S = 0.05
@@ -38,7 +40,8 @@ WORDS = {
 DESCRIPTION = "See the machine's build slots, their past, and what is wrong with them."
 EXAMPLES = """\
 examples:
-  buildslots status --watch      who builds, who waits, and what it costs
+  buildslots                     who builds, who waits
+  buildslots status --watch      the same, kept up to date, with what it costs
   buildslots history --since 7d  how long builds waited, and if the cap fits
   buildslots doctor              what is wrong with this machine's pool
   buildslots help recipes        slot-run with make, CMake, cargo, git, cron
@@ -56,36 +59,40 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    commands = parser.add_subparsers(
+        title="commands; none means status", metavar="COMMAND", dest="command", required=True
+    )
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
     status = command("status", "who holds the slots and who waits, in order")
+    _pool_operand(status)
     _of_pool(status)
     status.add_argument("-a", "--all", action="store_true", help="all pools in the directory")
     status.add_argument("-w", "--watch", action="store_true", help="keep it up to date, with CPU and memory")
     status.add_argument(
-        "--interval", type=_seconds, default=1.0, metavar="DURATION", help="between two updates [1s]"
+        "--interval", type=_seconds, metavar="DURATION", help="between two updates of --watch [1s]"
     )
     _as_json(status)
 
     history = command("history", "how long builds waited and ran, from the journal, with advice")
+    _pool_operand(history)
     _of_past(history)
     _as_json(history)
 
     trace = command("trace", "the journal as trace events, for ui.perfetto.dev and chrome://tracing")
     _of_past(trace)
-    trace.add_argument("-o", "--output", metavar="FILE", default="-", help="where to write it [stdout]")
+    _output(trace, "where to write it [stdout]")
 
     report = command("report", "the same timeline as one web page that needs no network")
     _of_past(report)
-    report.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help='where to write it; "-": stdout'
-    )
+    _output(report, 'where to write it; "-": stdout')
 
     doctor = command("doctor", "try out what the pool relies on, and say what is wrong; exits 1 then")
+    _pool_operand(doctor)
     _of_pool(doctor)
+    doctor.add_argument("-v", "--verbose", action="store_true", help="also what is as it should be, and why")
     _as_json(doctor)
 
     release = command("release", "end what keeps a slot although its build is gone, after asking")
@@ -94,6 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
         "slots", nargs="*", type=_slot, metavar="SLOT", help="only these, even if their builds still run"
     )
     release.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+    config = command("config", "what counts for a build here, and who said so")
+    _pool_operand(config)
+    _of_pool(config)
+    config.add_argument("--init", action="store_true", help="write a config file in which all is a comment")
+    _as_json(config)
 
     pools = command("pools", "the names of the pools, one a line")
     _in_dir(pools)
@@ -104,6 +117,48 @@ def build_parser() -> argparse.ArgumentParser:
     completion = command("completion", "the script that makes a shell complete slot-run and buildslots")
     completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, args: list[str]) -> argparse.Namespace:
+    """The options in `args`. A mistake is said in one sentence, and raises SystemExit, as argparse does.
+
+    Without a command they are those of `status`: that is what most people want to see.
+    """
+    if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", "--version")):
+        args = ["status", *args]
+    names = command_names(parser)
+    if args[0] not in names and not args[0].startswith("-"):
+        hint = nearest(args[0], names)
+        hint = f"the nearest: {hint}" if hint else f"{', '.join(names)}; builds are run with slot-run"
+        parser.error(f"there is no command {shown(repr(args[0]), PATH_SHOWN)}; {hint}")
+    options = parser.parse_args(args)
+    for operand, option in (("named", "pool"), ("file", "output")):
+        text = getattr(options, operand, None)
+        if text is None:
+            continue
+        if getattr(options, option) is not None:
+            parser.error(f"{shown(repr(text), PATH_SHOWN)} and --{option} say two things: leave out one")
+        setattr(options, option, text)
+    if options.command == "status" and options.interval is not None and not options.watch:
+        parser.error("--interval is for --watch: give both, or none")
+    if options.command == "report" and options.output is None:
+        parser.error("report: where to write it? `buildslots report FILE.html`")
+    return options
+
+
+def command_names(parser: argparse.ArgumentParser) -> list[str]:
+    """The commands that `parser` knows."""
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001 - argparse has no public way to ask
+    return list(commands.choices)
+
+
+def _pool_operand(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("named", nargs="?", metavar="NAME", help="the pool, as --pool")
+
+
+def _output(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the file, as --output")
+    parser.add_argument("-o", "--output", metavar="FILE", help=text)
 
 
 def _of_pool(parser: argparse.ArgumentParser) -> None:

@@ -7,18 +7,19 @@ import sys
 
 from buildslots.errors import SettingError
 from buildslots.settings import pools_in_settings, resolve
-from buildslots.settings.values import DEFAULT_POOL, parse_pool
-from buildslots.view import warn
+from buildslots.settings.values import DEFAULT_POOL, parse_pool, slots_variable
+from buildslots.view import nearest, warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from buildslots.settings import Settings
+
 
 def run(options: argparse.Namespace) -> int:
     """Print the pools that exist in the directory, and those that the settings name."""
-    # With a number of slots given, `resolve` need not count the machine's cores.
-    base = resolve(pool=DEFAULT_POOL, slots=1, dir=options.dir, warn=warn).dir
+    base = base_of(options.dir)
     names = pools_in_settings(os.environ, warn)
     status = 0
     try:
@@ -29,6 +30,36 @@ def run(options: argparse.Namespace) -> int:
         status = 1
     sys.stdout.write("".join(f"{name}\n" for name in [DEFAULT_POOL, *sorted(names - {DEFAULT_POOL})]))
     return status
+
+
+def base_of(directory: str | None) -> str:
+    """The directory of all pools; `directory` is the value of --dir, or None."""
+    # With a number of slots given, `resolve` need not count the machine's cores.
+    return resolve(pool=DEFAULT_POOL, slots=1, dir=directory, warn=lambda _: None).dir
+
+
+def unknown(settings: Settings, directory: str | None) -> str:
+    """A sentence that says so if no build has used the pool of `settings` and no setting names it.
+
+    Such a name is most often a mistake in typing. Where nobody has ever built, that cannot be told.
+    """
+    base = base_of(directory)
+    if (
+        os.path.isdir(settings.dir)
+        or not os.path.isdir(base)
+        or os.environ.get(slots_variable(settings.pool))
+    ):
+        return ""
+    names = pools_in_settings(os.environ, lambda _: None)
+    if settings.pool in names:
+        return ""
+    try:
+        names.update(existing_pools(base))
+    except OSError:
+        return ""
+    near = nearest(settings.pool, sorted(names))
+    hint = f"the nearest: {near}" if near else "`buildslots pools` lists those that there are"
+    return f"no build has used a pool {settings.pool!r}, and no setting names it; {hint}"
 
 
 def existing_pools(base: str) -> list[str]:

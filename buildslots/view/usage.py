@@ -32,7 +32,7 @@ class Command(NamedTuple):
 def commands() -> Iterator[Command]:
     """`buildslots` itself, then each of its commands, as the parser has them."""
     parser = build_parser()
-    (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001 - argparse has no public way to ask
+    (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001 - as in options
     texts = {action.dest: action.help or "" for action in subparsers._choices_actions}  # noqa: SLF001
     yield _command("", parser.description or "", parser)
     for name, each in subparsers.choices.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -196,7 +197,7 @@ def test_other_code_reads_the_file_itself(
 
 def test_two_installations_that_take_turns(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each keeps its own, and neither reads the file again; there are not more than some."""
-    monkeypatch.setattr(compiled, "INSTALLATIONS", 2)
+    monkeypatch.setattr(compiled, "INSTALLATIONS", 3)
     names: dict[str, str] = {}
     for number in range(100):
         code = place.cache / f"code-{number}"
@@ -213,7 +214,7 @@ def test_two_installations_that_take_turns(place: Place, monkeypatch: pytest.Mon
         for code_file in names.values():
             monkeypatch.setattr(compiled, "__file__", code_file)
             assert place.slots() == 3
-    assert sorted(os.listdir(place.directory)) == ["config-0", "config-1"]
+    assert sorted(os.listdir(place.directory)) == sorted(names)
 
 
 def test_another_path_is_another_source(place: Place) -> None:
@@ -454,3 +455,11 @@ def test_slot_run_keeps_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
     assert said.startswith(f"slot-run: {config}, line 1, key slots: '0' is not a positive whole number")
     wait_until(lambda: run() and place.kept.exists(), "it is kept")
     assert run().stderr == said
+
+
+def test_a_cache_directory_that_is_missing_is_made(place: Place) -> None:
+    """As it is where nothing else has kept anything yet; for this user alone."""
+    place.cache.rmdir()
+    assert place.slots() == place.slots() == 3
+    assert place.kept.exists()
+    assert stat.S_IMODE(place.directory.parent.stat().st_mode) == 0o700

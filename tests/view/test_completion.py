@@ -193,6 +193,9 @@ def test_values(shell: Shell) -> None:
     shell.offers("buildslots doctor --dir ../other -p f", {"far"})
     shell.offers("buildslots pools --dir work", {"work-dir"})
     shell.offers("buildslots trace -o work", {"work-dir", "work-file"})
+    shell.offers("buildslots status l", {"link"})
+    shell.offers("buildslots doctor --dir ../other f", {"far"})
+    shell.offers("buildslots report work", {"work-dir", "work-file"})
     shell.offers("buildslots completion ", set(SHELLS))
     shell.offers("buildslots help ", set(TOPICS))
 

@@ -116,7 +116,7 @@ def test_any_umask_of_who_asks_the_doctor(pool: Pool, umask: str) -> None:
     pool.dir.mkdir()
     pool.dir.chmod(0o777)
     user = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    run = f"umask {umask}; exec {script('buildslots')} doctor"
+    run = f"umask {umask}; exec {script('buildslots')} doctor --verbose"
     result = pool.run(*user, "sh", "-c", run)
     assert "ok       locks: locks exclude" in result.stdout
     assert "ok       fifos: FIFOs tell at once" in result.stdout

@@ -121,17 +121,23 @@ _buildslots_read() {
 # Offer values for the option.
 _buildslots_value() {
   case $option in
-    @POOLS@) _buildslots_offer -W "$(buildslots pools ${dir:+--dir "$dir"} 2>/dev/null)" ;;
+    @POOLS@) _buildslots_pools ;;
 @WORDS@
     @DIRECTORIES@)
       compopt -o filenames 2>/dev/null
       _buildslots_offer -d
       ;;
-    @FILES@)
-      compopt -o filenames 2>/dev/null
-      _buildslots_offer -f
-      ;;
+    @FILES@) _buildslots_files ;;
   esac
+}
+
+_buildslots_pools() {
+  _buildslots_offer -W "$(buildslots pools ${dir:+--dir "$dir"} 2>/dev/null)"
+}
+
+_buildslots_files() {
+  compopt -o filenames 2>/dev/null
+  _buildslots_offer -f
 }
 
 # Set COMPREPLY to what compgen says with these options to what there is of the value.

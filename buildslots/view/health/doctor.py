@@ -89,7 +89,7 @@ def _report(options: argparse.Namespace, chosen: Settings | None, found: list[Fi
         }
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
-        lines = list(_lines(found))
+        lines = list(_lines(found) if options.verbose else _short(found))
         if sys.stdout.isatty():
             _print_colours(lines)
         else:
@@ -97,15 +97,31 @@ def _report(options: argparse.Namespace, chosen: Settings | None, found: list[Fi
     return int(wrong)
 
 
+def _short(found: list[Finding]) -> Iterator[tuple[str, str]]:
+    """The lines that somebody has to read, each with its level, and one for all that is as it should be."""
+    worth = [finding for finding in found if finding.level != OK]
+    for finding in worth:
+        yield finding.level, f"{finding.check}: {printable(finding.text)}"
+    fine = dict.fromkeys(finding.check for finding in found)
+    names = [name for name in fine if name not in {finding.check for finding in worth}]
+    if names:
+        yield OK, f"{', '.join(names)} (--verbose says more)"
+    yield "", _verdict(found)
+
+
 def _lines(found: list[Finding]) -> Iterator[tuple[str, str]]:
-    """Each line for people, and its level or an empty string."""
+    """Every finding, with its level or an empty string, and what the chief ones rest on."""
     for finding in found:
         yield finding.level, f"{finding.check}: {printable(finding.text)}"
         if finding.check in {"cap", "settings", "filesystem"}:  # the others have it all in their sentence
             for name, value in finding.details.items():
                 yield "", f"    {name}: {_value(value)}"
+    yield "", _verdict(found)
+
+
+def _verdict(found: list[Finding]) -> str:
     count = sum(finding.level == PROBLEM for finding in found)
-    yield "", "1 problem" if count == 1 else f"{count} problems" if count else "nothing is wrong"
+    return "1 problem" if count == 1 else f"{count} problems" if count else "nothing is wrong"
 
 
 def _value(value: object) -> str:

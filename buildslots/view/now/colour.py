@@ -63,11 +63,13 @@ def unwrapped(terminal: Console) -> Iterator[None]:
         terminal.file.flush()
 
 
-def print_statuses(statuses: list[PoolStatus], *, every: bool) -> None:
-    """Print in colour what `view.table` makes as plain text."""
+def print_statuses(statuses: list[PoolStatus], *, every: bool, below: str = "") -> None:
+    """Print in colour what `view.table` makes as plain text, and the line `below` it."""
     terminal = console()
     with unwrapped(terminal):
         _print_statuses(terminal, statuses, every=every)
+        if below:
+            terminal.print(Group("", Text(below, "cyan")))
 
 
 def _print_statuses(terminal: Console, statuses: list[PoolStatus], *, every: bool) -> None:

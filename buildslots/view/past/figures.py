@@ -193,7 +193,7 @@ def advice(past: Past, settings: Settings, cores: int) -> str:
         return " ".join(filter(None, said))
     waited = "nobody had to wait" if not its.queued else f"{its.queued} of {its.builds} builds had to wait"
     longest = f", at most {span(its.wait.max_s)}" if its.queued and its.wait.max_s is not None else ""
-    return f"Nothing to change: {waited}{longest}, and none ran beyond the cap."
+    return f"Nothing to change: {waited}{longest}, and none ran as overflow."
 
 
 def _on_failures(builds: list[Build], its: Figures) -> str:
@@ -212,7 +212,7 @@ def _on_timeouts(builds: list[Build], its: Figures, past: Past) -> str:
     timeout_s = spread(b.waited_s for b in waited if b.overflow or b.outcome == "gave up").p50_s
     if not timeout_s:
         return ""
-    what = f"{builds_in_words(its.fell_through)} ran beyond the cap" if its.fell_through else ""
+    what = f"{builds_in_words(its.fell_through)} ran as overflow" if its.fell_through else ""
     if its.gave_up:
         what += f"{' and ' if what else ''}{builds_in_words(its.gave_up)} gave up"
     share = sum((build.ran_s or 0.0) > timeout_s for build in builds) / max(1, its.started)

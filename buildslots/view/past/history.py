@@ -24,7 +24,7 @@ NAMED = 60
 HEAD = [
     "BUILDS",
     "QUEUED",
-    "FELL THROUGH",
+    "OVERFLOW",
     "FAILED",
     "WAIT p50",
     "p95",
@@ -106,7 +106,7 @@ def _summary(its: Figures) -> list[str]:
     others = [
         f"{count} {what}"
         for count, what in (
-            (its.fell_through, "fell through"),
+            (its.fell_through, "overflow"),
             (its.gave_up, "gave up"),
             (its.interrupted, "interrupted while waiting"),
             (its.degraded, "without a slot"),

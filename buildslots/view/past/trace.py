@@ -29,7 +29,7 @@ LINE = 0
 def run(options: argparse.Namespace) -> int:
     """Write the trace that the options ask for."""
     shown = asked_for(options)
-    write(options.output, json.dumps(trace(shown), separators=(",", ":")) + "\n")
+    write(options.output or "-", json.dumps(trace(shown), separators=(",", ":")) + "\n")
     return 0
 
 

@@ -128,7 +128,7 @@ def test_plain_text_in_a_pipe(pool: Pool) -> None:
     config.parent.mkdir(parents=True)
     config.write_text("slots = 0")
     environ = {"MAX_CONCURRENT_BUILDS": "x\x1b[31m", "XDG_CONFIG_HOME": str(config.parent.parent)}
-    text = pool.run(script("buildslots"), "doctor", environ=environ).stdout
+    text = pool.run(script("buildslots"), "doctor", "--verbose", environ=environ).stdout
     assert "\x1b" not in text
     lines = text.splitlines()
     assert sum(line.startswith("problem  directory: every user ") for line in lines) == 1
@@ -139,13 +139,26 @@ def test_plain_text_in_a_pipe(pool: Pool) -> None:
     assert re.fullmatch(r"\d+ problems", lines[-1])
 
 
+def test_in_short(pool: Pool) -> None:
+    """Each note and problem in its line, one line for all that is as it should be, and the verdict."""
+    pool.dir.mkdir(mode=0o777)
+    pool.dir.chmod(0o777)
+    result = pool.run(script("buildslots"), "doctor", environ={"MAX_CONCURRENT_BUILDS": "x"})
+    *lines, fine, verdict = result.stdout.splitlines()
+    assert {line.split()[0] for line in lines} <= {"note", "problem"}
+    assert sum(line.startswith("problem  directory: every user ") for line in lines) == 1
+    assert sum(line.startswith("problem  settings: MAX_CONCURRENT_BUILDS: 'x'") for line in lines) == 1
+    assert re.fullmatch(r"ok       (\w+, )*locks, fifos, cap, (\w+, )*journal \(--verbose says more\)", fine)
+    assert re.fullmatch(r"\d+ problems?", verdict)
+
+
 def test_colours_on_a_terminal_unless_the_user_wants_none(pool: Pool) -> None:
     """NO_COLOR is honoured (https://no-color.org)."""
     shown = []
     for environ in ({}, {"NO_COLOR": "1"}):
         ours, theirs = os.openpty()
         environ |= {"TERM": "xterm", "COLUMNS": "300"}
-        build = pool.popen(script("buildslots"), "doctor", stdout=theirs, environ=environ)
+        build = pool.popen(script("buildslots"), "doctor", "-v", stdout=theirs, environ=environ)
         os.close(theirs)
         text = b""
         try:
@@ -189,10 +202,11 @@ def test_why_the_pool_is_where_it_is(pool: Pool, tmp_path: Path) -> None:
 
 
 def test_a_relative_directory(pool: Pool, tmp_path: Path) -> None:
-    """A different pool in every working directory."""
+    """It would be a different pool in every working directory, and is ignored."""
     report = doctor(pool, environ={"BUILD_SLOTS_DIR": "here"}, cwd=tmp_path)
-    level, text = only(report, "directory")
-    assert (level, "BUILD_SLOTS_DIR is the relative path 'here'" in text) == ("problem", True)
+    level, text = only(report, "settings")
+    assert (level, "BUILD_SLOTS_DIR: 'here' is not an absolute path" in text) == ("problem", True)
+    assert details(report, "directory")["why"] == "HOME"
     assert only(doctor(pool, "--dir", "here", cwd=tmp_path), "directory")[0] == "ok"
 
 
@@ -430,6 +444,8 @@ def test_where_the_pool_s_name_comes_from(pool: Pool) -> None:
 
 # Split pools.
 
+UP = "until [ -e $T/up ]; do sleep 0.01; done"
+BUILD = f"rm -f $T/up; {{}} $R -n9 sh -c 'echo >$0/up; exec sleep 1000' $T & {UP}"
 DAEMON = "{} sleep 1000 & until [ $(cat /proc/$!/comm) = sleep ]; do sleep 0.01; done"
 
 
@@ -438,19 +454,29 @@ def test_a_process_that_is_led_to_another_pool(pool: Pool) -> None:
     """A problem where a pool is used already; the process, the variable and both directories are named."""
     other = pool.dir.parent / "xdg"
     move = f"env -u BUILD_SLOTS_DIR XDG_CACHE_HOME={other}"
-    report = alone(pool, DAEMON.format(move))
-    level, text = only(report, "split")
-    assert (level, f"no BUILD_SLOTS_DIR, would build in another pool, {other}/.build-slots" in text) == (
-        "note",
-        True,
-    )
-    report = alone(pool, f"{move} $R true; {DAEMON.format(move)}; {DAEMON.format(move)}")
+    report = alone(pool, f"{BUILD.format(move)}; {BUILD.format(move)}")
     level, text = only(report, "split")
     assert (level, f"builds in the pool {other}/.build-slots" in text) == ("problem", True)
-    assert re.match(r"process \d+ `sleep 1000` and 1 more, with no BUILD_SLOTS_DIR,", text)
+    assert re.match(r"process \d+ `.*` and 1 more, with no BUILD_SLOTS_DIR,", text)
     seen = details(report, "split")
     assert (seen["dir"], len(seen["pids"]), seen["used"]) == (f"{other}/.build-slots", 2, True)
     assert seen["variables"] == {"BUILD_SLOTS_DIR": None}
+
+
+@pytest.mark.linux
+def test_a_process_that_does_not_build_is_not_named(pool: Pool) -> None:
+    """A desktop's daemons have homes of all kinds; a pool that was used is a note, without a process."""
+    other = pool.dir.parent / "xdg"
+    move = f"env -u BUILD_SLOTS_DIR XDG_CACHE_HOME={other}"
+    assert only(alone(pool, DAEMON.format(move)), "split")[0] == "ok"
+    report = alone(pool, f"{move} $R true; {DAEMON.format(move)}")
+    there = f"{other}/.build-slots"
+    level, text = only(report, "split")
+    assert (level, text) == (
+        "note",
+        f"builds with no BUILD_SLOTS_DIR go to another pool, {there}, in which nobody builds now",
+    )
+    assert details(report, "split")["pids"] == []
 
 
 @pytest.mark.linux
@@ -458,8 +484,8 @@ def test_a_process_with_another_home(pool: Pool) -> None:
     """Without BUILD_SLOTS_DIR it is HOME that makes the difference."""
     del pool.environ["BUILD_SLOTS_DIR"]
     users = "printf 'root:x:0:0::%s:/bin/sh\\n' $HOME > $T/passwd; mount --bind $T/passwd /etc/passwd"
-    report = alone(pool, DAEMON.format("env HOME=$T"), mounts=users)
-    assert only(report, "split")[1].endswith(f"{pool.dir.parent}/.cache/.build-slots")
+    report = alone(pool, BUILD.format("env HOME=$T"), mounts=users)
+    assert f"builds in the pool {pool.dir.parent}/.cache/.build-slots" in only(report, "split")[1]
     assert details(report, "split")["variables"] == {"HOME": str(pool.dir.parent)}
 
 
@@ -477,12 +503,12 @@ def test_another_home_than_the_user_database_s(pool: Pool) -> None:
 @pytest.mark.linux
 def test_a_pool_below_ours_or_reached_by_another_name_is_no_split(pool: Pool) -> None:
     """A named pool's directory, and a symbolic link to ours."""
-    below = f"BUILD_SLOTS_DIR=$P/pools/x $R true; {DAEMON.format('env BUILD_SLOTS_DIR=$P/pools/x')}"
+    below = BUILD.format("env BUILD_SLOTS_DIR=$P/pools/x")
     assert only(alone(pool, below), "split")[0] == "note"
     link = f"ln -s $P $T/link; {DAEMON.format('env BUILD_SLOTS_DIR=$T/link')}"
     assert only(alone(pool, link), "split")[0] == "ok"
-    relative = f"cd $T; $R true; {DAEMON.format('env BUILD_SLOTS_DIR=rel')}; cd /"
-    assert details(alone(pool, relative), "split")["dir"] == str(pool.dir.parent / "rel")
+    relative = f"cd $T; {BUILD.format('env BUILD_SLOTS_DIR=rel')}; cd /"
+    assert "rel" not in details(alone(pool, relative), "split")["dir"]
 
 
 def test_with_a_directory_of_its_own_nothing_is_split(pool: Pool, tmp_path: Path) -> None:

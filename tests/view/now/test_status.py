@@ -23,6 +23,8 @@ from buildslots.words import printable, span
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from terminals import Terminal
+
 
 def status_json(pool: Pool, *options: str) -> dict:
     result = pool.run(script("buildslots"), "status", "--json", *options)
@@ -200,12 +202,48 @@ def test_named_pool_and_empty_pool(pool: Pool) -> None:
     assert status_json(pool)["holders"] == []
 
 
+def test_other_pools_in_use_are_named(pool: Pool) -> None:
+    """Who looks at an idle pool learns where the builds are; idle pools are not named."""
+    pool.slot_run("-p", "idle", "true")
+    pool.build("-p", "link", "-n1").started()
+    pool.build("-p", "link", "-n1").read_error_line()  # it waits
+    line = "other pools in use: link (1 held, 1 waiting); --all shows them"
+    assert pool.run(script("buildslots"), "status").stdout.splitlines()[-1] == line
+    assert "other pools" not in pool.run(script("buildslots"), "status", "link").stdout
+    assert "other pools" not in pool.run(script("buildslots"), "status", "--all").stdout
+    pool.build().started()
+    line = "other pools in use: default (1 held, 0 waiting); --all shows them"
+    assert pool.run(script("buildslots"), "status", "link").stdout.splitlines()[-1] == line
+
+
+def test_other_pools_in_use_are_named_on_a_terminal(pool: Pool, terminal: Terminal) -> None:
+    """Below the table, in a line of its own."""
+    pool.build("-p", "link", "-n1").started()
+    terminal.type(f"{script('buildslots')}")
+    terminal.wait_for("other pools in use: link (1 held, 0 waiting); --all shows them")
+
+
+def test_a_misspelt_pool_is_no_idle_one(pool: Pool) -> None:
+    """It is said that there is none, and what was meant; programs get their document all the same."""
+    pool.build("-p", "link", "-n1").started()
+    result = pool.run(script("buildslots"), "status", "-p", "lnik")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "buildslots: no build has used a pool 'lnik', and no setting names it; the nearest: link\n"
+    )
+    result = pool.run(script("buildslots"), "status", "-p", "lnik", "--json")
+    assert (result.returncode, json.loads(result.stdout)["holders"]) == (0, [])
+    assert "the nearest: link" in result.stderr
+    known = {"MAX_CONCURRENT_BUILDS_LNIK": "1"}
+    result = pool.run(script("buildslots"), "status", "-p", "lnik", environ=known)
+    assert result.stdout.startswith("pool lnik: 0 held of 1, 0 waiting\n")
+
+
 def test_wrong_usage(pool: Pool) -> None:
     """One sentence that names the value, and status 2."""
     result = pool.run(script("buildslots"), "status", "--pool", "a/b")
     assert result.returncode == 2
     assert "'a/b' is not the name of a pool" in result.stderr
-    assert pool.run(script("buildslots")).returncode == 2
 
 
 def test_a_reader_that_goes_away_is_no_error(pool: Pool) -> None:

@@ -247,7 +247,7 @@ def test_advice_on_a_timeout_that_is_too_short() -> None:
     """The runs outlast it: the paragraph says by how much to raise it."""
     late = {"overflow": True, "slot": 2, "queued_at": NOW - 220, "waited_s": 120.0}
     text = advised(*[build(n, **late, ran_s=500.0) for n in range(6)], *[build(n) for n in range(6, 12)])
-    assert text.startswith("6 builds ran beyond the cap; 50% of the runs outlast the timeout of 2 min 0 s")
+    assert text.startswith("6 builds ran as overflow; 50% of the runs outlast the timeout of 2 min 0 s")
     assert 'raise the timeout to 30m (`timeout = "30m"`' in text
 
 
@@ -262,7 +262,7 @@ def test_advice_on_giving_up() -> None:
     [
         (2.0, "the load was 2.0 on 8 cores: there is room for more; try MAX_CONCURRENT_BUILDS=3."),
         (20.0, "the load was 20.0 on 8 cores: too much; try MAX_CONCURRENT_BUILDS=1."),
-        (8.0, "Nothing to change: 2 of 4 builds had to wait, at most 20 s, and none ran beyond the cap."),
+        (8.0, "Nothing to change: 2 of 4 builds had to wait, at most 20 s, and none ran as overflow."),
     ],
 )
 def test_advice_on_the_cap(load: float, said: str) -> None:
@@ -327,7 +327,7 @@ def test_a_rotation_while_one_reads(state: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_nothing_to_advise() -> None:
     """That is said too; of another pool's builds nothing is."""
-    assert advised(build(1)) == "Nothing to change: nobody had to wait, and none ran beyond the cap."
+    assert advised(build(1)) == "Nothing to change: nobody had to wait, and none ran as overflow."
     assert advised() == ""
 
 
@@ -364,9 +364,9 @@ def test_history_of_real_builds(eight: Pool) -> None:
     groups = {group["cwd"]: group["builds"] for group in of_pool["directories"]}
     assert groups == {parent: 5, f"{parent}/b<script>": 3}
     text = eight.run(script("buildslots"), "history").stdout
-    assert "8 builds, 6 of them queued, 1 fell through, 2 failed" in text
+    assert "8 builds, 6 of them queued, 1 overflow, 2 failed" in text
     assert "at most 3 at once" in text
-    assert "1 build ran beyond the cap" in text
+    assert "1 build ran as overflow" in text
 
 
 def test_history_of_one_pool_and_period(eight: Pool) -> None:
@@ -516,7 +516,7 @@ def test_report_in_a_browser(page: str) -> None:
     assert (bars.count("wait"), len(bars) <= 6 + 8) == (6, True)
     assert page.count('class="load"') == 1
     assert "slot 2 (beyond the cap)" in page
-    assert re.search(r'class="advice">1 build ran beyond the cap', page)
+    assert re.search(r'class="advice">1 build ran as overflow', page)
 
 
 def test_report_needs_no_network_and_takes_no_orders(eight: Pool) -> None:

@@ -10,7 +10,7 @@ from buildslots.settings.values import slots_variable
 from buildslots.view.health.checks import OK, PROBLEM, Finding, Subject
 from buildslots.words import prose_path, span
 
-THEN = {"run": "runs anyway", "paced": "runs anyway, one in each such time", "fail": "fails"}
+THEN = {"run": "runs as overflow", "paced": "runs as overflow, one in each such time", "fail": "fails"}
 """What a build does after its timeout, by the setting."""
 
 

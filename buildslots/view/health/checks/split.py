@@ -7,10 +7,13 @@ import sys
 
 import psutil
 
+from buildslots.disk import records
+from buildslots.processes import is_local, number
 from buildslots.settings.places import base_dir, pool_dir
 from buildslots.settings.values import DEFAULT_POOL
-from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject
+from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject, listed
 from buildslots.view.health.keepers import command_of, in_our_namespace, quoted
+from buildslots.view.pools import existing_pools
 from buildslots.words import prose, prose_path
 
 TYPE_CHECKING = False
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 VARIABLES = ("BUILD_SLOTS_DIR", "XDG_CACHE_HOME", "HOME")
 """The variables that decide about the directory on Linux. TMPDIR is not one of them."""
 
+MOST_POOLS = 64
+"""At most so many pools of a directory are looked at."""
 LONGEST = 200
 """Characters of a variable that are shown."""
 
@@ -34,21 +39,21 @@ def split(subject: Subject) -> list[Finding]:
     ours = os.path.realpath(base_dir(environ))
     found = _of_user_database(environ, ours)
     for path, (processes, theirs) in sorted(_groups(ours).items()):
+        if not _is_used(path):
+            continue  # nobody who is led there builds
         names = _differing(environ, theirs)
         settings = ", ".join(
             f"{name}={prose(theirs[name][:LONGEST])}" if name in theirs else f"no {name}" for name in names
         )
-        example = processes[0]
-        more = f" and {len(processes) - 1} more" if len(processes) > 1 else ""
-        command = quoted(command_of(example))
-        who = f"process {example.pid} {command}{more}"
+        builders = _builders(path)
+        known = [process for process in processes if process.pid in builders]
         details: dict[str, object] = {
             "dir": path,
-            "pids": [process.pid for process in processes],
+            "pids": [process.pid for process in known],
             "variables": {name: theirs.get(name) for name in names},
         }
-        found.append(_finding(path, ours, f"{who}, with {settings},", details))
-    return found or [Finding("split", OK, "all processes of yours that can be seen have the same pool")]
+        found.append(_finding(path, ours, known, f"with {settings}", details))
+    return found or [Finding("split", OK, "no process of yours that can be seen builds in another pool")]
 
 
 def _of_user_database(environ: Mapping[str, str], ours: str) -> list[Finding]:
@@ -64,20 +69,54 @@ def _of_user_database(environ: Mapping[str, str], ours: str) -> list[Finding]:
         return []
     details: dict[str, object] = {"dir": path, "pids": [], "variables": {"HOME": home}}
     who = f"whatever starts with the home of the user database, {prose_path(home)}, such as a cron job,"
-    return [_finding(path, ours, who, details)]
-
-
-def _finding(path: str, ours: str, who: str, details: dict[str, object]) -> Finding:
-    """What to say of the pool at `path`, in which `who` builds."""
     used = _is_used(path)
-    details = {**details, "used": used}
-    if used and not path.startswith(ours + os.sep):
-        text = (
-            f"{who} builds in the pool {prose_path(path)}, which yours does not count: "
-            "set BUILD_SLOTS_DIR to one directory everywhere"
-        )
-        return Finding("split", PROBLEM, text, details)
-    return Finding("split", NOTE, f"{who} would build in another pool, {prose_path(path)}", details)
+    details["used"] = used
+    if used:
+        return [Finding("split", PROBLEM, f"{who} {_builds_in(path)}", details)]
+    return [Finding("split", NOTE, f"{who} would build in another pool, {prose_path(path)}", details)]
+
+
+def _finding(
+    path: str, ours: str, known: list[psutil.Process], settings: str, details: dict[str, object]
+) -> Finding:
+    """What to say of the used pool at `path`, and of the processes that are `known` to build there now."""
+    details = {**details, "used": True}
+    if not known:
+        text = f"builds {settings} go to another pool, {prose_path(path)}, in which nobody builds now"
+        return Finding("split", NOTE, text, details)
+    more = f" and {len(known) - 1} more" if len(known) > 1 else ""
+    who = f"process {known[0].pid} {quoted(command_of(known[0]))}{more}, {settings},"
+    if path.startswith(ours + os.sep):  # somebody has named a pool by its directory
+        return Finding("split", NOTE, f"{who} builds in another pool, {prose_path(path)}", details)
+    return Finding("split", PROBLEM, f"{who} {_builds_in(path)}", details)
+
+
+def _builds_in(path: str) -> str:
+    return (
+        f"builds in the pool {prose_path(path)}, which yours does not count: "
+        "set BUILD_SLOTS_DIR to one directory everywhere"
+    )
+
+
+def _builders(base: str) -> set[int]:
+    """The processes that hold slots or wait in the pools of the directory `base`, by their records.
+
+    Only they are named: every daemon of a desktop has some HOME, and most of them never build.
+    """
+    found = set()
+    try:
+        pools = existing_pools(base)
+    except OSError:
+        pools = [DEFAULT_POOL]
+    for pool in pools[:MOST_POOLS]:
+        for room in ("holders", "queue"):
+            path = os.path.join(pool_dir(pool, base), room)
+            for name in listed(path)[0]:
+                record = records.read(os.path.join(path, name))
+                pid = number((record or {}).get("pid"))
+                if record is not None and pid is not None and is_local(record) and records.lives(record):
+                    found.add(pid)
+    return found
 
 
 def _groups(ours: str) -> dict[str, tuple[list[psutil.Process], dict[str, str]]]:
