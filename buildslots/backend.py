@@ -118,6 +118,12 @@ if TYPE_CHECKING:
             """Join the line at the place of `number`: that of an arrival some time ago, in microseconds."""
 
 
+class Label(str):
+    """What its caller calls a build, in the place of the command. No path, though it may look like one."""
+
+    __slots__ = ()
+
+
 class Request:
     """What a build asks of a pool. Never changed.
 

@@ -16,13 +16,14 @@ import buildslots.journal
 import buildslots.words  # noqa: F401
 from buildslots import aio, logs
 from buildslots.admission import LATE_S, Admission, Slot, slots_here
+from buildslots.backend import Label
 from buildslots.block import Block
 from buildslots.crowd import open_pool
 from buildslots.decorated import decorated
 from buildslots.disk import directory, kin, wait  # noqa: F401
 from buildslots.errors import PoolUnusableError, SettingError, SlotTimeoutError, UnthrottledWarning
 from buildslots.processes import occupy_standard
-from buildslots.settings import Settings, check, compiled, file, machine, resolve  # noqa: F401
+from buildslots.settings import Settings, compiled, file, machine, resolve  # noqa: F401
 from buildslots.settings.values import UNSET
 from buildslots.status import pool_status
 
@@ -243,7 +244,7 @@ class SlotPool(Block):
         settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
         _check_label(label)
         occupy_standard()
-        command = sys.orig_argv if label is None else [label]
+        command: list[str] = sys.orig_argv if label is None else [Label(label)]
         late_s = TRY_S if settings.timeout_s == 0 else LATE_S
         return Admission(settings, command, open_pool, late_s)
 
@@ -293,14 +294,14 @@ class build_slot(Block):  # noqa: N801 - used like a function
 
     Arguments as for `SlotPool`, and `weight`, `cancel` and `label` as for `SlotPool.acquire`. The first may
     also be a `SlotPool`, which has its own `slots`, `gates`, `dir`, `on_wait` and `strict`. Wrong ones raise
-    here; environment and config file are read anew for each block, and each call of a decorated function.
+    here. As a decorator it reads the environment and the config file anew for each call.
 
     Re-entrant: inside of it, in the same thread or task and in tasks that it starts, a further
     `build_slot()` of the same pool is the same slot. Raises what `SlotPool` and `SlotPool.acquire`
     raise; the block is not entered then.
     """
 
-    __slots__ = ("_options", "_pool", "_wish")
+    __slots__ = ("_name", "_options", "_pool", "_wish")
 
     def __init__(  # noqa: PLR0913 - one for each thing that can be said, by keyword only
         self,
@@ -320,35 +321,35 @@ class build_slot(Block):  # noqa: N801 - used like a function
         if callable(pool):
             raise TypeError("as a decorator it takes its arguments first: write @build_slot()")
         super().__init__()
-        self._wish: Wish = {"weight": weight, "cancel": cancel, "label": label}
-        self._wish |= {"timeout": timeout, "on_timeout": on_timeout}
         self._options: dict[str, Any] = {"slots": slots, "gates": gates, "dir": dir}
         self._options |= {"on_wait": on_wait, "strict": strict}
-        self._pool = pool
+        self._wish: Wish = {"timeout": timeout, "on_timeout": on_timeout}
         if isinstance(pool, SlotPool):
             given = [name for name, value in self._options.items() if value not in (None, False)]
             if given:
                 raise TypeError(f"{given[0]} is for the SlotPool: it cannot be given beside one")
-            pool = None
-        check(pool=pool, slots=slots, timeout_s=timeout, on_timeout=on_timeout, weight=weight, dir=dir)
+            self._pool = pool
+        else:
+            self._pool = SlotPool(pool, **self._options)
+            if dir is not None and self._pool._settings is not None:
+                # The program may change its directory before a call.
+                self._options["dir"] = os.path.abspath(os.fsdecode(dir))
+        if self._pool._settings is not None:  # what is wrong raises here
+            self._pool._settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight)
         _check_label(label)
-        if dir is not None:
-            try:
-                self._options["dir"] = os.path.abspath(os.fsdecode(dir))  # where it is now
-            except OSError:
-                pass  # the working directory is gone, which is the block's trouble
+        self._wish |= {"weight": weight, "cancel": cancel, "label": label}
+        self._name = pool
 
-    def __getstate__(self) -> tuple[str | SlotPool | None, dict[str, Any], Wish]:
+    def __getstate__(self) -> tuple[str | SlotPool | None, SlotPool, dict[str, Any], Wish]:
         # What this process holds is its own.
-        return self._pool, self._options, self._wish
+        return self._name, self._pool, self._options, self._wish
 
-    def __setstate__(self, state: tuple[str | SlotPool | None, dict[str, Any], Wish]) -> None:
+    def __setstate__(self, state: tuple[str | SlotPool | None, SlotPool, dict[str, Any], Wish]) -> None:
         super().__init__()
-        self._pool, self._options, self._wish = state
+        self._name, self._pool, self._options, self._wish = state
 
     def _wanted(self) -> tuple[SlotPool, Wish]:
-        pool = self._pool
-        return pool if isinstance(pool, SlotPool) else SlotPool(pool, **self._options), self._wish
+        return self._pool, self._wish
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """As a decorator: each call of `function` runs under a slot, to the end of what it does.
@@ -360,7 +361,23 @@ class build_slot(Block):  # noqa: N801 - used like a function
             TypeError: `function` is a generator function, whose body would run after the slot was released;
                 or a class, or no function at all. A call raises it if a generator is returned.
         """
-        return decorated(self, function)
+        return decorated(_EachCall(self), function)
+
+
+class _EachCall(Block):
+    """The blocks of a decorated function: it has the settings of the call, not of its module's import."""
+
+    __slots__ = ("_block",)
+
+    def __init__(self, block: build_slot) -> None:
+        super().__init__()
+        self._block = block
+
+    def _wanted(self) -> tuple[SlotPool, Wish]:
+        block = self._block
+        if isinstance(block._name, SlotPool):
+            return block._wanted()
+        return SlotPool(block._name, **block._options), block._wish
 
 
 def _given(slot: Slot, admission: Admission) -> Slot:
