@@ -244,3 +244,10 @@ def test_a_program_that_does_not_log_loads_no_logging(pool: Pool) -> None:
     first.finish()
     assert waiter.started() == "False"
     assert waiter.errors() == ""
+
+
+def test_a_slot_that_is_disabled_says_so(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a warning, and with `strict` as well: whoever set the variable wants it."""
+    monkeypatch.setenv("BUILD_SLOTS_DISABLE", "1")
+    with build_slot(strict=True) as slot:
+        assert (slot.number, slot.unthrottled) == (None, "BUILD_SLOTS_DISABLE is set")
