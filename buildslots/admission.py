@@ -64,7 +64,7 @@ class Slot:
         weight: How many slots it holds; 0 if none itself.
         overflow: Whether the cap was full at the timeout, so that this build runs beyond it.
         nested: Whether this is the slot of an outer `build_slot()` or `slot-run`.
-        unthrottled: Why there is no slot, in words, if the machinery failed; None otherwise.
+        unthrottled: Why there is no slot, in words: the machinery failed, or is disabled; None if it has one.
         released: Whether it was given back; what a build needs of it then raises SlotReleasedError.
         waited_s: Seconds from the request to the start.
     """
@@ -431,7 +431,7 @@ class Admission:
         settings = self._settings
         if settings.disabled:
             self._started = True
-            return Slot(settings.pool)
+            return Slot(settings.pool, unthrottled="BUILD_SLOTS_DISABLE is set")
         outer = _outer(self._pool)
         if outer is not None:
             return self._nested(outer)
