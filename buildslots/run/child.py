@@ -25,7 +25,7 @@ import time
 from fcntl import F_DUPFD, fcntl
 
 from buildslots.files import close
-from buildslots.processes import given_environment
+from buildslots.processes import ignored_by_caller, restore_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ OF_TERMINAL = STOPPING | {
     _signal.SIGWINCH,
 }
 """Signals that the terminal driver sends to whole process groups: tty_ioctl(4), credentials(7)."""
-RESTORED = [_signal.SIGPIPE, _signal.SIGXFSZ]
-"""Signals that Python ignores for itself. The command gets their default action, as with `subprocess`."""
+RESTORED: list[int] = [_signal.SIGPIPE, _signal.SIGXFSZ]
+"""Signals that Python ignores for itself. The command gets their default action, as with `subprocess`, unless
+the caller ignores them too."""
 LEFT_ALONE = STOPPING | {_signal.SIGCONT, *RESTORED}
 """Signals that are not held back before there is a command. Ctrl-Z stops slot-run at once then. Those that
 Python ignores come of our own writes, and blocked they would be kept for the command."""
@@ -62,8 +63,6 @@ include/uapi/asm-generic/siginfo.h, sigaction(2)."""
 FIRST_LOOK_S, LAST_LOOK_S = 0.005, 1.0
 """How soon, and later how often, slot-run looks whether the command has made a process group of its own."""
 SHELL = "/bin/sh"
-COERCED = (b"C.UTF-8", b"C.utf8", b"UTF-8")
-"""What Python sets LC_CTYPE to where the locale is C: PEP 538, _TARGET_LOCALES in Python/pylifecycle.c."""
 LOWEST_FD = 64
 """The lowest number of the slot's descriptors in the command. Shell scripts (`exec 3>`), configure (5, 6) and
 jobservers use low numbers, and believe that those are free."""
@@ -115,10 +114,8 @@ def find(program: bytes) -> bytes:
 
 def become(path: bytes, command: list[bytes]) -> NoReturn:
     """Replace this process by `command`, when there is no slot to give back. Raises OSError."""
-    _restore_environment()
-    admit_signals()
-    for signum in RESTORED:
-        _signal.signal(signum, _signal.SIG_DFL)
+    restore_environment()
+    _restore_signals(_restored())
     try:
         os.execv(path, command)
     except OSError as error:
@@ -144,15 +141,16 @@ def spawn(path: bytes, command: list[bytes], inherited: list[int]) -> int:
     # and outside Linux a signal whose default is to be ignored may not stay pending.
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     copies = [copy for fd in inherited if (copy := _hand_down(fd)) is not None]
-    start = _posix_spawn if _restore_environment() else _fork
+    start = _posix_spawn if restore_environment() else _fork
+    restored = _restored()
     try:
         try:
-            pid = start(path, command)
+            pid = start(path, command, restored)
         except OSError as error:
             if error.errno != errno.ENOEXEC:
                 raise
             # A script without "#!": execvp(3) and every shell give it to sh.
-            pid = start(os.fsencode(SHELL), [os.fsencode(SHELL), path, *command[1:]])
+            pid = start(os.fsencode(SHELL), [os.fsencode(SHELL), path, *command[1:]], restored)
     finally:
         for fd in copies:
             close(fd)  # whether that works or not, the command runs
@@ -164,31 +162,24 @@ def spawn(path: bytes, command: list[bytes], inherited: list[int]) -> int:
     return pid
 
 
-def _restore_environment() -> bool:
-    """Undo what Python has done to our environment; whether a mapping can hold all of it.
-
-    Where the locale is C, Python sets LC_CTYPE (PEP 538), and then gcc quotes, and grep and sed match, as
-    they do not do in C. Without /proc (macOS) nothing tells that value from the caller's own, and it stays.
-    """
-    given = given_environment()
-    if given is None:
-        return True
-    if os.environb.get(b"LC_CTYPE") in COERCED:
-        value = next((entry[9:] for entry in given if entry.startswith(b"LC_CTYPE=")), None)
-        if value is None:
-            del os.environb[b"LC_CTYPE"]
-        else:
-            os.environb[b"LC_CTYPE"] = value
-    names = {entry.partition(b"=")[0] for entry in given if entry.find(b"=") > 0}
-    return len(names) == len(given)
+def _restored() -> list[int]:
+    ignored = ignored_by_caller()
+    return [signum for signum in RESTORED if not ignored >> (signum - 1) & 1]
 
 
-def _posix_spawn(path: bytes, command: list[bytes]) -> int:
+def _restore_signals(restored: list[int]) -> None:
+    """Have the mask that slot-run was started with, and the default action of the signals `restored`."""
+    for signum in restored:
+        _signal.signal(signum, _signal.SIG_DFL)
+    admit_signals()
+
+
+def _posix_spawn(path: bytes, command: list[bytes], restored: list[int]) -> int:
     # Not fork: half the cost (bench/README.md).
-    return os.posix_spawn(path, command, os.environb, setsigmask=_mask or (), setsigdef=RESTORED)
+    return os.posix_spawn(path, command, os.environb, setsigmask=_mask or (), setsigdef=restored)
 
 
-def _fork(path: bytes, command: list[bytes]) -> int:
+def _fork(path: bytes, command: list[bytes], restored: list[int]) -> int:
     """The same, where the environment has entries without a name or without "=", or the same name twice.
 
     Python's mapping leaves them out, or fails. What C has, they are still in, and only execv(3) takes that.
@@ -199,9 +190,10 @@ def _fork(path: bytes, command: list[bytes]) -> int:
         command,
         executable=path,
         close_fds=False,
-        preexec_fn=admit_signals,  # noqa: PLW1509 - there are no threads
+        restore_signals=False,
+        preexec_fn=lambda: _restore_signals(restored),  # noqa: PLW1509 - there are no threads
     )
-    process.returncode = 0  # it is ours to wait for
+    process.returncode = 0  # `supervise` waits for it
     return process.pid
 
 
