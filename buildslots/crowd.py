@@ -18,9 +18,9 @@ from _thread import TIMEOUT_MAX, allocate_lock
 from _weakref import ref
 from collections import deque
 
-from buildslots.admission import open_pool as open_for_one
 from buildslots.backend import Refusal
 from buildslots.disk.line import NUMBER_DIGITS
+from buildslots.slot import open_pool as open_for_one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ _crowds: dict[tuple[int, str], Crowd] = {}
 
 
 def open_pool(directory: str, late_at: float = float("inf")) -> Backend:
-    """The pool in `directory`, for one caller of many. Arguments as for `admission.open_pool`."""
+    """The pool in `directory`, for one caller of many. Arguments as for `slot.open_pool`."""
     crowd = _crowds.setdefault((os.getpid(), directory), Crowd())
     return CrowdedPool(open_for_one(directory, late_at), crowd)
 
