@@ -11,12 +11,22 @@ the modules of its own start, and all of it where PYTHONHOME is another Python's
 variables unchanged.
 """
 
-import os  # loaded already, as is sys
+import os  # loaded already, as are sys and _signal
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+else:
+    import _signal
 
 
 def slot_run() -> None:
     """Run `slot-run`; does not return."""
+    # Until `run` says what a signal does, Ctrl-C just ends this: nothing has been taken yet. Python would
+    # show where it was interrupted. What it does before this line is out of our reach.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _put_our_own_first()
     import gc  # noqa: PLC0415
 

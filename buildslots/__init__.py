@@ -4,8 +4,8 @@
 
     from buildslots import build_slot
 
-    with build_slot():
-        subprocess.run(["make", "build"], check=True)
+    with build_slot() as slot:
+        subprocess.run(["make", "build"], env=slot.environ(), check=True)
 
 Public names are loaded on first use, so that `import buildslots` stays cheap and `slot-run`
 loads nothing it does not need.

@@ -296,6 +296,7 @@ class Admission:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
         open_pool: Opens the pool: this module's `open_pool`, or that of `crowd`.
+        late_s: By how much whatever others do to the pool may delay it beyond its timeout.
 
     Attributes:
         has_failed: Whether our machinery has failed, and so no slot was got.
@@ -314,13 +315,17 @@ class Admission:
     )
 
     def __init__(
-        self, settings: Settings, command: list[str], open_pool: Callable[[str, float], Backend] = open_pool
+        self,
+        settings: Settings,
+        command: list[str],
+        open_pool: Callable[[str, float], Backend] = open_pool,
+        late_s: float = LATE_S,
     ) -> None:
         self._settings = settings
         self._request = Request(settings.slots, command, settings.weight, _gates(settings))
         late_at = float("inf")  # whose turn comes after the timeout has time for the mutex then
         if settings.timeout_s is not None and settings.on_timeout != "paced":
-            late_at = self._request.began + settings.timeout_s + LATE_S
+            late_at = self._request.began + settings.timeout_s + late_s
         self._pool = open_pool(settings.dir, late_at)
         self._hold: Hold | None = None
         self._place: Place | None = None
@@ -423,19 +428,29 @@ class Admission:
             return Slot(settings.pool)
         outer = _outer(self._pool)
         if outer is not None:
-            self._started = True  # long ago
-            return Slot(settings.pool, settings.dir, mark=outer)
+            return self._nested(outer)
         if settings.timeout_s == 0:
             found = yield from self._pool.attempt(self._request)
             if isinstance(found, Refusal):
+                if (kin := self._pool.kin()).mark is not None:
+                    return self._nested(kin.mark)
                 found = yield from self._at_timeout(found)
             self._hold = found
         else:
             self._hold, self._place = yield from self._pool.enter(self._request, poll)
             if self._place is not None:
+                if (kin := self._pool.kin()).mark is not None:
+                    return self._nested(kin.mark)
                 self._hold = yield from self._wait(self._place, notice)
         waited_s = time.monotonic() - self._request.began
         return Slot(settings.pool, settings.dir, hold=self._hold, waited_s=waited_s)
+
+    def _nested(self, mark: str) -> Slot:
+        """The slot of an outer holder, which `mark` names; nobody waits for this build in line."""
+        if self._place is not None:
+            self._place.leave()
+        self._started = True  # long ago
+        return Slot(self._settings.pool, self._settings.dir, mark=mark)
 
     def started(self, slot: Slot, child: int | None = None) -> None:
         """Leave the line: the build has started under `slot`, as the process `child`.

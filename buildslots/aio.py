@@ -5,7 +5,6 @@ All that a waiter listens to is behind one descriptor (epoll(7), kqueue(2)), whi
 
 from __future__ import annotations
 
-import asyncio
 import select
 import sys
 import time
@@ -15,6 +14,7 @@ from buildslots.errors import SlotCancelledError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from threading import Event
     from typing import Any
@@ -100,6 +100,8 @@ async def _sleep(poll: Any, seconds: float) -> None:
         finally:
             when_rung(None)
         return
+    import asyncio  # noqa: PLC0415 - 60 ms, which neither threads nor trio need
+
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
 

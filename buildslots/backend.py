@@ -88,7 +88,7 @@ if TYPE_CHECKING:
             """Leave the line. Idempotent, raises nothing; in a forked child the place stays its parent's."""
 
     class Backend(Protocol):
-        """One pool, as one build uses it. All but `is_ours` raise OSError if the pool cannot be used."""
+        """One pool, as one build uses it. All but `is_ours` and `kin` raise OSError if it cannot be used."""
 
         @property
         def repaired(self) -> list[str]:
@@ -99,6 +99,9 @@ if TYPE_CHECKING:
 
             Raises OSError if that cannot be told.
             """
+
+        def kin(self) -> Kin:
+            """What those who hold the slots are to this process, for who has to wait. Raises nothing."""
 
         def attempt(self, request: Request) -> Steps[Hold | Refusal]:
             """Take slots if they are free and nobody is in line."""
@@ -162,3 +165,18 @@ class Refusal:
     def __init__(self, held: int, gate: str | None = None) -> None:
         self.held: Final = held
         self.gate: Final = gate
+
+
+class Kin:
+    """What those who hold the slots are to the process that has to wait for them.
+
+    Attributes:
+        mark: The slot of a command below which this process runs, as `N:NONCE`; None if there is none.
+        is_own: Whether every slot is held by this very process, or by one above it.
+    """
+
+    __slots__ = ("is_own", "mark")
+
+    def __init__(self, mark: str | None, *, is_own: bool) -> None:
+        self.mark: Final = mark
+        self.is_own: Final = is_own

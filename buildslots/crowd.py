@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from buildslots.backend import Backend, Hold, Notice, Place, Request, Steps
+    from buildslots.backend import Backend, Hold, Kin, Notice, Place, Request, Steps
 
 IN_LINE = 2
 """So many callers of a process have tickets: one takes the next slot, and one is there when that leaves."""
@@ -158,6 +158,10 @@ class CrowdedPool:
     def is_ours(self, number: int, nonce: str) -> bool:
         """Whether slot `number` is still held by the very holding that `nonce` marks. Raises OSError."""
         return self._pool.is_ours(number, nonce)
+
+    def kin(self) -> Kin:
+        """What those who hold the slots are to this process. Raises nothing."""
+        return self._pool.kin()
 
     def attempt(self, request: Request) -> Steps[Hold | Refusal]:
         """Take slots if they are free and nobody is in line."""

@@ -9,14 +9,23 @@ from __future__ import annotations
 import os
 import sys
 
-from buildslots.admission import Admission, Slot, slots_here
+# What may only be needed later is loaded now as well: a program may run for months, and this package be
+# upgraded or removed meanwhile. Only slot-run has no time for that.
+import buildslots.gates
+import buildslots.journal
+import buildslots.words  # noqa: F401
+from buildslots import aio
+from buildslots.admission import LATE_S, Admission, Slot, slots_here
 from buildslots.backend import Label
 from buildslots.block import Block
 from buildslots.crowd import open_pool
-from buildslots.errors import SettingError, SlotTimeoutError
+from buildslots.decorated import decorated
+from buildslots.disk import directory, wait  # noqa: F401
+from buildslots.errors import SettingError, SlotTimeoutError, UnthrottledWarning
 from buildslots.processes import occupy_standard
-from buildslots.settings import Settings, resolve
+from buildslots.settings import Settings, compiled, file, machine, resolve  # noqa: F401
 from buildslots.settings.values import UNSET
+from buildslots.status import pool_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +42,9 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 
+TRY_S = 0.007
+"""How long `try_acquire` and `acquire(0)` try to get the mutex: tasks call them, and the others of the loop
+stand still meanwhile."""
 FAILURES = (OSError, ImportError)
 """What the machinery fails with: a call, or a module that cannot be loaded, for want of a descriptor, say."""
 
@@ -177,8 +189,6 @@ class SlotPool(Block):
 
         When the task is cancelled, nothing is held, and the place in line is gone.
         """
-        from buildslots import aio  # noqa: PLC0415 - asyncio
-
         try:
             admission = self._admission(timeout, on_timeout, weight, label)
         except OSError as error:  # no directory for the pool
@@ -206,8 +216,6 @@ class SlotPool(Block):
         Raises:
             OSError: The pool cannot be read.
         """
-        from buildslots.status import pool_status  # noqa: PLC0415 - dataclasses, psutil
-
         return pool_status(self._usable_settings())
 
     def _wanted(self) -> tuple[SlotPool, Wish]:
@@ -220,13 +228,13 @@ class SlotPool(Block):
         settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
         _check_label(label)
         occupy_standard()
-        return Admission(settings, sys.orig_argv if label is None else [Label(label)], open_pool)
+        command: list[str] = sys.orig_argv if label is None else [Label(label)]
+        late_s = TRY_S if settings.timeout_s == 0 else LATE_S
+        return Admission(settings, command, open_pool, late_s)
 
     def _unthrottled(self, error: Exception) -> Slot:
         """A slot that holds nothing, because of `error`."""
         import warnings  # noqa: PLC0415 - off the fast path
-
-        from buildslots.errors import UnthrottledWarning  # noqa: PLC0415
 
         warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=_callers())
         return Slot(self.name)
@@ -330,8 +338,6 @@ class build_slot(Block):  # noqa: N801 - used like a function
             TypeError: `function` is a generator function, whose body would run after the slot was released;
                 or a class, or no function at all. A call raises it if a generator is returned.
         """
-        from buildslots.decorated import decorated  # noqa: PLC0415 - inspect
-
         return decorated(_EachCall(self), function)
 
 

@@ -1,4 +1,4 @@
-"""Processes: which one this is, whether another lives, and what a forked child must have no copy of."""
+"""Processes: which one this is and what it was given, whether another lives, what a fork must not copy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from buildslots.files import close
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+MOST_ANCESTORS = 256
+"""So many processes above this one are looked at."""
+MOST_FILES = 4096
+"""Among so many open files of a process one is looked for."""
 
 _identity: tuple[int, dict[str, str]] = (0, {})
 
@@ -37,15 +42,84 @@ def identity() -> dict[str, str]:
 
 def start_of(pid: int) -> int:
     """When process `pid` started, in clock ticks after boot: field 22 of proc_pid_stat(5); 0 if unknown."""
+    return _parent_and_start(pid)[1]
+
+
+def _parent_and_start(pid: int) -> tuple[int, int]:
+    """Fields 4 and 22 of proc_pid_stat(5): the parent of process `pid`, and when it started; 0 if unknown."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         try:
             stat = os.read(fd, 4096)
         finally:
             close(fd)
-        return int(stat[stat.rindex(b")") + 2 :].split()[19])  # the name in parentheses may hold anything
+        fields = stat[stat.rindex(b")") + 2 :].split()  # the name in parentheses may hold anything
+        return int(fields[1]), int(fields[19])
     except (OSError, ValueError, IndexError):
-        return 0
+        return 0, 0
+
+
+def ancestors() -> dict[int, int]:
+    """The processes above this one, its parent first: when each started, by pid; 0 if that is unknown.
+
+    As far as they can be seen: not beyond the pid namespace, nor beyond whom /proc hides.
+    """
+    found: dict[int, int] = {}
+    if sys.platform == "linux":
+        pid = os.getppid()
+        while pid and pid not in found and len(found) < MOST_ANCESTORS:
+            above, found[pid] = _parent_and_start(pid)
+            pid = above
+        return found
+    try:
+        import psutil  # noqa: PLC0415 - where there is no /proc
+
+        return {process.pid: 0 for process in psutil.Process().parents()}
+    except Exception:  # noqa: BLE001 - psutil's own, or it cannot be loaded
+        return found
+
+
+def has_open(pid: int, path: str) -> bool:
+    """Whether process `pid` has the file at `path` open; False where the system does not tell us."""
+    try:
+        file = os.stat(path)
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            some = zip(entries, range(MOST_FILES), strict=False)
+            return any(os.path.samestat(entry.stat(), file) for entry, _ in some)
+    except OSError:
+        return False
+
+
+def given_arguments(args: list[str]) -> list[bytes]:
+    """The bytes of `args`, the end of `sys.argv`, as whoever started this process has written them.
+
+    Python decodes them with the C library, whose EUC-JP, Big5 and GB18030 are not quite those of Python's
+    codecs: text in another encoding may be no text of these, or come back as other bytes.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or not args:
+        return [os.fsencode(word) for word in args]
+    given = _strings("/proc/self/cmdline")
+    return given[-len(args) :] if given else [os.fsencode(word) for word in args]
+
+
+def given_environment() -> list[bytes] | None:
+    """The entries of the environment that this process was started with; None where /proc does not tell."""
+    return _strings("/proc/self/environ")
+
+
+def _strings(path: str) -> list[bytes] | None:
+    """The strings in a file of /proc, each of which ends with NUL; None if it cannot be read."""
+    parts: list[bytes] = []
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            while part := os.read(fd, 1 << 16):
+                parts.append(part)
+        finally:
+            close(fd)
+    except OSError:
+        return None
+    return b"".join(parts).split(b"\0")[:-1]
 
 
 def number(text: str | None) -> int | None:

@@ -38,12 +38,14 @@ if os.name == "nt":
             "examples",
             "fuzz",
             "gates",
+            "greenlets",
             "journal",
             "nesting",
             "paced",
             "pool",
             "security",
             "shared",
+            "upgrades",
             "weights",
         )
     ]

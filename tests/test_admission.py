@@ -146,7 +146,10 @@ from buildslots.disk import line
 from buildslots.disk.directory import PoolDirectory
 
 directory = PoolDirectory(sys.argv[1])
-ticket = directory.with_repairs(lambda: line.Ticket(directory.path, 1, b""))
+try:
+    next(directory.under_mutex(lambda: line.Ticket(directory.path, 1, b"")))
+except StopIteration as end:
+    ticket = end.value
 removals = iter(range(int(sys.argv[2])))
 
 def kill(event, _):

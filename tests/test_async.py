@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import functools
 import inspect
 import os
 import sys
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ from builds import DEADLINE_S, Pool, wait_until
 
 from buildslots import (
     SettingError,
+    Slot,
     SlotCancelledError,
     SlotPool,
     SlotTimeoutError,
@@ -29,7 +33,8 @@ from buildslots import (
     build_slot,
 )
 from buildslots.admission import Admission, slots_here
-from buildslots.disk import ears
+from buildslots.disk import ears, lock
+from buildslots.disk.directory import REFUSED_S, PoolDirectory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -697,3 +702,77 @@ def test_a_kqueue_is_asked_as_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     assert poll.poll(1500) == [(5, -1)]
     poll.close()  # type: ignore[attr-defined]
     assert (poll.fileno(), asked) == (7, [([(5, 4, 3)], 0, None), (None, 64, 1.5), "closed"])  # type: ignore[attr-defined]
+
+
+# The mutex, which somebody else keeps.
+
+
+@pytest.fixture
+def kept_mutex(pool: Pool) -> Iterator[None]:
+    """Somebody is stopped with the mutex of the pool."""
+    with build_slot():
+        pass
+    with open(pool.dir / "mutex") as stuck:
+        fcntl.flock(stuck, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: SlotPool().status(),
+        lambda: SlotPool().try_acquire(),
+        lambda: SlotPool().acquire(0),
+        lambda: SlotPool().acquire(timeout=0, on_timeout="fail"),
+    ],
+)
+def test_what_does_not_wait_stops_no_loop_for_20_ms(
+    kept_mutex: None, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]
+) -> None:
+    """Tasks call it: it hardly sleeps while somebody keeps the mutex, and has the slot all the same."""
+    slept: list[float] = []
+    tries = lock.Mutex.tries
+
+    def counted(*args: object) -> Iterator[float]:
+        for pause_s in tries(*args):  # type: ignore[arg-type]
+            slept.append(pause_s)
+            yield pause_s
+
+    monkeypatch.setattr(lock.Mutex, "tries", counted)
+    found = call()
+    assert slept
+    assert sum(slept) < 0.015
+    if isinstance(found, Slot):
+        assert (found.number, found.overflow) == (0, False)
+        found.release()
+
+
+def test_a_kept_mutex_stops_no_other_task(
+    kept_mutex: None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for it sleeps as tasks do, and never as a thread does."""
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("the thread of the loop slept"))
+
+    async def main() -> None:
+        async with build_slot() as slot:
+            assert slot.number == 0
+
+    run(main)
+
+
+def test_what_is_not_finished_yet_stops_no_other_task(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a group's pool another user makes something at this moment: that is looked at again, in between."""
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("the thread of the loop slept"))
+    pool.dir.mkdir(parents=True)
+    pool.dir.chmod(0o2770)
+    directory = PoolDirectory(str(pool.dir))
+    refusals = iter(range(3))
+
+    def action() -> str:
+        if next(refusals, None) is not None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(pool.dir / "mutex"))
+        return "done"
+
+    for steps in (directory.under_mutex(action), directory.with_repairs(action)):
+        refusals = iter(range(3))
+        assert [seconds for _, seconds in steps] == [REFUSED_S] * 3

@@ -433,7 +433,7 @@ def test_masses_of_dead_tickets_are_cleared_bit_by_bit(pool: Pool, monkeypatch: 
     """No look takes longer than its time; what it has not come to counts as alive."""
     monkeypatch.setattr(line, "TIDY_S", 0.0)
     directory = PoolDirectory(str(pool.dir))
-    directory.with_repairs(lambda: line.Ticket(directory.path, 1, b"").leave())
+    step(directory, lambda: line.Ticket(directory.path, 1, b"").leave())
     for number in range(10):
         (pool.dir / "queue" / f"{number + 1:020d}-1").touch()
     for left in range(9, 0, -1):

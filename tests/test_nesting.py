@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
-from builds import Pool, script
+from builds import DEADLINE_S, Pool, script
+from users import ALICE, BOB, Users, several_users
 
 from buildslots import SlotPool, SlotTimeoutError, build_slot
-from buildslots.disk import bells
+from buildslots.disk import bells, records
 
 SHOW = 'echo "${BUILD_SLOT-none}"'
 
@@ -140,6 +142,110 @@ def test_the_library_nests_in_slot_run_and_slot_run_in_the_library(pool: Pool) -
     )
     assert pool.run(sys.executable, "-c", program).stdout == "0 False 0\n"
     assert pool.slot_run("-n1", sys.executable, "-c", program).stdout == "0 True 0\n"
+
+
+# Without the variable: whoever would have to wait looks who holds the slots.
+
+CLEARED = 'env -i PATH="$PATH" HOME="$HOME" BUILD_SLOTS_DIR="$BUILD_SLOTS_DIR"'
+"""How tox, sudo and build sandboxes start what they run."""
+FOR_EVER = f"{CLEARED} {shlex.quote(script('slot-run'))} -n1 -t none"
+
+
+def test_a_build_whose_environment_was_cleared_is_nested_all_the_same(pool: Pool) -> None:
+    """At any depth, though it would wait for ever; what it starts has the mark again."""
+    inner = f"{FOR_EVER} sh -c '{SHOW}; echo $BUILD_SLOTS_HELD'"
+    result = pool.slot_run("-n1", "sh", "-c", f"setsid -w sh -c {shlex.quote(inner)}; :")
+    assert (result.returncode, result.stderr) == (0, "")
+    number, mark = result.stdout.splitlines()
+    assert (number, mark.partition(":")[0]) == ("0", "0")
+    result = pool.slot_run("-n1", "sh", "-c", f"{FOR_EVER} sh -c {shlex.quote(inner)}; :")
+    assert (result.returncode, result.stdout.splitlines()[0], result.stderr) == (0, "0", "")
+
+
+def test_with_no_time_to_wait_it_is_nested_as_well(pool: Pool) -> None:
+    """`-t 0` looks before it gives up or runs beyond the cap."""
+    for then in ("run", "paced", "fail"):
+        inner = f"{FOR_EVER} -t 0 --on-timeout {then} sh -c '{SHOW}'"
+        result = pool.slot_run("-n1", "sh", "-c", f"{inner}; :")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "0\n", "")
+    assert pool.leftovers() == []
+
+
+def test_an_overflow_build_and_one_of_weight_two_cover_what_is_below_them(pool: Pool) -> None:
+    """The slot is the nearest ancestor's, and the lowest that it has."""
+    first = pool.build("-n1")
+    first.started()
+    result = pool.slot_run("-q", "-n1", "-t", "0", "sh", "-c", f"{FOR_EVER} sh -c '{SHOW}'; :")
+    assert result.stdout == "1\n"
+    first.finish()
+    result = pool.slot_run("-n2", "-w2", "sh", "-c", f"{FOR_EVER} -n2 sh -c '{SHOW}'; :")
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+def test_the_library_looks_as_well(pool: Pool) -> None:
+    """In threads and in tasks, and `try_acquire` gives the outer slot."""
+    program = (
+        "import asyncio\n"
+        "from buildslots import SlotPool, build_slot\n"
+        "one = SlotPool(slots=1, timeout=None)\n"
+        "async def task():\n"
+        "    async with build_slot(slots=1, timeout=None) as slot: return slot.nested\n"
+        "print(one.acquire().nested, one.try_acquire().nested, asyncio.run(task()))\n"
+    )
+    command = shlex.join([sys.executable, "-c", program])
+    result = pool.slot_run("-n1", "sh", "-c", f"{CLEARED} {command}; :")
+    assert (result.stdout, result.stderr) == ("True True True\n", "")
+
+
+def test_a_killed_slot_run_s_command_still_covers_what_it_starts(pool: Pool) -> None:
+    """The record says which process the command is."""
+    build = pool.popen(
+        script("slot-run"), "-n1", "sh", "-c", f"echo started; read line; {FOR_EVER} sh -c '{SHOW}'; :"
+    )
+    build.started()
+    pool.record()
+    build.process.kill()
+    build.process.wait(DEADLINE_S)
+    build.process.stdin.write(b"go\n")
+    assert build.started() == "0"
+
+
+def test_a_build_beside_a_holder_waits(pool: Pool) -> None:
+    """Neither a sibling, nor a daemon that a build has left behind, is below one who holds a slot."""
+    first = pool.build("-n1")
+    first.started()
+    pool.record()
+    assert pool.slot_run("-n1", "-t0", "--on-timeout=fail", "true").returncode == 75
+    with SlotPool(slots=2).acquire():  # this process starts other builds, too
+        assert pool.slot_run("-n2", "-t0", "--on-timeout=fail", "true").returncode == 75
+
+
+def test_another_pool_s_holder_covers_nothing(pool: Pool) -> None:
+    """A link slot below a build slot is a second slot, and waits if it has to."""
+    link = pool.build("-n1", "-p", "link")
+    link.started()
+    inner = f"{FOR_EVER} -p link -t0 --on-timeout fail true"
+    assert pool.slot_run("-n1", "sh", "-c", f"{inner}; exit $?").returncode == 75
+
+
+@several_users
+def test_in_a_group_s_pool_the_system_is_asked_who_has_the_slot(users: Users) -> None:
+    """One member is nested below their own build, and not below one whose record another member forged."""
+    inner = f"{FOR_EVER} sh -c '{SHOW}'; :"
+    honest = users.run(*users.as_user(ALICE, script("slot-run"), "-n1", "sh", "-c", inner))
+    assert (honest.returncode, honest.stdout) == (0, "0\n"), honest.stderr
+    bob = users.build_as(BOB, "-n1")
+    bob.started()
+    record = users.record()
+    who = 'echo "$$ $(cut -d" " -f22 /proc/$$/stat)"'
+    forged = f"{who}; read line; {FOR_EVER} -t0 --on-timeout fail true; echo $?"
+    alice = users.popen(*users.as_user(ALICE, "sh", "-c", forged))
+    shell = alice.started().encode()
+    text, child = record.read_bytes(), records.parse(record.read_bytes())["child"].encode()
+    record.write_bytes(text.replace(b"child " + child + b"\n", b"child " + shell + b"\n"))
+    assert (records.read(str(record)) or {})["child"] == shell.decode()
+    alice.process.stdin.write(b"go\n")
+    assert alice.started() == "75"
 
 
 FAIL = {"slots": 1, "timeout": 0, "on_timeout": "fail"}

@@ -227,13 +227,12 @@ def test_a_user_who_is_stopped_in_the_middle_stops_nobody(users: Users) -> None:
 
 
 REFUSED = """
-import sys
-from buildslots import SlotPool
-from buildslots.disk import directory
+import sys, time
 def until_told(_):
     print("refused", flush=True)
     sys.stdin.readline()
-directory.time.sleep = until_told
+time.sleep = until_told
+from buildslots import SlotPool
 print(SlotPool(slots=1).acquire().number, flush=True)
 """
 

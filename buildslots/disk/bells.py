@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from stat import S_ISFIFO
 
 from buildslots.files import PLAIN, Room, close, give_mode_by_name, is_new, is_shared, put_aside
+
+if sys.platform == "win32":
+    from os import read, write
+else:
+    # eventlet's monkey_patch has os.read and os.write wait where these say at once that they would have to
+    # (eventlet/green/os.py).
+    from posix import read, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +38,11 @@ if TYPE_CHECKING:
 
 POLLIN = 1
 """The same number on every system that has poll(2); `select` is not imported to be told."""
+
+SELECT_MOST = 1024
+"""FD_SETSIZE of select(2): it takes no descriptor from this number on."""
+UNHEARD_S = 0.05
+"""How often to look at what cannot be listened to."""
 
 FIFOS = hasattr(os, "mkfifo")
 """Whether this platform has FIFOs at all; Windows has none."""
@@ -104,7 +117,7 @@ def ring(fd: int) -> None:
     To close it would be enough if no child had a copy of `fd`: the bytes are for that case.
     """
     try:
-        os.write(fd, RING)
+        write(fd, RING)
     except OSError:
         pass  # full of earlier bytes: it has rung already
 
@@ -129,7 +142,7 @@ def listen_or_fail(path: str) -> tuple[int | None, bool]:
     try:
         # A device could be read for ever. And poll(2) does not report POLLHUP on a FIFO that had no writer
         # since it was opened; read does, if it was not rung since we asked.
-        if S_ISFIFO(os.fstat(fd).st_mode) and (_has_byte(fd) or os.read(fd, 1)):
+        if S_ISFIFO(os.fstat(fd).st_mode) and (_has_byte(fd) or read(fd, 1)):
             return fd, True
     except BlockingIOError:
         return fd, False
@@ -192,7 +205,7 @@ def answered(path: str) -> bool:
 def hear(fd: int) -> None:
     """Read all knocks from one's own bell `fd`, which says that they were heard."""
     try:
-        os.read(fd, CAPACITY)
+        read(fd, CAPACITY)
     except BlockingIOError:
         pass
 
@@ -216,8 +229,8 @@ def _silenced(name: str, room: int | None) -> bool:
     try:
         if os.fstat(fd).st_nlink > 1:
             return False  # it may be another program's, and what lies in it not for us
-        rung = os.read(fd, CAPACITY)
-        return not rung or not os.read(fd, 1)
+        rung = read(fd, CAPACITY)
+        return not rung or not read(fd, 1)
     except BlockingIOError:  # somebody has it open to write
         if rung:  # its listeners may not have got to hear it yet, and would listen to a daemon's for ever
             _write(name, RING, room)
@@ -246,7 +259,7 @@ def _write(path: str, text: bytes, room: int | None = None) -> bool:
     try:
         if reader is None or not os.path.samestat(os.fstat(fd), os.fstat(reader)):
             return False  # its owner has left, and it is gone
-        os.write(fd, text)
+        write(fd, text)
     except OSError:
         pass  # full of earlier bytes
     finally:
@@ -272,10 +285,39 @@ def _open(path: str, flags: int, room: int | None = None) -> int | None:
 
 
 def poll() -> Poll:
-    """A `select.poll` object; where there is none (Windows), one to which nothing can be registered."""
+    """A `select.poll` object, or what does instead where there is none."""
     import select  # noqa: PLC0415 - 0.3 ms that a build which need not wait saves
 
-    return select.poll() if hasattr(select, "poll") else _Sleep()
+    if hasattr(select, "poll"):
+        return select.poll()
+    return _Select() if FIFOS else _Sleep()
+
+
+class _Select:
+    """`select.poll` by select(2), for a program in which eventlet has replaced the `select` module.
+
+    Its monkey_patch removes poll and epoll, and lets other greenlets run in `select.select`.
+    """
+
+    hears_ends = False
+    """select(2) does not tell the end of a FIFO from a byte in it, which may be a knock for somebody else."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        self._longest_s = float("inf")
+
+    def register(self, fd: int, eventmask: int) -> None:
+        del eventmask
+        if fd < SELECT_MOST:
+            self._fds.append(fd)
+        else:
+            self._longest_s = UNHEARD_S  # whoever waits looks again, though nothing was heard
+
+    def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+        from select import select  # noqa: PLC0415 - of this moment: it may be replaced after the import
+
+        ready, _, _ = select(self._fds, [], [], min(timeout_ms / 1000, self._longest_s))
+        return [(fd, POLLIN) for fd in ready]
 
 
 class _Sleep:

@@ -9,10 +9,10 @@ import os
 import time
 from stat import S_ISFIFO, S_ISREG
 
-from buildslots.backend import Refusal
+from buildslots.backend import Kin, Refusal
 from buildslots.disk import bells, line, records
-from buildslots.disk.holding import Hold, about, held_slots, take, take_beyond
-from buildslots.disk.lock import Mutex, locked, write_to_lock
+from buildslots.disk.holding import MANY, Hold, about, held_slots, slot_numbers, take, take_beyond
+from buildslots.disk.lock import Mutex, is_old, locked, write_to_lock
 from buildslots.files import (
     NO_FILE,
     ROOMS,
@@ -27,6 +27,7 @@ from buildslots.files import (
     open_directory,
     put_aside,
 )
+from buildslots.processes import ancestors, has_open, identity, is_local
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ MUTEX_AGAIN_S = 0.5
 """How long that one may resist. Then somebody keeps it on purpose, and one goes on without."""
 MUTEXES_S = 2.0
 """How long one build tries to get the mutex in all; then it goes without."""
-GLIMPSE_S = 0.2
-"""How long one that only looks tries to get it."""
+LEAST_S = 0.5
+"""Who has no more time than this puts no new file in its place."""
+GLIMPSE_S = 0.005
+"""How long one that only looks tries to get it: it may be a task, and the others stand still meanwhile."""
 REPAIRS = 20
 """How often one step makes place for a file that cannot be used."""
 REFUSALS, REFUSED_S = 10, 0.005
@@ -101,7 +104,12 @@ class PoolDirectory:
         from buildslots.disk.wait import Wait  # noqa: PLC0415 - as above
 
         record = records.record(about(request), since=number / 1e6)
-        ticket = self.with_repairs(lambda: line.Ticket(self.path, request.limit, record, number=number))
+        steps = self.with_repairs(lambda: line.Ticket(self.path, request.limit, record, number=number))
+        try:
+            while True:
+                time.sleep(next(steps)[1])
+        except StopIteration as end:
+            ticket: Ticket = end.value
         return Wait(self, ticket, request, poll)
 
     def exceed(self, request: Request, refusal: Refusal) -> Steps[Hold]:
@@ -118,6 +126,39 @@ class PoolDirectory:
             return False
         seen = Seen(self.path, number, strict=True)
         return seen.nonce == nonce and seen.has_owner is not False
+
+    def kin(self) -> Kin:
+        """What those who hold the slots are to this process. Raises nothing."""
+        above = ancestors()
+        family = {str(pid) for pid in above} | {identity()["pid"]}
+        depths = {pid: depth for depth, pid in enumerate(above)}
+        marks: dict[int, str] = {}
+        strangers = 0
+        until = time.monotonic() + GLIMPSE_S
+        try:
+            held = self.held()
+            for number in held:
+                if time.monotonic() > until:  # thousands, which somebody holds on purpose
+                    strangers += 1
+                    break
+                seen = Seen(self.path, number)
+                record = None if seen.is_foreign else seen.record
+                if record is None or not is_local(record) or record.get("pid") not in family:
+                    strangers += 1
+                command = None if record is None or not is_local(record) else seen.command_above(above)
+                if command is not None and self._is_told_truly(number, above):
+                    marks.setdefault(depths[command], f"{number}:{seen.nonce}")
+        except OSError:
+            return Kin(None, is_own=False)  # what cannot be told keeps nobody from waiting
+        return Kin(marks[min(marks)] if marks else None, is_own=bool(held) and not strangers)
+
+    def _is_told_truly(self, number: int, above: dict[int, int]) -> bool:
+        """Whether somebody `above` us has slot `number`, as its record says.
+
+        In our own pool nobody else writes records. In a group's pool each member can, and can hold the slot
+        that goes with it: there the system has to say that somebody above us has the slot's file open.
+        """
+        return not is_shared(self.path) or any(has_open(pid, f"{self.path}/slot-{number}") for pid in above)
 
     # Arriving. Only under the mutex.
 
@@ -150,18 +191,24 @@ class PoolDirectory:
             try:
                 try:
                     yield from self._wait_for(mutex)
+                    if mutex.is_old():
+                        self._refresh()
                     return action()
                 finally:
                     mutex.release()
             except OSError as error:
                 mishaps = mishaps or _Mishaps(self)
-                mishaps.mend(error)
+                pause_s = mishaps.mend(error)
+            if pause_s:
+                yield None, pause_s
 
     def _wait_for(self, mutex: Mutex) -> Steps[bool]:
         began = time.monotonic()
         left_s = max(0.0, min(self._mutexes_s, self.late_at - began))
         patience_s = min(MUTEX_PATIENCE_S, left_s * 2 / 3)
-        tries = mutex.tries(patience_s, min(MUTEX_AGAIN_S, left_s - patience_s))
+        again_s = min(MUTEX_AGAIN_S, left_s - patience_s)
+        # Who has hardly any time goes on without it, and takes it from nobody who is only slow.
+        tries = mutex.tries(patience_s, again_s if left_s > LEAST_S else 0.0)
         try:
             while True:
                 yield None, next(tries)
@@ -171,7 +218,7 @@ class PoolDirectory:
             tries.close()
             self._mutexes_s -= time.monotonic() - began
 
-    def with_repairs(self, action: Callable[[], T]) -> T:
+    def with_repairs(self, action: Callable[[], T]) -> Steps[T]:
         """Run `action`, making the directories that are missing. Raises OSError.
 
         What is in the way of a file or directory of the pool, and cannot be used, is put aside.
@@ -182,7 +229,9 @@ class PoolDirectory:
                 return action()
             except OSError as error:
                 mishaps = mishaps or _Mishaps(self)
-                mishaps.mend(error)
+                pause_s = mishaps.mend(error)
+            if pause_s:
+                yield None, pause_s
 
     def make(self) -> None:
         """Make the directories; 0700, because records hold command lines, but in a group's pool 2770."""
@@ -198,6 +247,22 @@ class PoolDirectory:
                 make_directory(f"{self.path}/{room}", shared=shared)
         except FileNotFoundError:
             pass  # removed again already
+
+    def keep_young(self) -> None:
+        """Give what is old in the pool the times of now, if a slot or the mutex is; raises nothing."""
+        try:
+            names = ["mutex", *(f"slot-{number}" for number in slot_numbers(self.path)[:MANY])]
+            if any(is_old(os.lstat(f"{self.path}/{name}")) for name in names):
+                self._refresh()
+        except OSError:
+            pass  # removed at this moment: the next look will tell
+
+    def _refresh(self) -> None:
+        try:
+            from buildslots.disk.young import refresh  # noqa: PLC0415 - about once a day
+        except (ImportError, OSError):
+            return  # no descriptor is left, say: the next build does it
+        refresh(self.chain())
 
     def chain(self) -> list[str]:
         """The directory of the default pool and those from there to this one, which is shared as that is."""
@@ -281,6 +346,15 @@ class Seen:
             return True
         return self.has_owner is None and not records.lives(self.record)
 
+    def command_above(self, above: dict[int, int]) -> int | None:
+        """The process of the command that runs under the slot, if it is one of those `above` us.
+
+        Only slot-run says which that is. A program that takes a slot by itself may start processes for
+        other builds as well; its children are nested by `Slot.environ()`.
+        """
+        child, _, start = (self.record or {}).get("child", "").partition(" ")
+        return next((pid for pid, began in above.items() if (child, start) == (str(pid), str(began))), None)
+
 
 class _Mishaps:
     """What went wrong in one step of a build in the pool `directory`, and what can be done about it."""
@@ -291,8 +365,11 @@ class _Mishaps:
         self._directory = directory
         self._removed = self._refused = self._repaired = 0
 
-    def mend(self, error: OSError) -> None:
-        """See to it that the step can be tried again; raises `error` if there is nothing to be done."""
+    def mend(self, error: OSError) -> float:
+        """See to it that the step can be tried again after so many seconds.
+
+        Raises `error` if there is nothing to be done.
+        """
         if isinstance(error, FileNotFoundError):  # never made, or removed under us
             self._removed += 1
             if self._removed == line.REMOVALS:
@@ -303,9 +380,10 @@ class _Mishaps:
                 self._repair(other)
         elif isinstance(error, PermissionError) and self._may_be_unfinished():
             self._refused += 1
-            time.sleep(REFUSED_S)
+            return REFUSED_S
         elif not write_to_lock(error):
             self._repair(error)
+        return 0.0
 
     def _may_be_unfinished(self) -> bool:
         """Whether what could not be opened may be something of a group's pool that is being made."""

@@ -69,7 +69,9 @@ class Ears:
             raise
 
     def _listen_to_ticket(self, directory: str, ahead: list[str]) -> None:
-        fd, _ = bells.listen(f"{directory}/bells/{ahead[-1]}")
+        fd = None
+        if getattr(self.wake, "hears_ends", True):
+            fd, _ = bells.listen(f"{directory}/bells/{ahead[-1]}")
         if fd is not None:
             self._keep(fd)
             self.wake.register(fd, 0)  # POLLHUP alone: a byte in it is a knock for its owner

@@ -13,7 +13,7 @@ import time
 
 from buildslots.backend import Refusal
 from buildslots.disk import bells, records
-from buildslots.disk.lock import has_name, is_locked, locked, open_lock, try_lock, unlock
+from buildslots.disk.lock import has_name, is_locked, keep_young, locked, open_lock, try_lock, unlock
 from buildslots.files import DIR_FDS, close, open_directory
 from buildslots.processes import close_kept, forget, forks, keep_from_children
 
@@ -90,6 +90,8 @@ class Hold:
         self._bells: list[int] = []
         self._handed: list[int] = []
         self._records: list[int] = []
+        for lock in locks.values():
+            keep_young(lock)
         record = self._record()
         # Once for both rooms: to look at the way to it takes longer than to open it.
         pool = open_directory(directory) if DIR_FDS else None

@@ -12,7 +12,7 @@ import os
 import time
 
 from buildslots.disk import bells, records
-from buildslots.disk.lock import has_name, lock_file, locked, share, unlock
+from buildslots.disk.lock import has_name, keep_young, lock_file, locked, share, unlock
 from buildslots.files import (
     NO_FILE,
     PLAIN,
@@ -243,6 +243,12 @@ class Ticket:
     def in_line(self) -> bool:
         """Whether this ticket still has its name: somebody may have removed the pool directory."""
         return has_name(self._fd, f"{self._directory}/queue/{self.name}")
+
+    def keep_young(self) -> None:
+        """See to it that nobody who cleans up by age takes the ticket or its bell; raises nothing."""
+        for fd in (self._fd, self.bell):
+            if fd is not None and fd >= 0:
+                keep_young(fd)
 
     def rejoin(self) -> None:
         """Join again with the same number, after the pool directory was removed. Raises OSError."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 RENAMED = 100
 """How often a file to be locked may turn out to have lost its name to another one."""
+OLD_S = 86400.0
+"""What has had no new times for so long gets them. Those who clean up by age give it ten days or more
+(tmpfiles.d(5) of systemd), some three (/tmp of macOS)."""
 PAUSE_S = 0.02
 """The longest sleep between two tries for the mutex. With 0.5 ms, 64 that wanted it kept two cores busy, and
 its owner from its work (bench/README.md)."""
@@ -101,6 +104,23 @@ def has_name(fd: int, path: str) -> bool:
     if S_ISDIR(named.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     return os.path.samestat(os.fstat(fd), named)
+
+
+def is_old(about: os.stat_result) -> bool:
+    """Whether a file has had no new times for long. To lock it changes none, nor to open it."""
+    return min(about.st_atime, about.st_mtime) < time.time() - OLD_S
+
+
+def keep_young(fd: int) -> None:
+    """Give the file `fd` the times of now if it is old; raises nothing.
+
+    It takes the file's owner, or whoever may write it (utimensat(2)), but no descriptor that can write.
+    """
+    try:
+        if is_old(os.fstat(fd)) and os.utime in os.supports_fd:  # not on Windows
+            os.utime(fd)
+    except OSError:
+        pass  # another user's, or a read-only file system
 
 
 def open_lock(path: str, flags: int = os.O_CREAT, opened: Callable[[str, int], int] = open_file) -> int:
@@ -212,6 +232,10 @@ class Mutex:
         finally:
             if fd >= 0:
                 close(fd)
+
+    def is_old(self) -> bool:
+        """Whether it was got, and is old: so is all that was new when somebody last looked at that."""
+        return self._fd >= 0 and is_old(os.fstat(self._fd))
 
     def release(self) -> None:
         """Unlock it, if it was got. Idempotent, raises nothing."""

@@ -32,6 +32,8 @@ GATE_S = 0.25
 FIRST_POLL_S = 0.0005
 """The first look at a lock without a bell. Nearly always its owner has been killed at this moment, and the
 kernel has closed the bell before the lock. Each further look doubles it."""
+YOUNG_S = 60.0
+"""How often a waiter looks whether something of the pool has become old."""
 MOST_PASSED = 1000
 """With more waiters ahead than this we do not find out who is asleep: that would take too long."""
 WAKES, DEAF_S = 50, 0.02
@@ -59,6 +61,7 @@ class Wait:
         "_ticket",
         "_wakes",
         "_wakes_since",
+        "_young_at",
     )
 
     def __init__(
@@ -82,6 +85,7 @@ class Wait:
         self._gate: str | None = None
         self._poll_s = FIRST_POLL_S
         self._wakes, self._wakes_since = 0, 0.0
+        self._young_at = 0.0
 
     @property
     def number(self) -> int:
@@ -99,7 +103,7 @@ class Wait:
         """
         has_slept = False
         while True:
-            ears = self._directory.with_repairs(self._look)
+            ears = yield from self._directory.with_repairs(self._look)
             if isinstance(ears, Hold):
                 return ears
             if ears is None:
@@ -153,6 +157,10 @@ class Wait:
         quarter of the time in which the slot lies free (bench/README.md).
         """
         path = self._directory.path
+        if time.monotonic() >= self._young_at:
+            self._young_at = time.monotonic() + YOUNG_S
+            self._directory.keep_young()
+            self._ticket.keep_young()
         for tries in range(TOO_LATE):
             ahead: list[str] = []
             if tries or not self._is_head:

@@ -21,6 +21,7 @@ import time
 from fcntl import F_DUPFD, fcntl
 
 from buildslots.files import close
+from buildslots.processes import given_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ RESTORED = [_signal.SIGPIPE, _signal.SIGXFSZ]
 SI_KERNEL = 0x80
 """`si_code` of a signal from the terminal driver: include/uapi/asm-generic/siginfo.h, sigaction(2)."""
 SHELL = "/bin/sh"
+COERCED = (b"C.UTF-8", b"C.utf8", b"UTF-8")
+"""What Python sets LC_CTYPE to where the locale is C: PEP 538, _TARGET_LOCALES in Python/pylifecycle.c."""
 LOWEST_FD = 64
 """The lowest number of the slot's descriptors in the command. Shell scripts (`exec 3>`), configure (5, 6) and
 jobservers use low numbers, and believe that those are free."""
@@ -77,50 +80,66 @@ def nap(seconds: float, signals: set[int]) -> int:
     return next(iter(_signal.sigpending() & signals), 0)
 
 
-def become(command: list[str], environ: dict[str, str]) -> NoReturn:
+def find(program: bytes) -> bytes:
+    """The path of `program` by the rules of execvp(3). Raises OSError if there is none that can be executed.
+
+    Called before slot-run joins the line, so that a typo is not what somebody waits for.
+    """
+    if b"/" in program:
+        os.stat(program)  # whose error says more than that there is none
+        if os.access(program, os.X_OK) and not os.path.isdir(program):
+            return program
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    found = errno.ENOENT
+    for directory in os.environb.get(b"PATH", os.defpath.encode()).split(b":"):
+        path = os.path.join(directory, program)
+        if os.path.isfile(path):
+            if os.access(path, os.X_OK):
+                return path
+            found = errno.EACCES
+    raise OSError(found, os.strerror(found))
+
+
+def become(path: bytes, command: list[bytes]) -> NoReturn:
     """Replace this process by `command`, when there is no slot to give back. Raises OSError."""
-    path = _find(command[0])
+    _restore_environment()
     admit_signals()
     for signum in RESTORED:
         _signal.signal(signum, _signal.SIG_DFL)
     try:
-        os.execve(path, command, environ)
+        os.execv(path, command)
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
-        os.execve(SHELL, [SHELL, path, *command[1:]], environ)
+        os.execv(SHELL, [os.fsencode(SHELL), path, *command[1:]])
 
 
-def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> int:
+def spawn(path: bytes, command: list[bytes], inherited: list[int]) -> int:
     """Start `command`: its pid, for `supervise`. Signals are held back until that takes them.
 
     Args:
-        command: Its arguments, the program first, looked up in PATH.
-        environ: Its environment.
+        path: The program, as `find` found it.
+        command: Its arguments, the program's name first. It gets our own environment.
         inherited: Descriptors that it is to have as well.
 
     Raises:
         OSError: It cannot be executed.
     """
-    path = _find(command[0])
     defer_signals()
-    mask = _mask or set()
     _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
     # A handler, for two reasons: an inherited SIG_IGN would make the kernel reap the command,
     # and outside Linux a signal whose default is to be ignored may not stay pending.
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     copies = [copy for fd in inherited if (copy := _hand_down(fd)) is not None]
+    start = _posix_spawn if _restore_environment() else _fork
     try:
-        # posix_spawn and not fork: half the cost (bench/README.md).
         try:
-            pid = os.posix_spawn(path, command, environ, setsigmask=mask, setsigdef=RESTORED)
+            pid = start(path, command)
         except OSError as error:
             if error.errno != errno.ENOEXEC:
                 raise
             # A script without "#!": execvp(3) and every shell give it to sh.
-            pid = os.posix_spawn(
-                SHELL, [SHELL, path, *command[1:]], environ, setsigmask=mask, setsigdef=RESTORED
-            )
+            pid = start(os.fsencode(SHELL), [os.fsencode(SHELL), path, *command[1:]])
     finally:
         for fd in copies:
             close(fd)  # whether that works or not, the command runs
@@ -129,6 +148,47 @@ def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> 
         _signal.sigwait([signum])
         _kill(pid, signum)
     return pid
+
+
+def _restore_environment() -> bool:
+    """Undo what Python has done to our environment; whether a mapping can hold all of it.
+
+    Where the locale is C, Python sets LC_CTYPE (PEP 538), and then gcc quotes, and grep and sed match, as
+    they do not do in C. Without /proc (macOS) nothing tells that value from the caller's own, and it stays.
+    """
+    given = given_environment()
+    if given is None:
+        return True
+    if os.environb.get(b"LC_CTYPE") in COERCED:
+        value = next((entry[9:] for entry in given if entry.startswith(b"LC_CTYPE=")), None)
+        if value is None:
+            del os.environb[b"LC_CTYPE"]
+        else:
+            os.environb[b"LC_CTYPE"] = value
+    names = {entry.partition(b"=")[0] for entry in given if entry.find(b"=") > 0}
+    return len(names) == len(given)
+
+
+def _posix_spawn(path: bytes, command: list[bytes]) -> int:
+    # Not fork: half the cost (bench/README.md).
+    return os.posix_spawn(path, command, os.environb, setsigmask=_mask or (), setsigdef=RESTORED)
+
+
+def _fork(path: bytes, command: list[bytes]) -> int:
+    """The same, where the environment has entries without a name or without "=", or the same name twice.
+
+    Python's mapping leaves them out, or fails. What C has, they are still in, and only execv(3) takes that.
+    """
+    import subprocess  # noqa: PLC0415 - 10 ms, for an environment that hardly anybody has
+
+    process = subprocess.Popen(  # noqa: S603
+        command,
+        executable=path,
+        close_fds=False,
+        preexec_fn=admit_signals,  # noqa: PLW1509 - there are no threads
+    )
+    process.returncode = 0  # it is ours to wait for
+    return process.pid
 
 
 def pid_of(process: int) -> int:
@@ -141,13 +201,31 @@ def supervise(pid: int) -> int:
     while True:
         signum, from_terminal = _next_signal()
         if signum == _signal.SIGCHLD:
-            ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+            ended, status = _wait(pid)
             if ended and os.WIFSTOPPED(status):
                 _stop_too(os.WSTOPSIG(status), pid)
             elif ended:
                 return os.waitstatus_to_exitcode(status)
         elif not from_terminal:
             _kill(pid, signum)  # not reaped yet, so the pid is the command's
+
+
+def _wait(pid: int) -> tuple[int, int]:
+    """What has become of the command `pid`, as `os.waitpid` has it; (0, 0) if nothing.
+
+    As pid 1 of a container slot-run inherits all whose parent has ended. It takes their ends as well, because
+    they would stay zombies: "The namespace init process" in pid_namespaces(7).
+    """
+    found = 0, 0
+    while True:
+        try:
+            ended, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+        except ChildProcessError:
+            return found
+        if not ended:
+            return found
+        if ended == pid:
+            found = ended, status
 
 
 def die_of(signum: int) -> None:
@@ -178,20 +256,6 @@ def _hand_down(fd: int) -> int | None:
         except OSError:
             pass  # then a slot-run that is killed frees the slot too early: no reason not to run the command
         return None
-
-
-def _find(program: str) -> str:
-    """The path of `program` by the rules of execvp(3). Raises FileNotFoundError or PermissionError."""
-    if "/" in program:
-        return program
-    found = errno.ENOENT
-    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        path = os.path.join(directory, program)
-        if os.path.isfile(path):
-            if os.access(path, os.X_OK):
-                return path
-            found = errno.EACCES
-    raise OSError(found, os.strerror(found))
 
 
 def _kill(pid: int, signum: int) -> None:

@@ -9,6 +9,7 @@ the job lets its other processes go, because a daemon of the build may live on.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -53,18 +54,33 @@ def nap(seconds: float, signals: set[int]) -> int:
     return 0
 
 
-def become(command: list[str], environ: dict[str, str]) -> NoReturn:
+def find(program: bytes) -> bytes:
+    """The path of `program`, as cmd.exe finds it, with PATHEXT: CreateProcess finds only .exe.
+
+    Raises FileNotFoundError if there is none and `program` names a place. A bare name is left to
+    CreateProcess, which looks in more directories than PATH has.
+    """
+    name = os.fsdecode(program)
+    found = shutil.which(name)
+    if found is None and os.path.dirname(name):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return os.fsencode(found or name)
+
+
+def become(path: bytes, command: list[bytes]) -> NoReturn:
     """Run `command` and exit as it does: Windows cannot replace a process. Raises OSError."""
-    os._exit(supervise(spawn(command, environ, [])))
+    os._exit(supervise(spawn(path, command, [])))
 
 
-def spawn(command: list[str], environ: dict[str, str], inherited: list[int]) -> Spawned:
-    """Start `command`; `inherited` is of no use here. Raises OSError when it cannot be executed."""
+def spawn(path: bytes, command: list[bytes], inherited: list[int]) -> Spawned:
+    """Start `command`, whose program `find` found at `path`; `inherited` is of no use here.
+
+    Raises OSError when it cannot be executed.
+    """
     del inherited
     # Ctrl-C reaches the command as well. slot-run stays, and holds the slot until the command has ended.
     _signal.signal(_signal.SIGINT, lambda *_: None)
-    program = shutil.which(command[0]) or command[0]  # with PATHEXT: CreateProcess finds only .exe
-    process = subprocess.Popen([program, *command[1:]], env=environ)
+    process = subprocess.Popen([os.fsdecode(word) for word in (path, *command[1:])])
     job = Job(_kernel32())
     job.add(int(process._handle))  # type: ignore[attr-defined]  # noqa: SLF001 - Popen has no public one
     return process, job

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
-from buildslots.admission import Admission
+from buildslots.admission import HELD, NUMBER, Admission
 from buildslots.errors import SettingError, SlotTimeoutError
-from buildslots.run.options import Options, UsageError
+from buildslots.processes import given_arguments
+from buildslots.run.options import Options, UnknownOptionError, UsageError
 from buildslots.settings import resolve
 
 if sys.platform == "win32":
@@ -35,6 +35,11 @@ NO_SLOT = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
 SENTENCE, NAME = 1000, 300
 """Characters that are shown of a sentence and of a command's name: an argument may have 128 KiB."""
+PATIENCE_S = 0.1
+"""How long stderr may be busy before a sentence is lost. The line about a wait comes again, and waits for
+nothing."""
+PIPE_BUF = 4096
+"""Bytes that a pipe takes at once, or not at all: limits.h on Linux; pipe(7)."""
 ENDING = tuple(
     getattr(_signal, name)
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -72,22 +77,36 @@ def run(args: list[str]) -> int:
         if _signal.getsignal(signum) is not _signal.SIG_IGN:
             _signal.signal(signum, _interrupt)
     child.defer_signals()
+    given = given_arguments(args)
     try:
-        options = Options(args)
+        options = Options([os.fsdecode(word) for word in given])
+    except UnknownOptionError as error:
+        from buildslots.run.mistakes import about_option  # noqa: PLC0415 - only a mistake needs it
+
+        say(f"{error}{about_option(error)} (see slot-run --help)")
+        return USAGE
     except (UsageError, SettingError) as error:
         say(f"{error} (see slot-run --help)")
         return USAGE
     if options.show is not None:
         return _show(options.show)
+    command = given[-len(options.command) :]
     try:
-        return _run_in_slot(options)
+        path = child.find(command[0])
+    except (OSError, ValueError) as error:
+        return _not_run(options.command, error)
+    try:
+        return _run_in_slot(options, path, command)
     except SettingError as error:
         say(f"{error} (see slot-run --help)")
         return USAGE
 
 
-def _run_in_slot(options: Options) -> int:
-    """Get a slot and run the command under it, or without one if our machinery fails. Raises SettingError."""
+def _run_in_slot(options: Options, path: bytes, command: list[bytes]) -> int:
+    """Get a slot and run `command`, which is at `path`, under it, or without one if our machinery fails.
+
+    Raises SettingError.
+    """
     slot: Slot | None = None
     try:
         settings = resolve(
@@ -102,7 +121,7 @@ def _run_in_slot(options: Options) -> int:
         )
         with Admission(settings, options.command) as admission:
             slot = _slot(admission, settings, quiet=options.quiet)
-            return _run_command(options.command, slot, admission)
+            return _run_command(path, command, slot, admission)
     except SettingError:
         raise
     except SlotTimeoutError as error:
@@ -112,7 +131,7 @@ def _run_in_slot(options: Options) -> int:
         if slot is not None:
             raise  # it is not our machinery that failed
         say(f"running without a slot: {error if isinstance(error, OSError) else repr(error)}")
-    return _run_command(options.command, None, None)
+    return _run_command(path, command, None, None)
 
 
 def say(text: str) -> None:
@@ -127,10 +146,35 @@ def say(text: str) -> None:
             # The line may be about just that: no descriptor is left, not even to load a module.
             text = text.encode("ascii", "replace").decode()
     shown = "".join(c if c.isprintable() else "?" for c in text)
+    _write(f"slot-run: {shown}\n".encode(), PATIENCE_S)
+
+
+def _write(line: bytes, patience_s: float = 0.0) -> None:
+    """Write `line` to stderr. It is lost if stderr is closed, or takes nothing within `patience_s`.
+
+    What we say never keeps a build. A terminal after Ctrl-S, and a pipe whose reader is busy, would keep us
+    in write(2), where neither a free slot nor the timeout is noticed. And with `stty tostop` a write from the
+    background stops us, unless SIGTTOU is blocked (POSIX, "General Terminal Interface", 11.1.4).
+    """
+    stopping = {_signal.SIGTTOU} if hasattr(_signal, "SIGTTOU") else set()
     try:
-        os.write(2, f"slot-run: {shown}\n".encode())
+        import select  # noqa: PLC0415 - the fast path says nothing
+
+        # A pipe that is ready takes PIPE_BUF bytes, 4 KiB, and a terminal some 64 KiB, before they block.
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        if not poll.poll(1000 * patience_s):
+            return
+    except (ImportError, AttributeError, OSError):
+        pass  # no descriptor is left for the import; or Windows, which has no such thing
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, stopping) if stopping else None
+    try:
+        os.write(2, line[:PIPE_BUF])
     except OSError:
         pass
+    finally:
+        if mask is not None:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
 def _cut(text: str, length: int) -> str:
@@ -167,7 +211,7 @@ def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
         if not quiet:
             from buildslots.run.notice import Notice  # noqa: PLC0415 - only a slot-run that waits needs it
 
-            notices.append(Notice(settings))
+            notices.append(Notice(settings, _write))
         child.admit_signals()
         return notices[0] if notices else None
 
@@ -218,24 +262,21 @@ def _show(what: str) -> int:
     return 0
 
 
-def _run_command(command: list[str], slot: Slot | None, admission: Admission | None) -> int:
+def _run_command(path: bytes, command: list[bytes], slot: Slot | None, admission: Admission | None) -> int:
     """Run `command` under `slot`, and tell `admission` when it has started.
 
     Without a slot to give back, slot-run becomes the command.
     """
+    _mark_environment(slot)
     try:
         if slot is None or admission is None or not slot.descriptors:
-            environ = dict(os.environ) if slot is None else slot.environ()
-            if slot is None:
-                environ.pop("BUILD_SLOT", None)
-            child.become(command, environ)
-        process = child.spawn(command, slot.environ(), slot.descriptors)
+            child.become(path, command)
+        process = child.spawn(path, command, slot.descriptors)
     except OSError as error:
-        status = NOT_FOUND if error.errno == errno.ENOENT else CANNOT_EXECUTE
+        status = _not_run([os.fsdecode(word) for word in command], error)
         if slot is not None and admission is not None:
             admission.started(slot)  # it never ran, but the journal has a start for every end
             slot.release(status)
-        say(f"{_cut(command[0], NAME)}: {error.strerror}")
         return status
     except BaseException:
         if slot is not None and admission is not None:
@@ -248,3 +289,22 @@ def _run_command(command: list[str], slot: Slot | None, admission: Admission | N
         child.die_of(-status)
         return 128 - status
     return status
+
+
+def _mark_environment(slot: Slot | None) -> None:
+    """Put `slot` into our environment, which the command inherits. All else there stays byte by byte."""
+    before = {name: os.environ.pop(name) for name in (NUMBER, HELD) if name in os.environ}
+    if slot is not None:
+        os.environ.update(slot.environ(before))
+    elif HELD in before:
+        os.environ[HELD] = before[HELD]
+
+
+def _not_run(command: list[str], error: OSError | ValueError) -> int:
+    """Say why `command` cannot be run, and what its writer may have meant: the exit status."""
+    from buildslots.run.mistakes import about_command  # noqa: PLC0415 - only a mistake needs it
+
+    is_missing = isinstance(error, FileNotFoundError)
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    say(f"{_cut(command[0], NAME)}: {reason}{about_command(command) if is_missing else ''}")
+    return NOT_FOUND if is_missing else CANNOT_EXECUTE

@@ -14,6 +14,8 @@ from buildslots.words import fit, short_path, shown, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from buildslots.admission import Slot
     from buildslots.disk.directory import PoolDirectory
     from buildslots.settings import Settings
@@ -34,8 +36,10 @@ class Notice:
         due: `time.monotonic()` at which `tell` is to be called.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, write: Callable[[bytes], None]) -> None:
+        """A line for a wait by `settings`, which `write` writes to stderr without being kept there."""
         self._settings = settings
+        self._to_stderr = write
         self._began = time.monotonic()
         self._stands = False  # whether a line that is to be rewritten is on the terminal now
         self._spoken = False
@@ -50,23 +54,26 @@ class Notice:
         if live:
             # Cut: a line that wraps cannot be rewritten, because \r leads only to its last row.
             text = fit(text, os.get_terminal_size(2).columns - 1, most=True)
-            _write(f"\r{text}\x1b[K")
+            self._write(f"\r{text}\x1b[K")
             self._stands = True
         else:
             self.clear()
-            _write(text + "\n")
+            self._write(text + "\n")
 
     def started(self, slot: Slot) -> None:
         """Say that the command starts now, if something was said about the wait."""
         if self._spoken and not slot.overflow:
             where = f"slot {slot.number}" if slot.number is not None else "no slot"
-            _write(f"slot-run: starting after {span(slot.waited_s)} with {where}\n")
+            self._write(f"slot-run: starting after {span(slot.waited_s)} with {where}\n")
 
     def clear(self) -> None:
         """Remove the line that is kept up to date in place."""
         if self._stands:
-            _write("\r\x1b[K")
+            self._write("\r\x1b[K")
             self._stands = False
+
+    def _write(self, text: str) -> None:
+        self._to_stderr(text.encode(errors="surrogateescape"))
 
     def _line(self, pool: PoolDirectory, ticket: str, gate: str | None = None) -> str:
         names = line.waiting(pool.path)
@@ -124,10 +131,3 @@ def _on_live_terminal() -> bool:
         )
     except (OSError, AttributeError):
         return False
-
-
-def _write(text: str) -> None:
-    try:
-        os.write(2, text.encode(errors="surrogateescape"))
-    except OSError:
-        pass

@@ -119,6 +119,22 @@ class UsageError(ValueError):
     """slot-run has no such command line; the message says in a sentence what is wrong."""
 
 
+class UnknownOptionError(UsageError):
+    """slot-run has no such option.
+
+    Attributes:
+        name: The option.
+        written: The same with what is attached to it, as in `-j8`.
+        rest: The words behind it.
+    """
+
+    def __init__(self, name: str, written: str, rest: list[str]) -> None:
+        super().__init__(f"there is no option {name!r}")
+        self.name = name
+        self.written = written
+        self.rest = rest
+
+
 class Options:
     """What the command line says.
 
@@ -175,12 +191,14 @@ class Options:
             if name in BY_NAME and BY_NAME[name].parse is not None:
                 self._option(name, letters or None, rest)
                 return
+            if name not in BY_NAME:
+                raise UnknownOptionError(name, name + letters, rest)
             self._option(name, None, rest)
 
     def _option(self, name: str, value: str | None, rest: list[str]) -> None:
         option = BY_NAME.get(name)
         if option is None:
-            raise UsageError(f"there is no option {name!r}")
+            raise UnknownOptionError(name, name, rest)
         long_name = option.names[-1]
         if option.parse is None:
             if value is not None:

@@ -37,13 +37,16 @@ from buildslots.settings.values import (
     DEFAULT_TIMEOUT_S,
     MAX_SLOTS,
     MAX_TIMEOUT_S,
+    NOT_HOME,
     NOT_ON_TIMEOUT,
     TOO_MANY_SLOTS,
     UNSET,
+    VARIABLES,
     Bounds,
     Config,
     Unset,
     is_seconds,
+    parse_dir,
     parse_duration,
     parse_journal,
     parse_on_timeout,
@@ -203,6 +206,7 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         SettingError: An option has a wrong value.
         OSError: No directory can be named: there is no home directory, or the working directory is gone.
     """
+    ask_for_names = environ is not None or not _looked
     if environ is None:
         environ = os.environ
     # All options first: a wrong one raises before anything is reported.
@@ -214,7 +218,11 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
         pool = (_from_environ(environ, "BUILD_SLOTS_POOL", parse_pool, warn) or (DEFAULT_POOL, ""))[0]
     else:
         pool = parse_pool(pool, "pool")
-    base = base or base_dir(environ)
+    if base is None:
+        _from_environ(environ, "BUILD_SLOTS_DIR", parse_dir, warn)  # for what it says of a wrong one
+        base = base_dir(environ)
+    if ask_for_names:
+        _warn_of_names(environ, slots_variable(pool), warn)
     config = _load_config(environ, warn)
     its_slots = (
         slots_option
@@ -272,6 +280,26 @@ def _from_environ(
         return None
 
 
+def _warn_of_names(environ: Mapping[str, str], its_slots: str, warn: Callable[[str], None]) -> None:
+    """Report each variable that is nearly one of ours: a setting that is misspelt would be none, silently.
+
+    Once in a process: to look at all names takes as long as all else in `resolve`.
+    """
+    _looked.append(True)
+    for name in environ:
+        if ("SLOT" in name or "CONC" in name) and name not in VARIABLES:
+            if name == its_slots or name.startswith("MAX_CONCURRENT_BUILDS_"):
+                continue  # of some pool
+            from buildslots.settings.near import nearest  # noqa: PLC0415 - hardly ever
+
+            meant = nearest(name, {*VARIABLES, its_slots})
+            if meant is not None:
+                warn(f"{name} is no setting, and ignored: the variable is {meant}")
+
+
+_looked: list[bool] = []
+
+
 # The values, from Python code.
 
 
@@ -327,6 +355,8 @@ def _dir_option(path: str | os.PathLike[str] | None) -> str | None:
         text = os.fsdecode(path)
     except TypeError:
         text = ""
+    if text == "~" or text.startswith(("~/", f"~{os.sep}")):
+        raise SettingError("dir", text, NOT_HOME)
     # A NUL would surface as a ValueError from the first system call, where only OSError is expected.
     if not text or "\0" in text:
         raise SettingError("dir", repr(path), "is not a path")

@@ -29,12 +29,16 @@ def pool_dir(pool: str, base: str) -> str:
 
 
 def base_dir(environ: Mapping[str, str]) -> str:
-    """Return the directory of the default pool that an environment leads to, perhaps a relative path.
+    """Return the directory of the default pool that an environment leads to.
+
+    BUILD_SLOTS_DIR if it is an absolute path. Another one is ignored, as `values.parse_dir` says: it would be
+    a pool of its own in every working directory, where nothing is throttled.
 
     Raises:
         OSError: There is no home directory to put it in.
     """
-    return environ.get("BUILD_SLOTS_DIR") or os.path.join(cache_dir(environ), ".build-slots")
+    path = environ.get("BUILD_SLOTS_DIR", "")
+    return path if os.path.isabs(path) else os.path.join(cache_dir(environ), ".build-slots")
 
 
 def cache_dir(environ: Mapping[str, str]) -> str:

@@ -6,6 +6,8 @@ what is here. It knows nothing of where they come from.
 
 from __future__ import annotations
 
+import os
+
 from buildslots.errors import SettingError
 
 # mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
@@ -33,6 +35,21 @@ DEFAULT_JOURNAL = "programs"
 """What the journal keeps of a build: its program's name ("programs"), its whole command line ("commands",
 which may hold secrets), or nothing ("off")."""
 
+VARIABLES = frozenset(
+    (
+        "BUILD_SLOT",  # these two are what a command is told
+        "BUILD_SLOTS_HELD",
+        "BUILD_SLOTS_DIR",
+        "BUILD_SLOTS_DISABLE",
+        "BUILD_SLOTS_JOURNAL",
+        "BUILD_SLOTS_ON_TIMEOUT",
+        "BUILD_SLOTS_POOL",
+        "BUILD_SLOTS_TIMEOUT",
+        "MAX_CONCURRENT_BUILDS",
+    )
+)
+"""The variables of the environment that mean something to us, but for the other pools' numbers of slots."""
+
 MAX_SLOTS = 999_999_999
 """More is a mistake, and would make a number that other programs cannot read back."""
 
@@ -47,6 +64,11 @@ _WINDOWS_DEVICES = frozenset(
     ["CON", "PRN", "AUX", "NUL", *(port + digit for port in ("COM", "LPT") for digit in "0123456789")]
 )
 
+NOT_HOME = "begins with a ~ that no shell has replaced: write $HOME, or ./~ for a directory of that name"
+NOT_ABSOLUTE = (
+    "is not an absolute path, and would be another pool in every directory (a ~ is your home only where a "
+    "shell replaces it: write $HOME)"
+)
 _NOT_A_POOL = (
     "is not the name of a pool: letters, digits, '.', '_' and '-', a letter or digit first and no '.' last"
 )
@@ -268,6 +290,17 @@ def parse_pressure(text: str, source: str) -> dict[str, float]:
             raise SettingError(source, text, NOT_PRESSURE)
         found[name] = float(percent)
     return found
+
+
+def parse_dir(text: str, source: str) -> str:
+    """Return the directory of the default pool, an absolute path.
+
+    Raises:
+        SettingError: It is relative, or begins with a ~ that no shell has replaced.
+    """
+    if not os.path.isabs(text):
+        raise SettingError(source, text, NOT_ABSOLUTE)
+    return text
 
 
 def parse_pool(text: str, source: str) -> str:

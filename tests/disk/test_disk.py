@@ -261,7 +261,7 @@ def test_the_words_of_the_waiting_line(
 
     def words(**settings: object) -> str:
         options = {"slots": 6, "timeout_s": 90.0, "dir": directory.path} | settings
-        notice = Notice(resolve(environ={"HOME": "/nowhere"}, warn=pytest.fail, **options))
+        notice = Notice(resolve(environ={"HOME": "/nowhere"}, warn=pytest.fail, **options), lambda _: None)
         return notice._line(directory, tickets[1].name)
 
     text = re.sub(r"\(\d+ s\)", "(*)", words())  # how long they have run

@@ -42,7 +42,7 @@ class Head:
         self.heard = False
 
     def take(self) -> Hold:
-        hold = self.directory.with_repairs(lambda: take(self.directory.path, Request(9, ["make"]), 9))
+        hold = step(self.directory, lambda: take(self.directory.path, Request(9, ["make"]), 9))
         assert isinstance(hold, Hold)
         return hold
 

@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 import pytest
@@ -17,6 +17,9 @@ from buildslots import errors, settings
 from buildslots.errors import SettingError
 from buildslots.settings import compiled, places, resolve
 from buildslots.settings.values import UNSET, parse_duration, parse_on_timeout, parse_pool, parse_slots
+
+if TYPE_CHECKING:
+    from builds import Pool
 
 LINUX = pytest.mark.skipif(
     sys.platform != "linux", reason="the XDG rule is Linux's, elsewhere platformdirs rules"
@@ -499,9 +502,81 @@ def test_directory_of_a_pool(machine: Machine, monkeypatch: pytest.MonkeyPatch) 
     assert machine.resolve(pool="link").dir == str(machine.directory / "slots" / "pools" / "link")
     assert machine.resolve(dir="x/../y").dir == os.path.join(here, "y")
     assert machine.resolve(dir=Path("y"), pool="link").dir == os.path.join(here, "y", "pools", "link")
-    machine.with_environ(BUILD_SLOTS_DIR="z")
-    assert machine.resolve().dir == os.path.join(here, "z")
     assert list(machine.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["~/slots", "~", "~me/slots", "slots", "./slots", "../slots", "$HOME/slots"])
+def test_a_directory_that_is_another_one_everywhere(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """A relative path, and a ~ that no shell has replaced, is reported in one line and ignored."""
+    monkeypatch.setattr(places, "cache_dir", lambda _environ: os.path.join(os.path.abspath(os.sep), "cache"))
+    machine.with_environ(BUILD_SLOTS_DIR=path)
+    assert machine.resolve().dir == os.path.join(os.path.abspath(os.sep), "cache", ".build-slots")
+    (said,) = machine.said
+    assert said.startswith(f"BUILD_SLOTS_DIR: {path!r} is not an absolute path")
+    assert said.endswith("ignored")
+
+
+@pytest.mark.parametrize("path", ["~", "~/slots"])
+def test_a_directory_option_whose_home_no_shell_has_put_in(machine: Machine, path: str) -> None:
+    """Behind `--dir=` shells leave a ~ alone: that would make a directory of that name."""
+    with pytest.raises(SettingError, match="begins with a ~ that no shell has replaced"):
+        machine.resolve(dir=path)
+    assert machine.resolve(dir="./~").dir == os.path.join(os.getcwd(), "~")
+
+
+# Names that are nearly those of variables.
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("BUILD_SLOTS_DRI", "BUILD_SLOTS_DIR"),
+        ("BUILD_SLOT_DIR", "BUILD_SLOTS_DIR"),
+        ("BUILDSLOTS_DIR", "BUILD_SLOTS_DIR"),
+        ("BUILD_SLOTS_TIMOUT", "BUILD_SLOTS_TIMEOUT"),
+        ("BUILD_SLOTS_TIME_OUT", "BUILD_SLOTS_TIMEOUT"),
+        ("BULID_SLOTS_POOL", "BUILD_SLOTS_POOL"),
+        ("BUILD_SLOTS_JOURNALS", "BUILD_SLOTS_JOURNAL"),
+        ("MAX_CONCURRENT_BUILD", "MAX_CONCURRENT_BUILDS"),
+        ("MAX_CONCURENT_BUILDS", "MAX_CONCURRENT_BUILDS"),
+        ("MAX_CONCURRENT_BUILDS2", "MAX_CONCURRENT_BUILDS"),
+        ("MAX_CONCURRENT_BUILD_LINK", "MAX_CONCURRENT_BUILDS_LINK"),
+    ],
+)
+def test_a_misspelt_variable_is_reported(machine: Machine, name: str, meant: str) -> None:
+    """In one line, and it counts for nothing."""
+    machine.with_environ(**{name: "1"}).resolve(pool="link")
+    assert machine.said == [f"{name} is no setting, and ignored: the variable is {meant}"]
+
+
+def test_other_programs_variables_are_none_of_ours(machine: Machine) -> None:
+    """Nor are ours misspelt, those of other pools among them."""
+    names = ("MAX_CONCURRENT_JOBS", "MAX_CONCURRENT_REQUESTS", "SLOTS", "HADOOP_SLOTS", "BUILD_SLOTS_URL_2")
+    ours = ("BUILD_SLOT", "BUILD_SLOTS_HELD", "MAX_CONCURRENT_BUILDS_LNIK", "MAX_CONCURRENT_BUILDS_WEB_LINK")
+    machine.with_environ(**dict.fromkeys((*names, *ours), "1")).resolve()
+    assert machine.said == []
+
+
+def test_a_build_reports_its_misspelt_variables_itself(pool: Pool, tmp_path: Path) -> None:
+    """And builds in the usual pool, wherever it starts."""
+    del pool.environ["BUILD_SLOTS_DIR"]
+    result = pool.slot_run("true", environ={"BUILD_SLOTS_DRI": "x", "BUILD_SLOTS_DIR": "~/x"}, cwd=tmp_path)
+    lines = result.stderr.splitlines()
+    assert (result.returncode, len(lines)) == (0, 2), lines
+    assert "BUILD_SLOTS_DIR: '~/x' is not an absolute path" in lines[0]
+    assert "~" not in os.listdir(tmp_path)
+    result = pool.slot_run("true", environ={"BUILD_SLOTS_DRI": "x"}, cwd=tmp_path)
+    text = "BUILD_SLOTS_DRI is no setting, and ignored: the variable is BUILD_SLOTS_DIR"
+    assert result.stderr == f"slot-run: {text}\n"
+
+
+def test_a_program_reports_misspelt_variables_once(pool: Pool) -> None:
+    """However many pools it has."""
+    code = "from buildslots import SlotPool; [SlotPool(name) for name in ('a', 'b', 'c')]"
+    result = pool.run(sys.executable, "-W", "always", "-c", code, environ={"BUILD_SLOTS_DRI": "x"})
+    assert result.stderr.count("the variable is BUILD_SLOTS_DIR") == 1
 
 
 def test_directory_without_a_variable(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,12 +51,6 @@ def place(subject: Subject) -> list[Finding]:
     details: dict[str, object] = {"path": path, "why": why, "exists": os.path.lexists(path)}
     there = existing(path)
     problems = []
-    relative = subject.environ.get("BUILD_SLOTS_DIR", "")
-    if why == "BUILD_SLOTS_DIR" and not os.path.isabs(relative):
-        problems.append(
-            f"BUILD_SLOTS_DIR is the relative path {relative!r}, another pool in every working directory: "
-            "make it absolute"
-        )
     if not os.path.isdir(there):
         problems.append(
             f"{prose_path(there)} is no directory, so builds run without slots: move it away, "
@@ -80,7 +74,7 @@ def reason(subject: Subject) -> str:
     """What decides where the pool is: an option, a variable, or the system."""
     if subject.dir_option is not None:
         return "--dir"
-    if subject.environ.get("BUILD_SLOTS_DIR"):
+    if os.path.isabs(subject.environ.get("BUILD_SLOTS_DIR", "")):  # else it is ignored
         return "BUILD_SLOTS_DIR"
     return deciding_variable(subject.environ) or (
         "the user database" if hasattr(os, "getuid") else "the user's cache directory"
