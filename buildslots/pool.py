@@ -14,14 +14,14 @@ import sys
 import buildslots.gates
 import buildslots.journal
 import buildslots.words  # noqa: F401
-from buildslots import aio
+from buildslots import aio, logs
 from buildslots.admission import LATE_S, Admission, Slot, slots_here
 from buildslots.backend import Label
 from buildslots.block import Block
 from buildslots.crowd import open_pool
 from buildslots.decorated import decorated
-from buildslots.disk import directory, wait  # noqa: F401
-from buildslots.errors import SettingError, SlotTimeoutError, UnthrottledWarning
+from buildslots.disk import directory, kin, wait  # noqa: F401
+from buildslots.errors import PoolUnusableError, SettingError, SlotTimeoutError, UnthrottledWarning
 from buildslots.processes import occupy_standard
 from buildslots.settings import Settings, compiled, file, machine, resolve  # noqa: F401
 from buildslots.settings.values import UNSET
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from buildslots.gates import Gates
     from buildslots.settings.values import Timeout
     from buildslots.status import PoolStatus
+    from buildslots.waiting import Waiting
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -73,13 +74,17 @@ class SlotPool(Block):
         gates: What the machine has to be like before a build starts; what it leaves open the config file
             may say.
         dir: The directory of the default pool; None for `BUILD_SLOTS_DIR` or the user's cache.
+        on_wait: Called with a `Waiting` when a wait begins, after a second, and every 30 s. What it raises is
+            logged, and the wait goes on.
+        strict: Whether to raise `PoolUnusableError` where the pool cannot be used; or else the build runs
+            without a slot.
 
     Raises:
         SettingError: A ValueError; an argument is not usable. (What the environment or the config
             file has wrong is a warning.)
     """
 
-    __slots__ = ("_broken", "_settings", "name")
+    __slots__ = ("_broken", "_on_wait", "_settings", "_strict", "name")
 
     name: str
     """Name of the pool; "default" for the default one."""
@@ -93,8 +98,12 @@ class SlotPool(Block):
         on_timeout: str | None = None,
         gates: Gates | None = None,
         dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the word that users know from --dir
+        on_wait: Callable[[Waiting], object] | None = None,
+        strict: bool = False,
     ) -> None:
         super().__init__()
+        self._on_wait = on_wait
+        self._strict = strict
         self._settings: Settings | None = None
         self._broken: OSError | None = None
         try:
@@ -114,13 +123,13 @@ class SlotPool(Block):
     def __repr__(self) -> str:
         return f"<SlotPool {self.name!r}>"
 
-    def __getstate__(self) -> tuple[Settings | None, OSError | None, str]:
+    def __getstate__(self) -> tuple[Any, ...]:
         # What this process holds is its own.
-        return self._settings, self._broken, self.name
+        return self._settings, self._broken, self.name, self._on_wait, self._strict
 
-    def __setstate__(self, state: tuple[Settings | None, OSError | None, str]) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         super().__init__()
-        self._settings, self._broken, self.name = state
+        self._settings, self._broken, self.name, self._on_wait, self._strict = state
 
     @property
     def cap(self) -> int:
@@ -146,6 +155,8 @@ class SlotPool(Block):
         of `Slot.environ()`), that slot is returned at once, nested. If the pool directory cannot be
         used, the slot returned holds nothing, at once, with an `UnthrottledWarning`.
 
+        The logger "buildslots" is told of long waits, and of builds that start beyond the cap or without.
+
         Args:
             timeout: How long to wait: seconds, "10m", a timedelta; 0 not at all, None for ever; by default as
                 the pool says.
@@ -161,19 +172,22 @@ class SlotPool(Block):
                 line is gone.
             SlotCancelledError: A RuntimeError; `cancel` was set. Likewise.
             SettingError: A ValueError; an argument is not usable.
+            PoolUnusableError: An OSError; the pool cannot be used, and is strict.
         """
         try:
             admission = self._admission(timeout, on_timeout, weight, label)
         except OSError as error:  # no directory for the pool
             return self._unthrottled(error)
         try:
+            teller = logs.Teller(admission._settings, self._on_wait)
             with admission:
-                slot = admission.acquire(cancel=cancel)
+                slot = admission.acquire(teller.begin, cancel)
                 admission.started(slot)
         except FAILURES as error:
             if not admission.has_failed:
                 raise
             return self._unthrottled(error)
+        teller.started(slot, admission.despite)
         return _given(slot, admission)
 
     async def acquire_async(
@@ -194,13 +208,15 @@ class SlotPool(Block):
         except OSError as error:  # no directory for the pool
             return self._unthrottled(error)
         try:
+            teller = logs.Teller(admission._settings, self._on_wait)
             with admission:
-                slot = await aio.acquire(admission, cancel)
+                slot = await aio.acquire(admission, cancel, teller.begin)
                 admission.started(slot)
         except FAILURES as error:
             if not admission.has_failed:
                 raise
             return self._unthrottled(error)
+        teller.started(slot, admission.despite)
         return _given(slot, admission)
 
     def try_acquire(self, *, weight: int | None = None, label: str | None = None) -> Slot | None:
@@ -233,11 +249,15 @@ class SlotPool(Block):
         return Admission(settings, command, open_pool, late_s)
 
     def _unthrottled(self, error: Exception) -> Slot:
-        """A slot that holds nothing, because of `error`."""
+        """A slot that holds nothing, because of `error`. Raises PoolUnusableError if the pool is strict."""
         import warnings  # noqa: PLC0415 - off the fast path
 
-        warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=_callers())
-        return Slot(self.name)
+        if self._strict:
+            raise PoolUnusableError(self.name, str(error)) from error
+        warning = UnthrottledWarning(self.name, str(error))
+        logs.unthrottled(warning)
+        warnings.warn(warning, stacklevel=_callers())
+        return Slot(self.name, unthrottled=warning.cause)
 
     def _usable_settings(self) -> Settings:
         if self._settings is None:
@@ -273,8 +293,8 @@ class build_slot(Block):  # noqa: N801 - used like a function
     ('all', True)
 
     Arguments as for `SlotPool`, and `weight`, `cancel` and `label` as for `SlotPool.acquire`. The first may
-    also be a `SlotPool`, which has its own `slots`, `gates` and `dir`. Wrong ones raise here. As a decorator
-    it reads the environment and the config file anew for each call.
+    also be a `SlotPool`, which has its own `slots`, `gates`, `dir`, `on_wait` and `strict`. Wrong ones raise
+    here. As a decorator it reads the environment and the config file anew for each call.
 
     Re-entrant: inside of it, in the same thread or task and in tasks that it starts, a further
     `build_slot()` of the same pool is the same slot. Raises what `SlotPool` and `SlotPool.acquire`
@@ -295,14 +315,17 @@ class build_slot(Block):  # noqa: N801 - used like a function
         dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the word that users know from --dir
         cancel: Event | None = None,
         label: str | None = None,
+        on_wait: Callable[[Waiting], object] | None = None,
+        strict: bool = False,
     ) -> None:
         if callable(pool):
             raise TypeError("as a decorator it takes its arguments first: write @build_slot()")
         super().__init__()
         self._options: dict[str, Any] = {"slots": slots, "gates": gates, "dir": dir}
+        self._options |= {"on_wait": on_wait, "strict": strict}
         self._wish: Wish = {"timeout": timeout, "on_timeout": on_timeout}
         if isinstance(pool, SlotPool):
-            given = [name for name, value in self._options.items() if value is not None]
+            given = [name for name, value in self._options.items() if value not in (None, False)]
             if given:
                 raise TypeError(f"{given[0]} is for the SlotPool: it cannot be given beside one")
             self._pool = pool

@@ -147,6 +147,9 @@ def pool_status(settings: Settings) -> PoolStatus:
     holders = _holders(directory, settings.slots)
     names, unseen = _in_line(settings.dir)
     waiters = tuple(_waiter(directory, place, name) for place, name in enumerate(names, 1))
+    caps = [h.cap for h in holders if h.cap] + [w.cap for w in waiters]
+    if caps:  # what is beyond the cap is so for the builds, whoever looks
+        holders = tuple(replace(h, overflow=h.slot >= max(caps)) if h.foreign else h for h in holders)
     return PoolStatus(
         settings.pool, settings.dir, settings.slots, settings.slots_source, holders, waiters, unseen
     )

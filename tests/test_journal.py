@@ -76,15 +76,24 @@ def test_only_the_user_may_read_it(pool: Pool, path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "status"),
-    [(("sh", "-c", "kill -9 $$"), -9), (("no-such-program",), 127), (("/etc/passwd",), 126), (("true",), 0)],
+    [(("sh", "-c", "kill -9 $$"), -9), (("./no-interpreter",), 127), (("true",), 0)],
 )
-def test_how_it_ended(pool: Pool, path: Path, command: tuple[str, ...], status: int) -> None:
-    """Minus the signal, or the exit status; also of a command that could not start."""
-    pool.slot_run(*command)
+def test_how_it_ended(pool: Pool, path: Path, command: tuple[str, ...], status: int, tmp_path: Path) -> None:
+    """Minus the signal, or the exit status; also of a command that was there and could not start."""
+    (tmp_path / "no-interpreter").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "no-interpreter").chmod(0o755)
+    pool.slot_run(*command, cwd=tmp_path)
     assert [(line["event"], line.get("status")) for line in lines(path)] == [
         ("started", None),
         ("ended", status),
     ]
+
+
+@pytest.mark.parametrize("command", ["no-such-program", "/etc/passwd"])
+def test_what_is_no_program_is_no_build(pool: Pool, path: Path, command: str) -> None:
+    """A typo neither counts as a failed build nor waits."""
+    pool.slot_run(command)
+    assert not path.exists()
 
 
 def test_falling_through(pool: Pool, path: Path) -> None:

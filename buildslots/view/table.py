@@ -20,6 +20,8 @@ from buildslots.words import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from buildslots.status import Holder, PoolStatus
 
 
@@ -28,7 +30,7 @@ def status_text(status: PoolStatus) -> str:
     lines = [
         heading(status),
         f"directory {short_path(status.dir)}",
-        f"cap {status.cap}: {shown(status.cap_source, SENTENCE_SHOWN)}",
+        cap_line(status),
     ]
     if status.holders:
         rows = [
@@ -41,7 +43,7 @@ def status_text(status: PoolStatus) -> str:
             ]
             for h in status.holders
         ]
-        lines += ["", *table(["SLOT", "PID", "HELD", "DIRECTORY", "COMMAND"], rows)]
+        lines += ["", *table(["SLOT", "PID", "HELD", "DIRECTORY", "COMMAND"], rows, right=(1, 2))]
     if status.waiters:
         rows = [
             [
@@ -53,7 +55,7 @@ def status_text(status: PoolStatus) -> str:
             ]
             for w in status.waiters
         ]
-        lines += ["", *table(["LINE", "PID", "WAITED", "DIRECTORY", "COMMAND"], rows)]
+        lines += ["", *table(["LINE", "PID", "WAITED", "DIRECTORY", "COMMAND"], rows, right=(1, 2))]
     return "\n".join(lines)
 
 
@@ -66,21 +68,52 @@ def pools_text(statuses: list[PoolStatus]) -> str:
     return text
 
 
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """`rows` under `head`, in columns."""
+def table(head: list[str], rows: list[list[str]], *, right: Collection[int] = ()) -> list[str]:
+    """`rows` under `head`, in columns; those whose numbers are in `right` are aligned to the right."""
     widths = [max(map(cells, column)) for column in zip(head, *rows, strict=True)]
-    return [
-        "  ".join(
-            text + " " * (width - cells(text)) for text, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in [head, *rows]
-    ]
+    lines = []
+    for row in [head, *rows]:
+        padded = []
+        for number, (text, width) in enumerate(zip(row, widths, strict=True)):
+            blanks = " " * (width - cells(text))
+            padded.append(blanks + text if number in right else text + blanks)
+        lines.append("  ".join(padded).rstrip())
+    return lines
 
 
 def heading(status: PoolStatus) -> str:
     """The pool in a line."""
+    its = caps(status)
     waiting = f"{len(status.waiters)} waiting{_more(status)}"
-    return f"pool {status.pool}: {status.held} held of {status.cap}, {waiting}"
+    if its == [status.cap]:
+        return f"pool {status.pool}: {status.held} held of {status.cap}, {waiting}"
+    return f"pool {status.pool}: {held_of(status)}; yours: {status.cap}; {waiting}"
+
+
+def held_of(status: PoolStatus) -> str:
+    """How many slots are held of how many, by the caps of the builds that are there."""
+    its = caps(status)
+    return f"{status.held} held of {its[0] if len(its) == 1 else f'{its[0]}-{its[-1]}'}"
+
+
+def caps(status: PoolStatus) -> list[int]:
+    """The caps of the builds that hold and wait, ascending; that of who looks where there is no build.
+
+    A cap belongs to each build. What keeps those waiting that wait is theirs, and not that of who looks.
+    """
+    its = {h.cap for h in status.holders} | {w.cap for w in status.waiters}
+    return sorted(cap for cap in its if cap) or [status.cap]
+
+
+def is_full(status: PoolStatus) -> bool:
+    """Whether who comes next, with the cap of the others there, would have to wait."""
+    return status.held >= min((w.cap for w in status.waiters), default=caps(status)[-1])
+
+
+def cap_line(status: PoolStatus) -> str:
+    """The cap of who looks, and where it comes from."""
+    whose = "cap" if caps(status) == [status.cap] else "your cap"
+    return f"{whose} {status.cap}: {shown(status.cap_source, SENTENCE_SHOWN)}"
 
 
 def _more(status: PoolStatus) -> str:

@@ -14,8 +14,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from buildslots.view.table import command, duration, heading, path, pid, remarks
-from buildslots.words import SENTENCE_SHOWN, counted, fit_end, short_path, shown, size
+from buildslots.view.table import (
+    cap_line,
+    command,
+    duration,
+    heading,
+    held_of,
+    is_full,
+    path,
+    pid,
+    remarks,
+)
+from buildslots.words import counted, fit_end, short_path, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +37,11 @@ if TYPE_CHECKING:
     from buildslots.status import Holder, PoolStatus, Waiter
     from buildslots.view.now.costs import Cost
 
-NARROW, WIDE, WIDER = 60, 80, 100
-"""Columns of a terminal: from each of these on there is room for more columns of a table."""
+TINY, NARROWER, NARROW, WIDE, WIDER = 40, 50, 66, 80, 100
+"""Columns of a terminal: from each of these on there is room for more columns of a table.
+
+DIRECTORY comes before all that can be left out: agents that build the same thing differ in nothing else.
+"""
 BAR = 12
 DURATION = len("59 min 59 s")
 SCALES_S = tuple(60.0 * minutes for minutes in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1440))
@@ -81,7 +94,7 @@ def _print_statuses(terminal: Console, statuses: list[PoolStatus], *, every: boo
         terminal.print(headline(status))
         if has_lines:
             terminal.print(Text(f"directory {short_path(status.dir)}", "dim"))
-            terminal.print(Text(f"cap {status.cap}: {shown(status.cap_source, SENTENCE_SHOWN)}", "dim"))
+            terminal.print(Text(cap_line(status), "dim"))
             for table in (holders(status, terminal.width), line(status, terminal.width)):
                 if table.row_count:
                     terminal.print(Group("", table))
@@ -92,8 +105,8 @@ def headline(status: PoolStatus) -> Text:
     """The pool in a line, its name and numbers in colour."""
     text = Text(heading(status), no_wrap=True, overflow="ellipsis")
     text.stylize("bold", 5, 5 + len(status.pool))
-    held, cap, waiting = status.held, status.cap, len(status.waiters)
-    text.highlight_words([f"{held} held of {cap}"], "bold yellow" if held >= cap else "bold green")
+    waiting = len(status.waiters)
+    text.highlight_words([held_of(status)], "bold yellow" if is_full(status) else "bold green")
     text.highlight_words([f"{waiting} waiting"], "bold cyan" if waiting else "")
     return text
 
@@ -102,10 +115,10 @@ def holders(status: PoolStatus, width: int, limit: int | None = None) -> Table:
     """The first `limit` holders in a terminal `width` columns wide."""
     columns = [
         _Column("SLOT", lambda h: Text(counted(h.slots), "bold")),
-        _Column("PID", lambda h: Text(pid(h.pid))),
-        _Column("HELD", lambda h: Text(duration(h.held_s), "green"), least=DURATION),
-        _Column("WAITED", lambda h: Text(duration(h.waited_s)), least=DURATION),
-        _Column("DIRECTORY", lambda h: _directory(h.cwd, width - 41), WIDE),
+        _Column("PID", lambda h: Text(pid(h.pid)), right=True),
+        _Column("HELD", lambda h: Text(duration(h.held_s), "green"), right=True, least=DURATION),
+        _Column("WAITED", lambda h: Text(duration(h.waited_s)), WIDE, right=True, least=DURATION),
+        _Column("DIRECTORY", lambda h: _directory(h.cwd, width - (41 if width >= WIDE else 28)), TINY),
         _Column("COMMAND", _build),
     ]
     return _table(columns, status.holders[:limit], width)
@@ -115,17 +128,24 @@ def live_holders(status: PoolStatus, costs: dict[int, Cost | None], width: int, 
     """The first `limit` holders with bars of the time they held, and what they cost, by slot."""
     longest_s = max((h.held_s or 0.0 for h in status.holders), default=0.0)
     scale_s = next((s for s in SCALES_S if s >= longest_s), longest_s)
+    # What the columns before DIRECTORY take.
+    widths = (26, TINY), (7, NARROWER), (10, NARROW), (2, WIDE), (21, WIDER)
+    others = sum(taken for taken, needed in widths if width >= needed)
     columns = [
         _Column("SLOT", lambda h: Text(counted(h.slots), "bold")),
-        _Column("PID", lambda h: Text(pid(h.pid))),
-        _Column("HELD", lambda h: Text(duration(h.held_s), "green"), least=DURATION),
-        _Column(_scale(scale_s), lambda h: _bar(h.held_s, scale_s), WIDE),
-        _Column("CPU", lambda h: _cpu(costs[h.slot]), right=True, least=5),
+        _Column("PID", lambda h: Text(pid(h.pid)), right=True),
+        _Column("HELD", lambda h: Text(duration(h.held_s), "green"), right=True, least=DURATION),
+        _Column(_scale(scale_s), lambda h: _bar(h.held_s, scale_s), WIDER),
+        _Column("CPU", lambda h: _cpu(costs[h.slot]), NARROWER, right=True, least=5),
         _Column(
-            "MEMORY", lambda h: _cost(costs[h.slot], lambda cost: size(cost.memory)), right=True, least=8
+            "MEMORY",
+            lambda h: _cost(costs[h.slot], lambda cost: size(cost.memory)),
+            NARROW,
+            right=True,
+            least=8,
         ),
         _Column("PROCS", lambda h: _cost(costs[h.slot], lambda c: str(c.processes)), WIDER, right=True),
-        _Column("DIRECTORY", lambda h: _directory(h.cwd, width - 65), WIDER),
+        _Column("DIRECTORY", lambda h: _directory(h.cwd, width - others), TINY),
         _Column("COMMAND", _build),
     ]
     return _table(columns, status.holders[:limit], width)
@@ -135,9 +155,9 @@ def line(status: PoolStatus, width: int, limit: int | None = None) -> Table:
     """The first `limit` in line."""
     columns = [
         _Column("LINE", lambda w: Text(str(w.place), "bold")),
-        _Column("PID", lambda w: Text(pid(w.pid))),
-        _Column("WAITED", lambda w: Text(duration(w.waited_s), "cyan"), least=DURATION),
-        _Column("DIRECTORY", lambda w: _directory(w.cwd, width - 28), NARROW),
+        _Column("PID", lambda w: Text(pid(w.pid)), right=True),
+        _Column("WAITED", lambda w: Text(duration(w.waited_s), "cyan"), right=True, least=DURATION),
+        _Column("DIRECTORY", lambda w: _directory(w.cwd, width - 28), TINY),
         _Column("COMMAND", _build),
     ]
     return _table(columns, status.waiters[:limit], width)
@@ -169,7 +189,7 @@ def _build(build: Holder | Waiter) -> Text:
 
 def _directory(directory: str | None, room: int) -> Text:
     """The end of the path, where directories differ; the command gets the rest of the `room`."""
-    return Text(fit_end(path(directory), max(room * 2 // 5, 1)), "dim")
+    return Text(fit_end(path(directory), max(room // 2, 1)), "dim")
 
 
 def _scale(scale_s: float) -> str:

@@ -16,7 +16,8 @@ from buildslots.view.now import colour
 from buildslots.view.now.chosen import for_eyes
 from buildslots.view.now.costs import Trees
 from buildslots.view.now.keyboard import Keyboard
-from buildslots.words import SENTENCE_SHOWN, short_path, shown, size
+from buildslots.view.table import cap_line
+from buildslots.words import short_path, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from buildslots.view.now.chosen import Pools
     from buildslots.view.now.costs import Cost
 
+LEAST_ROWS = 3
+"""With fewer rows than this in each table, lines of air between them are a waste."""
 SECOND_S = 1.0
 """The second picture comes after this time at most, because the first one cannot say yet what builds cost."""
 
@@ -54,7 +57,12 @@ def _show(pools: Pools, interval_s: float) -> int:
         screen.enter_context(colour.unwrapped(terminal))
         while True:
             statuses = pools.look()
-            picture = _picture(statuses, _costs(statuses, trees), terminal.width, terminal.height)
+            below = pools.others()
+            room = terminal.height - 2 * bool(below)
+            picture = _picture(statuses, _costs(statuses, trees), terminal.width, room)
+            if below:
+                line = Text(below, "cyan", no_wrap=True, overflow="ellipsis")
+                picture = Group(picture, "", line)
             live.update(picture, refresh=True)
             happened = keyboard.wait(due - time.monotonic())
             if happened == "q":
@@ -80,54 +88,84 @@ def _picture(
 ) -> RenderableType:
     """All pools in `height` lines: tables are cut to the rows that fit, then pools to their headlines."""
     room = height - 2
-    limits = _limits(statuses, room)
-    if len(statuses) > room:
-        limits = limits[: room - 1]
     parts: list[RenderableType] = [_machine(width), ""]
-    for status, cost, limit in zip(statuses, costs, limits, strict=False):
-        parts += _section(status, cost, width, limit)
+    limit = _loose_limit(statuses, room)
+    if limit:
+        for status, cost in zip(statuses, costs, strict=True):
+            parts += _section(status, cost, width, limit)
+        return Group(*parts)
+    # Those first in which something happens, without air between the lines.
+    order = sorted(range(len(statuses)), key=lambda number: not _is_busy(statuses[number]))
+    limits = _limits([statuses[number] for number in order], room)
+    for number, limit in zip(order, limits, strict=False):
+        parts += _section(statuses[number], costs[number], width, limit, dense=True)
     if len(limits) < len(statuses):
         parts.append(Text(f"… and {len(statuses) - len(limits)} more pools", "dim"))
     return Group(*parts)
 
 
+def _is_busy(status: PoolStatus) -> bool:
+    return bool(status.holders or status.waiters)
+
+
+def _rows(statuses: list[PoolStatus]) -> int:
+    return max(max(len(s.holders), len(s.waiters)) for s in statuses)
+
+
+def _loose_limit(statuses: list[PoolStatus], room: int) -> int:
+    """How many rows the tables of all pools may have, with lines of air; 0 if that leaves hardly any."""
+    rows = min(_rows(statuses), room)
+    for limit in range(max(rows, 1), max(min(rows, LEAST_ROWS), 1) - 1, -1):
+        if sum(_height(status, limit) for status in statuses) <= room:
+            return limit
+    return 0
+
+
 def _limits(statuses: list[PoolStatus], room: int) -> list[int]:
-    """How many rows the tables of each pool may have: one number for the first pools, 0 for the others."""
-    rows = max(max(len(s.holders), len(s.waiters)) for s in statuses)
-    for pools in range(len(statuses), 0, -1):
-        for limit in range(min(rows, room), 0, -1):
-            height = sum(_height(status, limit) for status in statuses[:pools]) + len(statuses) - pools
-            if height <= room:
-                return [limit] * pools + [0] * (len(statuses) - pools)
-    return [0] * len(statuses)
+    """How many rows the tables of each pool may have in a dense picture: 0 for a headline alone.
+
+    One number for the first pools, 0 for the others; the last ones may be left out.
+    """
+    busy = sum(map(_is_busy, statuses))
+    idle = len(statuses) - busy
+    for pools in range(busy, 0, -1):
+        for limit in range(min(_rows(statuses), room), 0, -1):
+            left = room - sum(_height(s, limit, dense=True) for s in statuses[:pools]) - (busy - pools)
+            if left >= min(idle, 1):
+                shown = idle if idle <= left else left - 1
+                return [limit] * pools + [0] * (busy - pools + shown)
+    return [0] * (len(statuses) if len(statuses) <= room else max(room - 1, 0))
 
 
 def _section(
-    status: PoolStatus, costs: dict[int, Cost | None], width: int, limit: int
+    status: PoolStatus, costs: dict[int, Cost | None], width: int, limit: int, *, dense: bool = False
 ) -> list[RenderableType]:
-    """A pool in `_height(status, limit)` lines."""
+    """A pool in `_height(status, limit, dense)` lines, and one of air behind it."""
     parts: list[RenderableType] = [colour.headline(status)]
-    if not limit or not (status.holders or status.waiters):
+    if not limit or not _is_busy(status):
         return parts
-    source = f"cap {status.cap}: {shown(status.cap_source, SENTENCE_SHOWN)}, {short_path(status.dir)}"
-    parts.append(Text(source, "dim", no_wrap=True, overflow="ellipsis"))
+    air = [] if dense else [""]
+    if not dense:
+        source = f"{cap_line(status)}, {short_path(status.dir)}"
+        parts.append(Text(source, "dim", no_wrap=True, overflow="ellipsis"))
     tables: list[tuple[int, Callable[[int], RenderableType]]] = [
         (len(status.holders), lambda rows: colour.live_holders(status, costs, width, rows)),
         (len(status.waiters), lambda rows: colour.line(status, width, rows)),
     ]
     for count, table in tables:
         if count:
-            rows = count if count <= limit else limit - 1
-            parts += ["", table(rows)]
-            if rows < count:
+            rows = count if count <= limit else max(limit - 1, 1)
+            parts += [*air, table(rows)]
+            if rows < min(count, limit):
                 parts.append(Text(f"… and {count - rows} more", "dim"))
-    return [*parts, ""]
+    return [*parts, *air]
 
 
-def _height(status: PoolStatus, limit: int) -> int:
+def _height(status: PoolStatus, limit: int, *, dense: bool = False) -> int:
     """How many lines a pool takes if its tables have at most `limit`."""
-    tables = [2 + min(count, limit) for count in (len(status.holders), len(status.waiters)) if count]
-    return 3 + sum(tables) if tables else 1
+    head = 1 if dense else 2
+    tables = [head + min(count, limit) for count in (len(status.holders), len(status.waiters)) if count]
+    return (1 if dense else 3) + sum(tables) if tables else 1
 
 
 def _machine(width: int) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import statistics
 from bisect import bisect_left
@@ -24,6 +25,9 @@ ROUND_TIMEOUTS_S = (60, 120, 300, 600, 900, 1200, 1800, 2700, 3600, 2 * 3600, 4 
 """The timeouts that advice may suggest: the first of them that is long enough."""
 OFTEN = 0.1
 """Share of the busy time. If all slots are held for less of it than this, nobody waits much."""
+MOSTLY = 0.5
+"""Share of the builds, and of the busy time. If more builds than this wait, and all slots are held for more
+of it, the cap is what builds wait for."""
 FEW = 10
 """With fewer samples of the load than this, there is no advice on the cap."""
 IDLE, CROWDED = 0.7, 1.5
@@ -171,6 +175,14 @@ def _occupancy(builds: list[Build], since: float, until: float) -> tuple[int, in
     return peak, peak_slots, full_s, busy_s
 
 
+def caps_in_words(builds: list[Build], yours: int) -> str:
+    """The caps that `builds` had, if they are not that of who looks; "" if they are."""
+    caps = sorted({build.cap for build in builds if build.cap})
+    if not caps or caps == [yours]:
+        return ""
+    return f"builds had a cap of {', '.join(map(str, caps))}; yours: {yours}"
+
+
 def advice_now(past: Past, directory: str, pool: str) -> str:
     """`advice` on the pool `pool` in `directory`, with the settings and the cores of this moment."""
     settings = resolve(pool=pool, warn=lambda _: None)  # doctor reports mistakes in them
@@ -186,7 +198,7 @@ def advice(past: Past, settings: Settings, cores: int) -> str:
     its = figures(builds, past.since, past.until)
     said = [
         _on_failures(builds, its),
-        _on_timeouts(builds, its, past),
+        _on_timeouts(builds, its),
         _on_the_cap(builds, its, past, settings, cores),
     ]
     if any(said):
@@ -206,7 +218,7 @@ def _on_failures(builds: list[Build], its: Figures) -> str:
     )
 
 
-def _on_timeouts(builds: list[Build], its: Figures, past: Past) -> str:
+def _on_timeouts(builds: list[Build], its: Figures) -> str:
     # A build with a timeout of 0 was never in line, and says nothing about how long the timeout should be.
     waited = [build for build in builds if build.queued_at is not None]
     timeout_s = spread(b.waited_s for b in waited if b.overflow or b.outcome == "gave up").p50_s
@@ -217,7 +229,7 @@ def _on_timeouts(builds: list[Build], its: Figures, past: Past) -> str:
         what += f"{' and ' if what else ''}{builds_in_words(its.gave_up)} gave up"
     share = sum((build.ran_s or 0.0) > timeout_s for build in builds) / max(1, its.started)
     why = f"; {share:.0%} of the runs outlast the timeout of {span(timeout_s)}" if share else ""
-    enough_s = _enough_s(builds, its, past.until)
+    enough_s = _enough_s(builds, its)
     if enough_s is None or enough_s <= timeout_s:
         return f"{what} at the timeout of {span(timeout_s)}{why}."
     return (
@@ -226,36 +238,65 @@ def _on_timeouts(builds: list[Build], its: Figures, past: Past) -> str:
     )
 
 
-def _enough_s(builds: list[Build], its: Figures, until: float) -> float | None:
-    """A timeout that would have sufficed for the longest line, or None.
-
-    K builds of the line start in a round, and a round takes about as long as the longest runs (p95).
-    """
-    if its.run.p95_s is None:
+def _enough_s(builds: list[Build], its: Figures) -> float | None:
+    """A timeout that nearly all (95 %) who stood in line would have got a slot in, or None."""
+    if its.run.p50_s is None:
         return None
-    waits = [wait for build in builds if (wait := build.wait_between(until))]
-    line = longest = 0
-    for _, change in sorted([(begin, 1) for begin, _ in waits] + [(end, -1) for _, end in waits]):
-        line += change
-        longest = max(longest, line)
-    cap = min((build.cap for build in builds if build.cap), default=1)
-    needed_s = its.run.p95_s * max(1, math.ceil(longest / cap))
-    return next((float(s) for s in ROUND_TIMEOUTS_S if s >= needed_s), None)
+    waits = _waits_without_timeout(builds, _cap(builds, 1), its.run.p50_s)
+    needed_s = spread(wait for build, wait in waits if build.queued_at is not None).p95_s
+    return next((float(s) for s in ROUND_TIMEOUTS_S if s >= (needed_s or 0.0)), None)
+
+
+def _waits_without_timeout(builds: list[Build], cap: int, usual_s: float) -> list[tuple[Build, float]]:
+    """How long each of `builds` would have waited, had all waited for a slot, first come first served.
+
+    Args:
+        builds: In the order in which they came.
+        cap: For all of them.
+        usual_s: How long those run of which that is not known.
+    """
+    free, last, waits = cap, 0.0, []
+    ends: list[tuple[float, int]] = []  # when slots become free, and how many: a heap
+    for build in builds:
+        if build.outcome == "degraded":
+            continue
+        at, weight = max(build.came_at, last), min(build.weight, cap)
+        while ends and (ends[0][0] <= at or free < weight):
+            end, slots = heapq.heappop(ends)
+            at, free = max(at, end), free + slots
+        waits.append((build, at - build.came_at))
+        last, free = at, free - weight
+        heapq.heappush(ends, (at + (usual_s if build.ran_s is None else build.ran_s), weight))
+    return waits
+
+
+def _cap(builds: list[Build], default: int) -> int:
+    """The cap that the last of `builds` had. That of who looks may be another one."""
+    return next((build.cap for build in reversed(builds) if build.cap), default)
 
 
 def _on_the_cap(builds: list[Build], its: Figures, past: Past, settings: Settings, cores: int) -> str:
     if not its.queued or its.full_s < OFTEN * its.busy_s:
         return ""
+    cap = _cap(builds, settings.slots)
+    waited = ""
+    if its.queued > MOSTLY * its.builds and its.full_s > MOSTLY * its.busy_s:
+        waited = (
+            f"{its.queued} of {its.builds} builds had to wait, at most {span(its.wait.max_s or 0.0)}, and all"
+            f" slots were held for {its.full_s / its.busy_s:.0%} of the time in which builds ran."
+        )
     loads = _loads_while_full(builds, past)
     if len(loads) < FEW:
-        return ""
+        unknown = "Too little of the load was noted to say whether there is room for more; try"
+        return waited and f"{waited} {unknown} {_how(settings, cap + 1)}, and look again."
     load = statistics.median(loads)
     measured = f"While all slots were held the load was {load:.1f} on {cores} core{'s' * (cores != 1)}"
     if load < IDLE * cores:
-        return f"{measured}: there is room for more; try {_how(settings, settings.slots + 1)}."
-    if load > CROWDED * cores and settings.slots > 1:
-        return f"{measured}: too much; try {_how(settings, settings.slots - 1)}."
-    return ""
+        return f"{measured}: there is room for more; try {_how(settings, cap + 1)}."
+    if load > CROWDED * cores and cap > 1:
+        return f"{measured}: too much; try {_how(settings, cap - 1)}."
+    busy = "the machine is busy, and more at once would make each slower"
+    return waited and f"{waited} {measured}: {busy}. Only fewer or shorter builds help."
 
 
 def _how(settings: Settings, slots: int) -> str:

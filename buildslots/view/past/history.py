@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from dataclasses import asdict
 
+from buildslots.settings import resolve
 from buildslots.view.past.builds import asked_for
-from buildslots.view.past.figures import Figures, advice_now, builds_in_words, by, figures
+from buildslots.view.past.figures import Figures, advice_now, builds_in_words, by, caps_in_words, figures
 from buildslots.view.table import table
-from buildslots.words import short_path, shown, span
+from buildslots.words import cells, fit, fit_end, short_path, shown, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from buildslots.view.past.builds import Build, Past
 
@@ -21,6 +24,10 @@ ROWS = 10
 """How many directories and programs people are shown; --json has all of them."""
 NAMED = 60
 """Cells of the name of a directory or a program in a table."""
+FIRST_TO_GO = (10, 9, 6, 8, 5, 3, 2)
+"""Columns of HEAD that are left out where the terminal has no room for them, in this order."""
+SHORT_NAME, LEAST_NAME = 30, 10
+"""Cells that a name keeps before columns go, and however narrow the terminal is."""
 HEAD = [
     "BUILDS",
     "QUEUED",
@@ -46,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
 
         sys.stdout.write(json.dumps(_as_dict(shown, pools, advices), indent=2) + "\n")
     else:
-        sys.stdout.write(_text(shown, pools, advices) + "\n")
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        sys.stdout.write(_text(shown, pools, advices, width) + "\n")
     return 0
 
 
@@ -79,26 +87,61 @@ def _counts(builds: list[Build], shown: Past) -> dict[str, object]:
     return {name: value for name, value in its.items() if name not in ("full_s", "busy_s", "period_s")}
 
 
-def _text(shown: Past, pools: dict[tuple[str, ...], list[Build]], advices: dict[tuple[str, ...], str]) -> str:
+def _text(
+    shown: Past,
+    pools: dict[tuple[str, ...], list[Build]],
+    advices: dict[tuple[str, ...], str],
+    width: int | None,
+) -> str:
+    """All of it for people; on a terminal `width` columns wide no row of a table is wider."""
     if not pools:
         return "The journal has no builds of this time."
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(shown.since))
     lines = [f"since {since}, {span(shown.until - shown.since)} ago"]
     for (directory, pool), builds in pools.items():
         its = figures(builds, shown.since, shown.until)
-        lines += ["", f"pool {pool} in {short_path(directory)}", *_summary(its), ""]
+        caps = caps_in_words(builds, resolve(pool=pool, warn=lambda _: None).slots)
+        lines += [
+            "",
+            f"pool {pool} in {short_path(directory)}",
+            *_summary(its),
+            *([caps] if caps else []),
+            "",
+        ]
         for title, name in (("DIRECTORY", "cwd"), ("PROGRAM", "program")):
             groups = list(by(builds, name).items())
             rows = [
                 [*_row(figures(some, shown.since, shown.until)), _shown(key, name)]
                 for (key,), some in groups[:ROWS]
             ]
-            lines += table([*HEAD, title], rows)
+            lines += _fitted([*HEAD, title], rows, width, fit_end if name == "cwd" else fit)
             if len(groups) > ROWS:
                 lines.append(f"… and {len(groups) - ROWS} more: see --json")
             lines.append("")
         lines.append(advices[directory, pool])
     return "\n".join(lines)
+
+
+def _fitted(
+    head: list[str], rows: list[list[str]], width: int | None, cut: Callable[[str, int], str]
+) -> list[str]:
+    """The table: names are cut by `cut`, and columns left out, as far as `width` asks for it."""
+    kept = list(range(len(head)))
+    names = max(cells(row[-1]) for row in rows)
+    for dropped in (None, *FIRST_TO_GO):
+        kept = [column for column in kept if column != dropped]
+        lines = _columns(head, rows, kept)
+        room = names if width is None else width - (max(map(cells, lines)) - names)
+        if room >= min(names, SHORT_NAME):
+            break
+    return _columns(head, [[*row[:-1], cut(row[-1], max(room, LEAST_NAME))] for row in rows], kept)
+
+
+def _columns(head: list[str], rows: list[list[str]], kept: list[int]) -> list[str]:
+    """The table of the columns `kept`, of which the last has names, and the others numbers."""
+    return table(
+        [head[c] for c in kept], [[row[c] for c in kept] for row in rows], right=range(len(kept) - 1)
+    )
 
 
 def _summary(its: Figures) -> list[str]:

@@ -12,12 +12,14 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import HELD_BUILD, Pool, script
+from builds import HELD_BUILD, Pool, script, wait_until
 from namespaces import unshare
 
 from buildslots import SlotPool, status
 from buildslots.disk import records
+from buildslots.view.now.colour import headline
 from buildslots.view.pools import existing_pools
+from buildslots.view.table import heading
 from buildslots.words import printable, span
 
 if TYPE_CHECKING:
@@ -116,14 +118,48 @@ def test_what_is_piped_is_plain_whatever_the_environment_says(pool: Pool) -> Non
         f"directory {re.escape(str(pool.dir))}",
         "cap 1: MAX_CONCURRENT_BUILDS",
         "",
-        "SLOT  PID +HELD +DIRECTORY +COMMAND",
-        f"0     {first.pid}  {span} +{re.escape(os.getcwd())} +{build}",
+        "SLOT +PID +HELD +DIRECTORY +COMMAND",
+        f"0 +{first.pid} +{span} +{re.escape(os.getcwd())} +{build}",
         "",
-        "LINE  PID +WAITED  DIRECTORY +COMMAND",
-        f"1     {second.pid}  {span} +{re.escape(os.getcwd())} +{build}",
+        "LINE +PID +WAITED +DIRECTORY +COMMAND",
+        f"1 +{second.pid} +{span} +{re.escape(os.getcwd())} +{build}",
         "",
     ]
     assert re.fullmatch("\n".join(expected), text)
+
+
+def test_the_cap_is_that_of_the_builds(pool: Pool) -> None:
+    """Not that of who looks, which keeps none of them waiting; it is told beside, if it is another one."""
+    pool.build("-p", "link", "-n1").started()
+    pool.build("-p", "link", "-n1")
+    pool.build("-p", "link", "-n1")
+    link = SlotPool("link", slots=2)
+    wait_until(lambda: len(link.status().waiters) == 2, "two in line")
+    text = pool.run(
+        script("buildslots"), "status", "-p", "link", environ={"MAX_CONCURRENT_BUILDS_LINK": "2"}
+    ).stdout
+    assert text.splitlines()[0] == "pool link: 1 held of 1; yours: 2; 2 waiting"
+    assert "your cap 2: MAX_CONCURRENT_BUILDS_LINK" in text
+    pool.build("-p", "link", "-n3", "-t0").started()
+    assert heading(link.status()) == "pool link: 2 held of 1-3; yours: 2; 2 waiting"
+
+
+def test_a_pool_whose_builds_wait_is_not_green(pool: Pool) -> None:
+    """Though there would be a slot for who looks."""
+    pool.build("-n1").started()
+    pool.queued("-n1")
+    assert [span.style for span in headline(pool.status(slots=5)).spans][1] == "bold yellow"
+    assert [span.style for span in headline(SlotPool("link", slots=5).status()).spans][1] == "bold green"
+
+
+@pytest.mark.linux
+def test_another_program_s_slot_is_overflow_by_the_cap_of_the_builds(pool: Pool) -> None:
+    """And not by that of who looks."""
+    pool.build("-n4").started()
+    (pool.dir / "slot-2").touch()
+    with open(pool.dir / "slot-2") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert [holder.overflow for holder in pool.status(slots=1).holders] == [False, False]
 
 
 def test_all_pools(pool: Pool) -> None:
@@ -133,7 +169,7 @@ def test_all_pools(pool: Pool) -> None:
     for junk in (".hidden", "a b", "default", "nul"):
         (pool.dir / "pools" / junk).mkdir()
     (pool.dir / "pools" / "file").touch()
-    pool.build("-p", "link").started()
+    pool.build("-p", "link", "-n1").started()
     environ = {"MAX_CONCURRENT_BUILDS": "3", "MAX_CONCURRENT_BUILDS_LINK": "1", "BUILD_SLOTS_POOL": "web"}
     environ |= {"MAX_CONCURRENT_BUILDS_WEB": "4", "MAX_CONCURRENT_BUILDS_CI": "5"}
     text = pool.run(script("buildslots"), "status", "--all", environ=environ).stdout
@@ -237,6 +273,17 @@ def test_a_misspelt_pool_is_no_idle_one(pool: Pool) -> None:
     known = {"MAX_CONCURRENT_BUILDS_LNIK": "1"}
     result = pool.run(script("buildslots"), "status", "-p", "lnik", environ=known)
     assert result.stdout.startswith("pool lnik: 0 held of 1, 0 waiting\n")
+
+
+@pytest.mark.parametrize("command", ["history", "report -o -", "trace", "release", "doctor"])
+def test_a_misspelt_pool_is_told_by_every_command(pool: Pool, command: str) -> None:
+    """Each would otherwise say that there is nothing to see."""
+    pool.slot_run("-p", "link", "true")
+    result = pool.run(script("buildslots"), *command.split(), "-p", "lnik")
+    text = "no build has used a pool 'lnik', and no setting names it; the nearest: link"
+    assert text in result.stdout + result.stderr
+    right = pool.run(script("buildslots"), *command.split(), "-p", "link")
+    assert "no build has used" not in right.stdout + right.stderr
 
 
 def test_wrong_usage(pool: Pool) -> None:

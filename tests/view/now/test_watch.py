@@ -14,7 +14,7 @@ from builds import Build, Pool, script, wait_until
 
 from buildslots.status import PoolStatus
 from buildslots.view.now.costs import Trees
-from buildslots.view.now.watch import _height, _limits
+from buildslots.view.now.watch import _height, _limits, _loose_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def test_a_line_of_builds_as_it_goes_on(pool: Pool, terminal: Terminal) -> None:
     builds += [pool.queued("-n1") for _ in range(4)]
     terminal.type(WATCH)
     in_line(terminal, builds[1:])
-    terminal.wait_for("pool default: 1 held of 2, 4 waiting")
+    terminal.wait_for("pool default: 1 held of 1; yours: 2; 4 waiting")
     builds[0].finish()
     in_line(terminal, builds[2:])
     wait_until(lambda: list(table(terminal, "SLOT")) == [builds[1].pid], "the next holder on the screen")
@@ -246,7 +246,7 @@ def test_a_narrow_terminal(pool: Pool, terminal: Terminal) -> None:
     terminal.wait_for("LINE")
     terminal.type_at_prompt("")
     (row,) = table(terminal, "SLOT").values()
-    assert [row[1], row[3], row[5], row[-1][-1]] == [str(first.pid), "s", "s", "…"]
+    assert [row[1], row[3], row[-1][-1]] == [str(first.pid), "s", "…"]
     assert list(table(terminal, "LINE")) == [second.pid]
     terminal.resize(150, 20)
     terminal.type_at_prompt(f"clear; {script('buildslots')} status")
@@ -309,15 +309,66 @@ def test_watching_through_a_pipe(pool: Pool) -> None:
     assert (result.stdout.splitlines(), result.stderr) == ([line, "", line, "", "1"], "")
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 100])
+@pytest.mark.parametrize("watch", [False, True])
+def test_the_directory_is_the_last_to_go(
+    pool: Pool, terminal: Terminal, tmp_path: Path, columns: int, watch: bool
+) -> None:
+    """Eight agents build the same thing: only their directories differ, at their ends."""
+    agents = [tmp_path / "worktrees" / f"ag{number}" for number in range(8)]
+    for agent in agents:
+        agent.mkdir(parents=True)
+        pool.build("-n8", cwd=agent).started()
+    terminal.resize(columns, 16)
+    terminal.type(WATCH if watch else f"clear; {script('buildslots')} status")
+    terminal.wait_until(
+        lambda: all(any(f"ag{number} " in line for line in terminal.lines()) for number in range(8)),
+        "each agent's directory",
+    )
+    assert any("1 min" in line for line in terminal.lines()) == (watch and columns >= 100)
+
+
+def test_all_pools_in_twelve_rows(pool: Pool, terminal: Terminal) -> None:
+    """Builds are shown, and not the headlines of idle pools alone."""
+    for idle in ("a", "b", "c", "d"):
+        pool.slot_run("-p", idle, "true")
+    busy = [pool.build("-p", name, "-n1") for name in ("x", "y")]
+    for build in busy:
+        build.started()
+    terminal.resize(100, 12)
+    terminal.type(f"{WATCH} --all")
+    pids = {str(build.pid) for build in busy}
+    terminal.wait_until(lambda: pids <= set(" ".join(terminal.lines()).split()), "both builds")
+    assert len([line for line in terminal.lines() if line.startswith("pool ")]) >= 2
+
+
 def test_rows_that_fit() -> None:
-    """All if they do; else as many of each table as fit, and at last the later pools' headlines only."""
+    """All if they do; else as many of each table as fit without air; idle pools go before busy ones."""
 
     def pools(*sizes: tuple[int, int]) -> list[PoolStatus]:
         return [PoolStatus("p", "/", 1, "x", (None,) * h, (None,) * w) for h, w in sizes]  # type: ignore[arg-type]
 
     assert [_height(status, 3) for status in pools((0, 0), (2, 0), (2, 9))] == [1, 7, 12]
-    assert _limits(pools((2, 3)), 14) == [3]
-    assert _limits(pools((2, 30)), 20) == [11]
-    assert _limits(pools((2, 30), (0, 0), (1, 0)), 20) == [4, 4, 4]
-    assert _limits(pools((2, 30), (1, 0)), 12) == [2, 0]
+    assert [_height(status, 3, dense=True) for status in pools((0, 0), (2, 0), (2, 9))] == [1, 4, 8]
+    assert _loose_limit(pools((2, 3)), 14) == 3
+    assert _loose_limit(pools((2, 30)), 20) == 11
+    assert _loose_limit(pools((2, 30), (0, 0), (1, 0)), 20) == 4
+    assert _loose_limit(pools((2, 30)), 10) == 0
+    assert _limits(pools((2, 30)), 10) == [5]
+    assert _limits(pools((2, 30), (1, 0)), 12) == [4, 4]
+    assert _limits(pools((1, 0), *[(0, 0)] * 20), 10) == [1] + [0] * 6
     assert _limits(pools((2, 30), (1, 0)), 4) == [0, 0]
+    assert _limits(pools((2, 30), (1, 0)), 2) == [0, 0]
+
+
+@pytest.mark.parametrize("rows", [12, 30])
+def test_other_pools_in_use_are_named_below(pool: Pool, terminal: Terminal, rows: int) -> None:
+    """In the last line, as long as somebody builds there; nothing scrolls."""
+    build = pool.build("-p", "link", "-n1")
+    build.started()
+    terminal.resize(100, rows)
+    terminal.type(WATCH)
+    terminal.wait_for("other pools in use: link (1 held, 0 waiting); --all shows them")
+    assert terminal.lines()[1].startswith("pool default: 0 held")
+    build.finish()
+    wait_until(lambda: not any("other pools" in line for line in terminal.lines()), "an idle machine")

@@ -6,21 +6,23 @@ import functools
 import json
 import os
 import re
-import shutil
-import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-from builds import DEADLINE_S, Pool, script, wait_until
+from browsers import browse
+from builds import Pool, script, wait_until
 
 from buildslots.disk import records
 from buildslots.settings import resolve
 from buildslots.view.past import builds as module
 from buildslots.view.past.builds import Build, Past, past
 from buildslots.view.past.figures import advice, figures, spread, stretches
+
+if TYPE_CHECKING:
+    from terminals import Terminal
 
 NOW = 1_000_000.0
 
@@ -248,7 +250,7 @@ def test_advice_on_a_timeout_that_is_too_short() -> None:
     late = {"overflow": True, "slot": 2, "queued_at": NOW - 220, "waited_s": 120.0}
     text = advised(*[build(n, **late, ran_s=500.0) for n in range(6)], *[build(n) for n in range(6, 12)])
     assert text.startswith("6 builds ran as overflow; 50% of the runs outlast the timeout of 2 min 0 s")
-    assert 'raise the timeout to 30m (`timeout = "30m"`' in text
+    assert 'raise the timeout to 20m (`timeout = "20m"`' in text
 
 
 def test_advice_on_giving_up() -> None:
@@ -276,6 +278,46 @@ def test_advice_on_the_cap(load: float, said: str) -> None:
     assert advised(*builds, loads=loads).removeprefix("While all slots were held ") == said
     too_young = tuple((start + n, load) for n in range(20))
     assert advised(*builds, loads=too_young).startswith("Nothing to change")
+
+
+def test_advice_rests_on_the_cap_of_the_builds() -> None:
+    """Not on that of who looks: to those who build one at a time "set 1" says nothing."""
+    start = NOW - 1000
+    builds = [build(n, cap=1, queued_at=start, started_at=start + 300 * n, ran_s=300.0) for n in range(3)]
+    crowded, idle = (tuple((start + 70 + n, load) for n in range(20)) for load in (30.0, 1.0))
+    assert "too much" not in advised(*builds, loads=crowded, slots=2)
+    assert advised(*builds, loads=idle, slots=5).endswith("try MAX_CONCURRENT_BUILDS=2.")
+
+
+def test_advice_for_a_pool_that_is_always_full() -> None:
+    """Where nearly all had to wait, "nothing to change" is no answer, whatever the load tells."""
+    start = NOW - 2300
+    came = {"cap": 1, "queued_at": start, "ran_s": 100.0}
+    builds = [build(n, **came, started_at=start + 100 * n, waited_s=100.0 * n) for n in range(23)]
+    builds[0].queued_at = builds[1].queued_at = None
+    waited = "21 of 23 builds had to wait, at most 36 min 40 s, and all slots were held for 100% of the time"
+    assert advised(*builds).startswith(waited)
+    assert "try MAX_CONCURRENT_BUILDS=2, and look again." in advised(*builds)
+    busy = advised(*builds, loads=tuple((start + 70 + n, 8.0) for n in range(20)))
+    assert busy.startswith(waited)
+    assert busy.endswith("Only fewer or shorter builds help.")
+
+
+def test_a_timeout_is_advised_by_what_builds_would_have_waited() -> None:
+    """A line that was long once, behind long runs, is no reason for half an hour."""
+    start = NOW - 80_000
+    late = {"cap": 1, "overflow": True, "slot": 1, "waited_s": 120.0}
+    builds = [
+        build(n, cap=1, queued_at=start + 900 * n, started_at=start + 900 * n + 60, ran_s=60.0 + 4 * n)
+        for n in range(80)
+    ]
+    builds += [
+        build(100 + n, **late, queued_at=NOW - 3000 + n, started_at=NOW - 2880 + n, ran_s=150.0)
+        for n in range(4)
+    ]
+    text = advised(*sorted(builds, key=lambda build: build.came_at), slots=1)
+    assert "4 builds ran as overflow" in text
+    assert "30m" not in text
 
 
 def test_advice_on_failures() -> None:
@@ -367,6 +409,29 @@ def test_history_of_real_builds(eight: Pool) -> None:
     assert "8 builds, 6 of them queued, 1 overflow, 2 failed" in text
     assert "at most 3 at once" in text
     assert "1 build ran as overflow" in text
+
+
+def test_history_in_a_narrow_terminal(eight: Pool, terminal: Terminal) -> None:
+    """No row is wider than the terminal: names are cut and columns go."""
+    for columns in (60, 80, 120):
+        terminal.resize(columns, 40)
+        terminal.type_at_prompt(f"clear; {script('buildslots')} history")
+
+        def fits(columns: int = columns) -> bool:
+            heads = [line.split() for line in terminal.lines() if line.startswith("BUILDS")]
+            tells = [head[-1] for head in heads] == ["DIRECTORY", "PROGRAM"]
+            return tells and ("PEAK" in heads[0]) == (columns == 120)
+
+        terminal.wait_until(fits, f"tables for {columns} columns")
+        terminal.type_at_prompt("")
+
+
+def test_history_tells_the_cap_of_the_builds(pool: Pool) -> None:
+    """And that of who looks, if it is another one."""
+    pool.slot_run("-n1", "true")
+    run = functools.partial(pool.run, script("buildslots"), "history")
+    assert "builds had a cap of 1; yours: 2" in run(environ={"MAX_CONCURRENT_BUILDS": "2"}).stdout
+    assert "yours" not in run(environ={"MAX_CONCURRENT_BUILDS": "1"}).stdout
 
 
 def test_history_of_one_pool_and_period(eight: Pool) -> None:
@@ -479,31 +544,12 @@ def test_trace_of_real_builds(eight: Pool, tmp_path: Path) -> None:
     assert eight.run(script("buildslots"), "trace").stdout.startswith('{"traceEvents":[')
 
 
-def browser() -> str:
-    """A browser to look at the report with."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next(filter(None, map(shutil.which, names)), None)
-    assert found, f"none of {', '.join(names)} is installed"
-    return found
-
-
 @pytest.fixture
 def page(eight: Pool, tmp_path: Path) -> str:
     """The document of the report of these builds, after its script has run in a browser."""
     file = tmp_path / "report.html"
     assert eight.run(script("buildslots"), "report", "-o", str(file)).returncode == 0
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
-    dumped = tmp_path / "dumped.html"
-    with dumped.open("w") as output:
-        process = subprocess.Popen(
-            [browser(), *options, "--dump-dom", file.as_uri()], stdout=output, stderr=subprocess.DEVNULL
-        )
-        try:
-            process.wait(2 * DEADLINE_S)
-        finally:
-            process.kill()
-            process.wait()
-    return dumped.read_text()
+    return browse(file)
 
 
 @pytest.mark.linux  # where the CI has a browser on its path
@@ -515,7 +561,7 @@ def test_report_in_a_browser(page: str) -> None:
     assert set(bars) == {"bad", "good", "wait"}
     assert (bars.count("wait"), len(bars) <= 6 + 8) == (6, True)
     assert page.count('class="load"') == 1
-    assert "slot 2 (beyond the cap)" in page
+    assert "slot 2 (overflow)" in page
     assert re.search(r'class="advice">1 build ran as overflow', page)
 
 
