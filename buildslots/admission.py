@@ -258,7 +258,8 @@ class Admission:
         """Start beyond the cap, or give up. Paced starts are `_wait`'s business."""
         if self._settings.on_timeout == "fail":
             waited_s = time.monotonic() - self._request.began
-            raise SlotTimeoutError(self._settings.pool, self._settings.timeout_s or 0.0, waited_s)
+            timeout_s = self._settings.timeout_s or 0.0
+            raise SlotTimeoutError(self._settings.pool, timeout_s, waited_s, refusal.gate)
         return (yield from self._pool.exceed(self._request, refusal))
 
     def _listen(self, ears: Listener | None, seconds: float, cancel: Event) -> bool:

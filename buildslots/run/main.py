@@ -228,9 +228,10 @@ def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
             spoken.clear()
         for sentence in admission.repaired:
             say(sentence)
-    for spoken in notices:
-        spoken.started(slot)
-    if slot.overflow or admission.despite:
+    if not (slot.overflow or admission.despite):
+        for spoken in notices:
+            spoken.started(slot)
+    else:
         _say_all_the_same(slot, settings, admission.despite)
     return slot
 
@@ -275,9 +276,8 @@ def _run_command(path: bytes, command: list[bytes], slot: Slot | None, admission
         process = child.spawn(path, command, slot.descriptors)
     except OSError as error:
         status = _not_run([os.fsdecode(word) for word in command], error)
-        if slot is not None and admission is not None:
-            admission.started(slot)  # it never ran, but the journal has a start for every end
-            slot.release(status)
+        if admission is not None:
+            admission.close(error)  # it never ran: to the journal it is no build, and none that failed
         return status
     except BaseException:
         if slot is not None and admission is not None:
