@@ -34,8 +34,7 @@ TICK_S = 2.0
 """How far the time of a new file may be behind the clock. Most file systems keep that of the kernel's last
 tick, 10 ms at most, some whole seconds (ext3, HFS+)."""
 MADE_MEANWHILE = 10
-"""How often a file that somebody else has made meanwhile is opened again: not found, and yet there, for ever,
-is a dangling link where links are followed."""
+"""How often a file that somebody else has made meanwhile is opened again: it may be a dangling link."""
 ASIDE = ".aside-"
 """How the names begin under which `put_aside` leaves what it found."""
 
@@ -119,7 +118,7 @@ def open_directory(path: str, *, follow: bool = True) -> int:
 
 _LINUX = sys.platform == "linux"
 _reached: dict[str, str] = {}
-"""Where paths have led by links of ours or root's: what is there now may be reached by them at any time."""
+"""Where paths have led by links of ours or root's."""
 
 
 def _check_links(path: str, fd: int) -> None:
@@ -185,8 +184,8 @@ def _in_user_namespace() -> bool:
 def is_shared(directory: str | int) -> bool:
     """Whether what is made in `directory` is its group's: it is setgid and group-writable, not everybody's.
 
-    Setgid and group-writable, because each alone says too little: with umask 002 people make all their
-    directories group-writable, and files in one that is not setgid get their maker's group (inode(7)).
+    Each alone says too little: with umask 002 people make all their directories group-writable, and files in
+    one that is not setgid get their maker's group (inode(7)).
     """
     try:
         return os.stat(directory).st_mode & 0o2022 == 0o2020
@@ -246,8 +245,8 @@ def give_mode(fd: int, mode: int) -> None:
 def is_new(about: os.stat_result, since: float) -> bool:
     """Whether what `about` tells of is ours and was made since the Unix time `since`.
 
-    For what cannot be made and opened in one call: in between somebody may have put another one of ours in
-    its place, an older one. mtime tells, for who may only rename it cannot set that.
+    In between somebody may have put an older one of ours in its place, and who may only rename it cannot set
+    its mtime.
     """
     return about.st_uid == os.geteuid() and about.st_mtime >= since - TICK_S
 
@@ -294,7 +293,7 @@ def cannot_be(path: str, is_kind: Callable[[int], bool], access: int) -> bool:
 def put_aside(path: str) -> str:
     """Give what has the name `path` in a pool another name there, beginning with ASIDE: the path of that.
 
-    For what is none of ours and in the way: it may be a file that somebody is going to miss. Raises OSError.
+    For what is in the way: it may be a file that somebody is going to miss. Raises OSError.
     """
     above, name = os.path.split(path)
     aside = f"{ASIDE}{name}-{os.urandom(4).hex()}"
@@ -307,8 +306,7 @@ def put_aside(path: str) -> str:
 def give_back_name(aside: str, path: str) -> None:
     """Undo `put_aside`, unless something has the name `path` again. Raises nothing: it stays aside then.
 
-    Two builds may see the same thing in the way, and the slower one would put aside what the other has made
-    in its place, perhaps a slot that it holds.
+    Of two builds that see the same thing in the way the slower one would put aside what the other has made.
     """
     try:
         with Room(path) as (name, room):
@@ -325,8 +323,7 @@ def give_back_name(aside: str, path: str) -> None:
 def make_parents(path: str) -> None:
     """Make the directories above `path` that are missing, for us alone.
 
-    So the XDG base directory specification has it. `os.makedirs` would leave it to the umask, and with 000 or
-    002 others could put a directory of theirs in the place of ours.
+    So the XDG base directory specification has it. `os.makedirs` would leave it to the umask.
     """
     above = os.path.dirname(path)
     if above != path and not os.path.isdir(above):
@@ -381,8 +378,8 @@ def give_mode_by_name(
 ) -> os.stat_result:
     """Give what we have made as `name` at `since` its mode, if the umask has left another: what it is.
 
-    For what cannot be made and opened in one call. It is looked at by a descriptor, and changed by that, if
-    it is of the kind that `is_kind(st_mode)` says, and new. Raises OSError if it is something else.
+    For what cannot be made and opened in one call. It is changed by a descriptor, if it is of the kind that
+    `is_kind(st_mode)` says, and new. Raises OSError if it is something else.
     """
     # O_PATH opens what a umask of 0777 has closed to ourselves.
     flags = getattr(os, "O_PATH", os.O_RDONLY | NO_WAIT) | getattr(os, "O_NOFOLLOW", 0)

@@ -116,3 +116,18 @@ def _listener() -> logging.Logger | None:
         return None
     logger = _logger()
     return logger if logger.isEnabledFor(20) else None  # logging.INFO
+
+
+def warn(text: str) -> None:
+    """Warn the line outside of this package that called it, with a RuntimeWarning."""
+    import warnings  # noqa: PLC0415 - off the fast path
+
+    warnings.warn(f"buildslots: {text}", RuntimeWarning, stacklevel=callers())
+
+
+def callers() -> int:
+    """The `stacklevel` with which a warning is about the line outside of this module that called it."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("buildslots."):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -115,7 +115,7 @@ class SlotPool(Block):
                 on_timeout=on_timeout,
                 gates=gates.as_dict() if gates else None,
                 dir=dir,
-                warn=_warn,
+                warn=logs.warn,
             )
         except OSError as error:  # no home directory
             self._broken = error
@@ -242,7 +242,7 @@ class SlotPool(Block):
         self, timeout: Timeout, on_timeout: str | None, weight: int | None, label: str | None = None
     ) -> Admission:
         settings = self._usable_settings()
-        settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
+        settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=logs.warn)
         _check_label(label)
         occupy_standard()
         command: list[str] = sys.orig_argv if label is None else [Label(label)]
@@ -257,7 +257,7 @@ class SlotPool(Block):
             raise PoolUnusableError(self.name, str(error)) from error
         warning = UnthrottledWarning(self.name, str(error))
         logs.unthrottled(warning)
-        warnings.warn(warning, stacklevel=_callers())
+        warnings.warn(warning, stacklevel=logs.callers())
         return Slot(self.name, unthrottled=warning.cause)
 
     def _usable_settings(self) -> Settings:
@@ -384,7 +384,7 @@ class _EachCall(Block):
 def _given(slot: Slot, admission: Admission) -> Slot:
     """`slot`, which is the caller's from now on, to release or to lose."""
     for sentence in admission.repaired:
-        _warn(sentence)
+        logs.warn(sentence)
     slot._given = True
     return slot
 
@@ -392,17 +392,3 @@ def _given(slot: Slot, admission: Admission) -> Slot:
 def _check_label(label: object) -> None:
     if label is not None and not (isinstance(label, str) and label.strip()):
         raise SettingError("label", repr(label), "is not a text that names the build")
-
-
-def _warn(text: str) -> None:
-    import warnings  # noqa: PLC0415 - off the fast path
-
-    warnings.warn(f"buildslots: {text}", RuntimeWarning, stacklevel=_callers())
-
-
-def _callers() -> int:
-    """The `stacklevel` with which a warning is about the line outside of this module that called it."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("buildslots."):
-        frame, level = frame.f_back, level + 1
-    return level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -227,6 +228,26 @@ def occupy_standard() -> None:
                 return  # no /dev, or no descriptor left
             if new > 2:  # another thread was quicker
                 close(new)
+
+
+def find(program: bytes) -> bytes:
+    """The path of `program` by the rules of execvp(3). Raises OSError if there is none that can be executed.
+
+    Called before slot-run joins the line, so that a typo is not what somebody waits for.
+    """
+    if b"/" in program:
+        os.stat(program)  # whose error says more than that there is none
+        if os.access(program, os.X_OK) and not os.path.isdir(program):
+            return program
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    found = errno.ENOENT
+    for directory in os.environb.get(b"PATH", os.defpath.encode()).split(b":"):
+        path = os.path.join(directory, program)
+        if os.path.isfile(path):
+            if os.access(path, os.X_OK):
+                return path
+            found = errno.EACCES
+    raise OSError(found, os.strerror(found))
 
 
 # A child that is forked has copies of all descriptors, and a lock lives as long as any copy.

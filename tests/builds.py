@@ -16,7 +16,8 @@ from namespaces import unshare
 from buildslots import PoolStatus, SlotPool
 from buildslots.backend import Refusal
 from buildslots.disk import records
-from buildslots.disk.holding import Hold, take_beyond
+from buildslots.disk.holding import Hold
+from buildslots.disk.taking import take_beyond
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,17 +8,17 @@ in between" is looked up, not argued.
 A process goes through these steps (`Process.at`); beside each stands the function that it models:
 
     away ──► arrive                          PoolDirectory.take_or_join, line.tickets
-    arrive ─► try                            nobody is in line: holding.take
+    arrive ─► try                            nobody is in line: taking.take
     arrive ─► create ─► lock ─► joined       somebody is: line.Ticket, lock_file
     look ──► ahead                           Wait._look, Ticket.ahead
     ahead ─► try                             the head takes; behind sleepers only, others too (Sleepers)
     ahead ─► follow ─► listening ─► sleep    all others: Ears._listen_to_ticket
-    try … try ─► count … count ─► hang       slots one by one: holding._lock_lowest; then Hold.__init__
+    try … try ─► count … count ─► hang       slots one by one: taking._lock_lowest; then Hold.__init__
     count ─► let go ─► hear, listen, hear …  too many were held: Locks.let_go, Ears._listen_to_slots
     hear ──► ahead                           one was let go of meanwhile: look again
     hear ──► listening ─► sleep              Wait._sleep, in poll(2)
     sleep ─► look                            a bell, or a timer: `Ears.is_deaf` and its 50 ms
-    sleep ─► late ─► overflow ─► hang        the timeout: PoolDirectory.exceed, holding.take_beyond
+    sleep ─► late ─► overflow ─► hang        the timeout: PoolDirectory.exceed, taking.take_beyond
     hang ──► taken ─► start                  the mutex is let go of, the command is started
     start ─► leave ─► leave bell ─► run      Admission.started, Ticket.leave
     run ───► unlock ─► ring ─► away          Hold.release

@@ -19,7 +19,7 @@ from builds import DEADLINE_S, Build, Pool, script, wait_until
 
 from buildslots import SlotPool, SlotTimeoutError
 from buildslots.backend import Refusal, Request
-from buildslots.disk import bells, ears, holding, lock, sleepers
+from buildslots.disk import bells, ears, lock, sleepers, taking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -348,16 +348,16 @@ def test_a_shared_foreign_lock_makes_no_overflow(pool: Pool) -> None:
 def test_taking_counts_after_it_has_locked(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that was refused because somebody looked, and is held a moment later, counts."""
     pool.slot_run("true")
-    real, fds = holding._lock_slot, []
+    real, fds = taking._lock_slot, []
 
-    def refused_then_held(directory: str, number: int, locks: holding.Locks, looks: int) -> bool | None:
+    def refused_then_held(directory: str, number: int, locks: taking.Locks, looks: int) -> bool | None:
         if number == 0:
             return None
         fds.append(lock.lock_file(str(pool.dir / "slot-0")))  # at this moment it is taken by somebody else
         return real(directory, number, locks, looks)
 
-    monkeypatch.setattr(holding, "_lock_slot", refused_then_held)
-    assert isinstance(holding.take(str(pool.dir), Request(1, ["make"]), 1), Refusal)
+    monkeypatch.setattr(taking, "_lock_slot", refused_then_held)
+    assert isinstance(taking.take(str(pool.dir), Request(1, ["make"]), 1), Refusal)
     os.close(fds[0])
 
 

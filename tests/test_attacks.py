@@ -22,7 +22,7 @@ from users import ALICE, BOB, Users, several_users
 
 from buildslots import SlotPool, files
 from buildslots.backend import Request
-from buildslots.disk import bells, holding, line
+from buildslots.disk import bells, line, taking
 from buildslots.disk.directory import PoolDirectory
 
 if TYPE_CHECKING:
@@ -504,15 +504,15 @@ def test_many_names_of_a_slot_that_somebody_looks_at_are_passed_at_once(
     SlotPool(slots=1).acquire().release()
     for number in range(1, 300):
         (pool.dir / f"slot-{number}").hardlink_to(pool.dir / "slot-0")
-    tries, lock_slot = [], holding._lock_slot
+    tries, lock_slot = [], taking._lock_slot
 
-    def counted(directory: str, number: int, locks: holding.Locks, looks: int) -> bool | None:
+    def counted(directory: str, number: int, locks: taking.Locks, looks: int) -> bool | None:
         tries.append(number)
         return lock_slot(directory, number, locks, looks)
 
-    monkeypatch.setattr(holding, "_lock_slot", counted)
+    monkeypatch.setattr(taking, "_lock_slot", counted)
     if beyond:
-        monkeypatch.setattr(holding, "TAKE_S", -1.0)
+        monkeypatch.setattr(taking, "TAKE_S", -1.0)
     with open(pool.dir / "slot-0") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         hold = take_now(PoolDirectory(str(pool.dir)), Request(1, ["make"]), beyond=beyond)
@@ -528,9 +528,9 @@ def test_the_last_possible_slot_leaves_room_for_others(pool: Pool) -> None:
             path = pool.dir / f"slot-{number}"
             path.touch()
             fcntl.flock(stack.enter_context(open(path)), fcntl.LOCK_SH)
-        (pool.dir / f"slot-{holding.LARGEST}").touch()
+        (pool.dir / f"slot-{taking.LARGEST}").touch()
         hold = take_now(PoolDirectory(str(pool.dir)), Request(1, ["make"]))
-        assert 8 < hold.numbers[0] < holding.LARGEST
+        assert 8 < hold.numbers[0] < taking.LARGEST
         assert is_refused(PoolDirectory(str(pool.dir)), Request(1, ["make"]))
         hold.release()
 
@@ -540,9 +540,9 @@ def test_a_look_at_masses_of_slots_ends_in_time(pool: Pool, monkeypatch: pytest.
     SlotPool(slots=1).acquire().release()
     for number in range(1, 300):
         (pool.dir / f"slot-{number}").touch()
-    assert holding.held_slots(str(pool.dir)) == []
-    monkeypatch.setattr(holding, "TAKE_S", -1.0)
-    assert holding.held_slots(str(pool.dir)) == list(range(255, 300))
+    assert taking.held_slots(str(pool.dir)) == []
+    monkeypatch.setattr(taking, "TAKE_S", -1.0)
+    assert taking.held_slots(str(pool.dir)) == list(range(255, 300))
 
 
 def test_slots_that_cannot_be_counted_in_time_are_not_taken(
@@ -552,7 +552,7 @@ def test_slots_that_cannot_be_counted_in_time_are_not_taken(
     SlotPool(slots=1).acquire().release()
     for number in range(1, 300):
         (pool.dir / f"slot-{number}").touch()
-    monkeypatch.setattr(holding, "TAKE_S", -1.0)
+    monkeypatch.setattr(taking, "TAKE_S", -1.0)
     with pytest.raises(TimeoutError):
         SlotPool(slots=1).acquire(0.2, "fail")
     monkeypatch.undo()

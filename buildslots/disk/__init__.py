@@ -12,7 +12,8 @@ The modules, from the ground up:
     bells       FIFOs that ring, also when their owner is killed
     records     the text that says who holds or waits
     line        tickets: joining, who is ahead, leaving
-    holding     taking slots, holding them, letting go
+    holding     holding slots, what is told of it, letting go
+    taking      locking the lowest, counting the others
     directory   the pool's directory: arriving, repairs, looking. The `Backend` of this machine
     ears        what a waiter listens to            (these four are loaded only by a process
     sleepers    overtaking those who are stopped     that has to wait)

@@ -1,6 +1,6 @@
 """The directory of one pool: made, repaired, looked at; arriving in it. The `Backend` on this machine.
 
-Relies on `disk.holding` for the slots and on `disk.line` for the order. After an exception nothing is kept.
+Relies on `disk.taking` for the slots and on `disk.line` for the order. After an exception nothing is kept.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from stat import S_ISFIFO, S_ISREG
 
 from buildslots.backend import Kin, Refusal
 from buildslots.disk import bells, line, records
-from buildslots.disk.holding import MANY, Hold, about, held_slots, slot_numbers, take, take_beyond
+from buildslots.disk.holding import Hold, about
 from buildslots.disk.lock import Mutex, is_old, locked, write_to_lock
+from buildslots.disk.taking import MANY, held_slots, slot_numbers, take, take_beyond
 from buildslots.files import (
     NO_FILE,
     ROOMS,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 
 from buildslots.disk import bells, line
-from buildslots.disk.holding import OPEN_MAX, TAKE_S, held_slots, slot_numbers
 from buildslots.disk.lock import locked
+from buildslots.disk.taking import OPEN_MAX, TAKE_S, held_slots, slot_numbers
 from buildslots.processes import close_kept, keep_from_children
 
 TYPE_CHECKING = False

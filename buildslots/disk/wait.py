@@ -16,8 +16,9 @@ import time
 from buildslots.backend import Refusal
 from buildslots.disk import bells, line
 from buildslots.disk.ears import POLL_S, Ears
-from buildslots.disk.holding import Hold, take, take_beyond
+from buildslots.disk.holding import Hold
 from buildslots.disk.sleepers import Sleepers
+from buildslots.disk.taking import take, take_beyond
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

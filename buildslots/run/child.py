@@ -1,7 +1,7 @@
 r"""The command's process on POSIX: its descriptors, its signals, its end.
 
-The command runs in slot-run's own process group, with slot-run's own terminal. So what the terminal does to
-the group (Ctrl-C, Ctrl-\, Ctrl-Z) reaches the command without our help.
+The command runs in slot-run's own process group. So what the terminal does to that (Ctrl-C, Ctrl-\, Ctrl-Z)
+reaches the command without our help.
 
 While the command runs, slot-run keeps every signal blocked and takes them one by one with sigwaitinfo(2).
 There are no handlers, so none can run between the death of the command and the moment when slot-run knows of
@@ -10,10 +10,8 @@ of them the command has got already. Before there is a command, signals are let 
 in line (`admit_signals`); `main` handles those.
 
 A real fault of our own (SIGSEGV and the like) ends slot-run though it is blocked: the kernel forces it
-(force_sig_info_to_task in kernel/signal.c).
-
-The command inherits the locked descriptor and the bell. So if slot-run is killed with SIGKILL, the slot stays
-held until the command has ended too.
+(force_sig_info_to_task in kernel/signal.c). The command inherits the locked descriptor and the bell: if
+slot-run is killed, the slot stays held until the command has ended too.
 """
 
 from __future__ import annotations
@@ -90,26 +88,6 @@ def nap(seconds: float, signals: set[int]) -> int:
         return info.si_signo if info else 0
     time.sleep(seconds)  # macOS
     return next(iter(_signal.sigpending() & signals), 0)
-
-
-def find(program: bytes) -> bytes:
-    """The path of `program` by the rules of execvp(3). Raises OSError if there is none that can be executed.
-
-    Called before slot-run joins the line, so that a typo is not what somebody waits for.
-    """
-    if b"/" in program:
-        os.stat(program)  # whose error says more than that there is none
-        if os.access(program, os.X_OK) and not os.path.isdir(program):
-            return program
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-    found = errno.ENOENT
-    for directory in os.environb.get(b"PATH", os.defpath.encode()).split(b":"):
-        path = os.path.join(directory, program)
-        if os.path.isfile(path):
-            if os.access(path, os.X_OK):
-                return path
-            found = errno.EACCES
-    raise OSError(found, os.strerror(found))
 
 
 def become(path: bytes, command: list[bytes]) -> NoReturn:

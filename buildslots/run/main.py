@@ -14,7 +14,9 @@ from buildslots.slot import HELD, NUMBER
 
 if sys.platform == "win32":
     from buildslots.run import child_windows as child
+    from buildslots.run.child_windows import find
 else:
+    from buildslots.processes import find
     from buildslots.run import child
 
 TYPE_CHECKING = False
@@ -93,7 +95,7 @@ def run(args: list[str]) -> int:
         return _show(options.show)
     command = given[-len(options.command) :]
     try:
-        path = child.find(command[0])
+        path = find(command[0])
     except (OSError, ValueError) as error:
         return _not_run(options.command, error)
     try:

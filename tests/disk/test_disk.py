@@ -12,7 +12,7 @@ from builds import is_refused, step, take_now
 
 from buildslots import files
 from buildslots.backend import Request
-from buildslots.disk import bells, holding, line, lock, records, wait
+from buildslots.disk import bells, line, lock, records, taking, wait
 from buildslots.disk import directory as directory_module
 from buildslots.disk.directory import PoolDirectory
 from buildslots.run.notice import Notice
@@ -284,7 +284,7 @@ def test_what_is_taken_is_below_the_cap_though_a_lower_one_was_let_go_this_momen
 ) -> None:
     """Each slot that was passed over was held, and so there are fewer of them than the cap."""
     first = take_now(directory, Request(2, ["make"]))
-    is_locked = holding.is_locked
+    is_locked = taking.is_locked
 
     def let_go_after_the_refusal(fd: int) -> bool:
         seen = is_locked(fd)
@@ -292,7 +292,7 @@ def test_what_is_taken_is_below_the_cap_though_a_lower_one_was_let_go_this_momen
             first.release()
         return seen
 
-    monkeypatch.setattr(holding, "is_locked", let_go_after_the_refusal)
+    monkeypatch.setattr(taking, "is_locked", let_go_after_the_refusal)
     second = take_now(directory, Request(2, ["make"]))
     assert second.numbers == (1,)
     second.release()

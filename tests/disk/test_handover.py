@@ -16,8 +16,9 @@ from buildslots import Gates
 from buildslots.backend import Request
 from buildslots.disk import bells, directory, lock, records, wait
 from buildslots.disk.directory import PoolDirectory
-from buildslots.disk.holding import Hold, take
+from buildslots.disk.holding import Hold
 from buildslots.disk.line import Ticket
+from buildslots.disk.taking import take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,6 +23,7 @@ OURS = {
     "buildslots.disk.line",
     "buildslots.disk.lock",
     "buildslots.disk.records",
+    "buildslots.disk.taking",
     "buildslots.errors",
     "buildslots.files",
     "buildslots.processes",
