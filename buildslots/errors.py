@@ -78,17 +78,20 @@ class SlotTimeoutError(_Carrying, TimeoutError):
         pool: The name of the pool.
         timeout_s: How long the caller was willing to wait, in seconds.
         waited_s: How long it did wait, in seconds.
+        gate: What of the machine's state kept it back at last, in words; None if it was the slots alone.
     """
 
-    _values = ("pool", "timeout_s", "waited_s")
+    _values = ("pool", "timeout_s", "waited_s", "gate")
 
-    def __init__(self, pool: str, timeout_s: float, waited_s: float) -> None:
+    def __init__(self, pool: str, timeout_s: float, waited_s: float, gate: str | None = None) -> None:
         self.pool = pool
         self.timeout_s = timeout_s
         self.waited_s = waited_s
+        self.gate = gate
         # Not :g, which writes a month as 2.592e+06.
         seconds = f"{timeout_s:.3f}".rstrip("0").rstrip(".")
-        super().__init__(f"no slot of pool {pool!r} became free within {seconds} s")
+        what = f"no slot of pool {pool!r} became free" if gate is None else f"pool {pool!r}: no {gate}"
+        super().__init__(f"{what} within {seconds} s")
 
 
 class SlotCancelledError(_Carrying, RuntimeError):

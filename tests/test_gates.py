@@ -87,6 +87,15 @@ def test_at_the_timeout_it_starts_all_the_same(pool: Pool) -> None:
     assert result.stderr.endswith(" now) now: running all the same\n")
     result = pool.slot_run("-n2", "-t0.2", "--on-timeout", "fail", "--min-free-memory", TOO_MUCH, "true")
     assert result.returncode == 75
+    gate = r"slot-run: pool 'default': no 921600\.0 GiB of free memory \(.* now\) within 0\.2 s; giving up"
+    assert re.match(gate, result.stderr)
+
+
+def test_who_starts_all_the_same_says_only_that(pool: Pool) -> None:
+    """And not, before it, that it starts after so long."""
+    pool.build("-n2").started()
+    result = pool.slot_run("-n2", "-t1.2", "--min-free-memory", TOO_MUCH, "true")
+    assert [line.split()[1] for line in result.stderr.splitlines()] == ["waiting", "no"]
 
 
 def test_beyond_the_cap_nothing_is_said_of_the_machine(pool: Pool) -> None:

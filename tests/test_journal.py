@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from builds import Mounts, Pool, wait_until
+from builds import DEADLINE_S, Mounts, Pool, script, wait_until
 
 from buildslots import SlotPool, UnthrottledWarning, build_slot, journal
 from buildslots.journal import archives, rotate
@@ -76,24 +76,33 @@ def test_only_the_user_may_read_it(pool: Pool, path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "status"),
-    [(("sh", "-c", "kill -9 $$"), -9), (("./no-interpreter",), 127), (("true",), 0)],
+    [(("sh", "-c", "kill -9 $$"), -9), (("sh", "-c", "no-such-program"), 127), (("true",), 0)],
 )
-def test_how_it_ended(pool: Pool, path: Path, command: tuple[str, ...], status: int, tmp_path: Path) -> None:
-    """Minus the signal, or the exit status; also of a command that was there and could not start."""
-    (tmp_path / "no-interpreter").write_text("#!/no/such/interpreter\n")
-    (tmp_path / "no-interpreter").chmod(0o755)
-    pool.slot_run(*command, cwd=tmp_path)
+def test_how_it_ended(pool: Pool, path: Path, command: tuple[str, ...], status: int) -> None:
+    """Minus the signal, or the exit status."""
+    pool.slot_run(*command)
     assert [(line["event"], line.get("status")) for line in lines(path)] == [
         ("started", None),
         ("ended", status),
     ]
 
 
-@pytest.mark.parametrize("command", ["no-such-program", "/etc/passwd"])
-def test_what_is_no_program_is_no_build(pool: Pool, path: Path, command: str) -> None:
-    """A typo neither counts as a failed build nor waits."""
-    pool.slot_run(command)
+def test_a_command_that_cannot_start_is_no_build(pool: Pool, path: Path, tmp_path: Path) -> None:
+    """It did not fail, for it never ran; not found, no program, without its interpreter."""
+    program = tmp_path / "program"
+    program.write_text("#!/no/such/interpreter\n")
+    program.chmod(0o755)
+    for command, status in (("no-such-program", 127), ("/etc/passwd", 126), (str(program), 127)):
+        assert pool.slot_run(command).returncode == status
     assert not path.exists()
+    holder = pool.build("-n1")
+    holder.started()
+    waiter = pool.popen(script("slot-run"), "-n1", str(program))
+    wait_until(lambda: pool.status().waiters, "a waiter")
+    holder.finish()
+    assert waiter.process.wait(DEADLINE_S) == 127
+    assert [line["event"] for line in lines(path) if line["pid"] == waiter.pid] == ["queued", "gave_up"]
+    assert pool.held() == []
 
 
 def test_falling_through(pool: Pool, path: Path) -> None:

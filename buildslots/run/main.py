@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from buildslots.admission import HELD, NUMBER, Admission
+from buildslots.admission import Admission
 from buildslots.errors import SettingError, SlotTimeoutError
 from buildslots.processes import given_arguments
 from buildslots.run.options import Options, UnknownOptionError, UsageError
 from buildslots.settings import resolve
+from buildslots.slot import HELD, NUMBER
 
 if sys.platform == "win32":
     from buildslots.run import child_windows as child
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     import signal as _signal
     from typing import NoReturn
 
-    from buildslots.admission import Slot
     from buildslots.run.notice import Notice
     from buildslots.settings import Settings
+    from buildslots.slot import Slot
 else:
     import _signal  # `signal` itself wraps the same functions in enum, at 4 ms
 
@@ -227,9 +228,10 @@ def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
             spoken.clear()
         for sentence in admission.repaired:
             say(sentence)
-    for spoken in notices:
-        spoken.started(slot)
-    if slot.overflow or admission.despite:
+    if not (slot.overflow or admission.despite):
+        for spoken in notices:
+            spoken.started(slot)
+    else:
         _say_all_the_same(slot, settings, admission.despite)
     return slot
 
@@ -274,9 +276,8 @@ def _run_command(path: bytes, command: list[bytes], slot: Slot | None, admission
         process = child.spawn(path, command, slot.descriptors)
     except OSError as error:
         status = _not_run([os.fsdecode(word) for word in command], error)
-        if slot is not None and admission is not None:
-            admission.started(slot)  # it never ran, but the journal has a start for every end
-            slot.release(status)
+        if admission is not None:
+            admission.close(error)  # it never ran: to the journal it is no build, and none that failed
         return status
     except BaseException:
         if slot is not None and admission is not None:
