@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from buildslots.admission import Slot
     from buildslots.errors import (
         NotSlotOwnerError,
+        PoolUnusableError,
         SettingError,
         SlotCancelledError,
         SlotReleasedError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from buildslots.gates import Gates
     from buildslots.pool import SlotPool, build_slot
     from buildslots.status import Holder, PoolStatus, Waiter
+    from buildslots.waiting import Waiting
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,7 @@ __all__ = [
     "Holder",
     "NotSlotOwnerError",
     "PoolStatus",
+    "PoolUnusableError",
     "SettingError",
     "Slot",
     "SlotCancelledError",
@@ -43,12 +46,17 @@ __all__ = [
     "SlotTimeoutError",
     "UnthrottledWarning",
     "Waiter",
+    "Waiting",
     "build_slot",
 ]
 
-_HOMES = {"Gates": "gates", "Slot": "admission", "SlotPool": "pool", "build_slot": "pool"} | dict.fromkeys(
-    ("Holder", "PoolStatus", "Waiter"), "status"
-)
+_HOMES = {
+    "Gates": "gates",
+    "Slot": "admission",
+    "SlotPool": "pool",
+    "build_slot": "pool",
+    "Waiting": "waiting",
+} | dict.fromkeys(("Holder", "PoolStatus", "Waiter"), "status")
 
 
 def __getattr__(name: str) -> object:

@@ -36,6 +36,8 @@ MARKS = 64
 slots, and one that has run under thousands says nonsense."""
 LATE_S = 1.0
 """By how much whatever others do to the pool may delay a build beyond its timeout."""
+ABOVE_S, ABOVE_AGAIN_S = 0.3, 0.03
+"""For how long, and how often, to look whether a slot-run above us says now what it runs."""
 PACE_S = 5.0
 """How often, at least, one whose timeout is over looks whether it is its turn to fall through: those ahead
 may have left, which makes it come sooner."""
@@ -62,6 +64,7 @@ class Slot:
         weight: How many slots it holds; 0 if none itself.
         overflow: Whether the cap was full at the timeout, so that this build runs beyond it.
         nested: Whether this is the slot of an outer `build_slot()` or `slot-run`.
+        unthrottled: Why there is no slot, in words, if the machinery failed; None otherwise.
         released: Whether it was given back; what a build needs of it then raises SlotReleasedError.
         waited_s: Seconds from the request to the start.
     """
@@ -81,6 +84,7 @@ class Slot:
         "overflow",
         "pool",
         "released",
+        "unthrottled",
         "waited_s",
         "weight",
     )
@@ -94,6 +98,7 @@ class Slot:
         mark: str | None = None,
         root: Slot | None = None,
         waited_s: float = 0.0,
+        unthrottled: str | None = None,
     ) -> None:
         """Made by this package only: of a `hold`, of the `mark` of an outer slot, or of neither.
 
@@ -109,6 +114,7 @@ class Slot:
         self.overflow = hold is not None and hold.overflow
         self.nested = hold is None and mark is not None
         self.waited_s = waited_s
+        self.unthrottled = unthrottled
         self._directory = directory
         self._hold = hold
         self._log: Log | None = None
@@ -432,18 +438,31 @@ class Admission:
         if settings.timeout_s == 0:
             found = yield from self._pool.attempt(self._request)
             if isinstance(found, Refusal):
-                if (kin := self._pool.kin()).mark is not None:
-                    return self._nested(kin.mark)
+                if (outer := (yield from self._above())) is not None:
+                    return self._nested(outer)
                 found = yield from self._at_timeout(found)
             self._hold = found
         else:
             self._hold, self._place = yield from self._pool.enter(self._request, poll)
             if self._place is not None:
-                if (kin := self._pool.kin()).mark is not None:
-                    return self._nested(kin.mark)
+                if (outer := (yield from self._above())) is not None:
+                    return self._nested(outer)
                 self._hold = yield from self._wait(self._place, notice)
         waited_s = time.monotonic() - self._request.began
         return Slot(settings.pool, settings.dir, hold=self._hold, waited_s=waited_s)
+
+    def _above(self) -> Steps[str | None]:
+        """The mark of the slot of a command below which we run, though our environment does not say so.
+
+        Its slot-run says which process that is only after it has started it.
+        """
+        timeout_s = self._settings.timeout_s
+        until = time.monotonic() + (ABOVE_S if timeout_s is None else min(ABOVE_S, timeout_s / 2))
+        kin = self._pool.kin()
+        while kin.may_start and kin.mark is None and time.monotonic() < until:
+            yield None, ABOVE_AGAIN_S
+            kin = self._pool.kin()
+        return kin.mark
 
     def _nested(self, mark: str) -> Slot:
         """The slot of an outer holder, which `mark` names; nobody waits for this build in line."""

@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from typing import Any
 
     from buildslots.admission import Admission, Slot
-    from buildslots.backend import Listener
+    from buildslots.backend import Listener, Notice
 
 
 LONGEST_S = 86400.0
 """The longest sleep in one: a loop that is asked for infinity never ends its own one."""
 
 
-async def acquire(admission: Admission, cancel: Event | None = None) -> Slot:
+async def acquire(
+    admission: Admission, cancel: Event | None = None, notice: Callable[[], Notice | None] | None = None
+) -> Slot:
     """`Admission.acquire` for a task."""
-    steps = admission.steps(poll=_poll())
+    steps = admission.steps(notice, _poll())
     try:
         ears, seconds = next(steps)
         while True:

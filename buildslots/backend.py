@@ -118,6 +118,12 @@ if TYPE_CHECKING:
             """Join the line at the place of `number`: that of an arrival some time ago, in microseconds."""
 
 
+class Label(str):
+    """What its caller calls a build, in the place of the command. No path, though it may look like one."""
+
+    __slots__ = ()
+
+
 class Request:
     """What a build asks of a pool. Never changed.
 
@@ -167,10 +173,12 @@ class Kin:
     Attributes:
         mark: The slot of a command below which this process runs, as `N:NONCE`; None if there is none.
         is_own: Whether every slot is held by this very process, or by one above it.
+        may_start: Whether one above us took a slot just now, and may be about to say which command it runs.
     """
 
-    __slots__ = ("is_own", "mark")
+    __slots__ = ("is_own", "mark", "may_start")
 
-    def __init__(self, mark: str | None, *, is_own: bool) -> None:
+    def __init__(self, mark: str | None, *, is_own: bool, may_start: bool = False) -> None:
         self.mark: Final = mark
         self.is_own: Final = is_own
+        self.may_start: Final = may_start

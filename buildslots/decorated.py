@@ -47,7 +47,8 @@ def decorated(block: Block, function: Callable[P, R]) -> Callable[P, R]:
         block.__enter__()
         try:
             result = _no_generator(function, function(*args, **kwargs))
-            when_done = getattr(result, "add_done_callback", None)
+            if hasattr(type(result), "add_done_callback"):  # of the type: a Mock has whatever it is asked for
+                when_done = result.add_done_callback
         finally:
             block._leave(when_done)
         if when_done is None and inspect.isawaitable(result):
@@ -81,7 +82,7 @@ def _no_generator(function: object, result: Any) -> Any:
 
     Its body would run after the slot was released.
     """
-    generator = getattr(result, "gen", result)
+    generator = result.gen if type(result).__module__ == "contextlib" and hasattr(result, "gen") else result
     if inspect.isgenerator(generator) or inspect.isasyncgen(generator):
         if inspect.isgenerator(generator):
             generator.close()

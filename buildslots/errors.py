@@ -169,6 +169,28 @@ class NotSlotOwnerError(_Carrying, RuntimeError):
         )
 
 
+class PoolUnusableError(_Carrying, OSError):
+    """There is no slot because the machinery failed, and the pool is `strict`: nothing runs without one.
+
+    >>> try:
+    ...     SlotPool(dir=os.devnull, strict=True).acquire()
+    ... except PoolUnusableError as error:
+    ...     print(error.pool)
+    default
+
+    Attributes:
+        pool: The name of the pool.
+        cause: What failed, in words.
+    """
+
+    _values = ("pool", "cause")
+
+    def __init__(self, pool: str, cause: str) -> None:
+        self.pool = pool
+        self.cause = cause
+        super().__init__(f"no slot of pool {pool!r} can be had: {cause}")
+
+
 class UnthrottledWarning(_Carrying, RuntimeWarning):
     """A build runs without a slot because the machinery failed; better an unthrottled build than none.
 

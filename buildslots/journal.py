@@ -40,6 +40,7 @@ import os
 import sys
 import time
 
+from buildslots.backend import Label
 from buildslots.disk.lock import lock_file, unlock
 from buildslots.files import PLAIN, check_root, close, make_parents, open_in_room
 from buildslots.processes import identity
@@ -224,6 +225,8 @@ def _program(command: list[str]) -> str:
     """The name of the program in `command`; of this Python program, the name of its script."""
     if command is sys.orig_argv and sys.argv[:1] not in ([], [""], ["-c"]):
         command = sys.argv
+    if command and isinstance(command[0], Label):
+        return command[0]
     return os.path.basename(command[0]) if command else ""
 
 

@@ -14,15 +14,16 @@ import sys
 import buildslots.gates
 import buildslots.journal
 import buildslots.words  # noqa: F401
-from buildslots import aio
+from buildslots import aio, logs
 from buildslots.admission import LATE_S, Admission, Slot, slots_here
+from buildslots.backend import Label
 from buildslots.block import Block
 from buildslots.crowd import open_pool
 from buildslots.decorated import decorated
-from buildslots.disk import directory, wait  # noqa: F401
-from buildslots.errors import SettingError, SlotTimeoutError, UnthrottledWarning
+from buildslots.disk import directory, kin, wait  # noqa: F401
+from buildslots.errors import PoolUnusableError, SettingError, SlotTimeoutError, UnthrottledWarning
 from buildslots.processes import occupy_standard
-from buildslots.settings import Settings, check, compiled, file, machine, resolve  # noqa: F401
+from buildslots.settings import Settings, compiled, file, machine, resolve  # noqa: F401
 from buildslots.settings.values import UNSET
 from buildslots.status import pool_status
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from buildslots.gates import Gates
     from buildslots.settings.values import Timeout
     from buildslots.status import PoolStatus
+    from buildslots.waiting import Waiting
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -72,13 +74,17 @@ class SlotPool(Block):
         gates: What the machine has to be like before a build starts; what it leaves open the config file
             may say.
         dir: The directory of the default pool; None for `BUILD_SLOTS_DIR` or the user's cache.
+        on_wait: Called with a `Waiting` when a wait begins, after a second, and every 30 s. What it raises is
+            logged, and the wait goes on.
+        strict: Whether to raise `PoolUnusableError` where the pool cannot be used; or else the build runs
+            without a slot.
 
     Raises:
         SettingError: A ValueError; an argument is not usable. (What the environment or the config
             file has wrong is a warning.)
     """
 
-    __slots__ = ("_broken", "_settings", "name")
+    __slots__ = ("_broken", "_on_wait", "_settings", "_strict", "name")
 
     name: str
     """Name of the pool; "default" for the default one."""
@@ -92,8 +98,12 @@ class SlotPool(Block):
         on_timeout: str | None = None,
         gates: Gates | None = None,
         dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the word that users know from --dir
+        on_wait: Callable[[Waiting], object] | None = None,
+        strict: bool = False,
     ) -> None:
         super().__init__()
+        self._on_wait = on_wait
+        self._strict = strict
         self._settings: Settings | None = None
         self._broken: OSError | None = None
         try:
@@ -113,13 +123,13 @@ class SlotPool(Block):
     def __repr__(self) -> str:
         return f"<SlotPool {self.name!r}>"
 
-    def __getstate__(self) -> tuple[Settings | None, OSError | None, str]:
+    def __getstate__(self) -> tuple[Any, ...]:
         # What this process holds is its own.
-        return self._settings, self._broken, self.name
+        return self._settings, self._broken, self.name, self._on_wait, self._strict
 
-    def __setstate__(self, state: tuple[Settings | None, OSError | None, str]) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         super().__init__()
-        self._settings, self._broken, self.name = state
+        self._settings, self._broken, self.name, self._on_wait, self._strict = state
 
     @property
     def cap(self) -> int:
@@ -145,6 +155,8 @@ class SlotPool(Block):
         of `Slot.environ()`), that slot is returned at once, nested. If the pool directory cannot be
         used, the slot returned holds nothing, at once, with an `UnthrottledWarning`.
 
+        The logger "buildslots" is told of long waits, and of builds that start beyond the cap or without.
+
         Args:
             timeout: How long to wait: seconds, "10m", a timedelta; 0 not at all, None for ever; by default as
                 the pool says.
@@ -160,19 +172,22 @@ class SlotPool(Block):
                 line is gone.
             SlotCancelledError: A RuntimeError; `cancel` was set. Likewise.
             SettingError: A ValueError; an argument is not usable.
+            PoolUnusableError: An OSError; the pool cannot be used, and is strict.
         """
         try:
             admission = self._admission(timeout, on_timeout, weight, label)
         except OSError as error:  # no directory for the pool
             return self._unthrottled(error)
         try:
+            teller = logs.Teller(admission._settings, self._on_wait)
             with admission:
-                slot = admission.acquire(cancel=cancel)
+                slot = admission.acquire(teller.begin, cancel)
                 admission.started(slot)
         except FAILURES as error:
             if not admission.has_failed:
                 raise
             return self._unthrottled(error)
+        teller.started(slot, admission.despite)
         return _given(slot, admission)
 
     async def acquire_async(
@@ -193,13 +208,15 @@ class SlotPool(Block):
         except OSError as error:  # no directory for the pool
             return self._unthrottled(error)
         try:
+            teller = logs.Teller(admission._settings, self._on_wait)
             with admission:
-                slot = await aio.acquire(admission, cancel)
+                slot = await aio.acquire(admission, cancel, teller.begin)
                 admission.started(slot)
         except FAILURES as error:
             if not admission.has_failed:
                 raise
             return self._unthrottled(error)
+        teller.started(slot, admission.despite)
         return _given(slot, admission)
 
     def try_acquire(self, *, weight: int | None = None, label: str | None = None) -> Slot | None:
@@ -227,16 +244,20 @@ class SlotPool(Block):
         settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=_warn)
         _check_label(label)
         occupy_standard()
-        command = sys.orig_argv if label is None else [label]
+        command: list[str] = sys.orig_argv if label is None else [Label(label)]
         late_s = TRY_S if settings.timeout_s == 0 else LATE_S
         return Admission(settings, command, open_pool, late_s)
 
     def _unthrottled(self, error: Exception) -> Slot:
-        """A slot that holds nothing, because of `error`."""
+        """A slot that holds nothing, because of `error`. Raises PoolUnusableError if the pool is strict."""
         import warnings  # noqa: PLC0415 - off the fast path
 
-        warnings.warn(UnthrottledWarning(self.name, str(error)), stacklevel=_callers())
-        return Slot(self.name)
+        if self._strict:
+            raise PoolUnusableError(self.name, str(error)) from error
+        warning = UnthrottledWarning(self.name, str(error))
+        logs.unthrottled(warning)
+        warnings.warn(warning, stacklevel=_callers())
+        return Slot(self.name, unthrottled=warning.cause)
 
     def _usable_settings(self) -> Settings:
         if self._settings is None:
@@ -272,15 +293,15 @@ class build_slot(Block):  # noqa: N801 - used like a function
     ('all', True)
 
     Arguments as for `SlotPool`, and `weight`, `cancel` and `label` as for `SlotPool.acquire`. The first may
-    also be a `SlotPool`, which has its own `slots`, `gates` and `dir`. Wrong ones raise here; environment and
-    config file are read anew for each block, and each call of a decorated function.
+    also be a `SlotPool`, which has its own `slots`, `gates`, `dir`, `on_wait` and `strict`. Wrong ones raise
+    here. As a decorator it reads the environment and the config file anew for each call.
 
     Re-entrant: inside of it, in the same thread or task and in tasks that it starts, a further
     `build_slot()` of the same pool is the same slot. Raises what `SlotPool` and `SlotPool.acquire`
     raise; the block is not entered then.
     """
 
-    __slots__ = ("_options", "_pool", "_wish")
+    __slots__ = ("_name", "_options", "_pool", "_wish")
 
     def __init__(  # noqa: PLR0913 - one for each thing that can be said, by keyword only
         self,
@@ -294,38 +315,41 @@ class build_slot(Block):  # noqa: N801 - used like a function
         dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the word that users know from --dir
         cancel: Event | None = None,
         label: str | None = None,
+        on_wait: Callable[[Waiting], object] | None = None,
+        strict: bool = False,
     ) -> None:
         if callable(pool):
             raise TypeError("as a decorator it takes its arguments first: write @build_slot()")
         super().__init__()
-        self._wish: Wish = {"weight": weight, "cancel": cancel, "label": label}
-        self._wish |= {"timeout": timeout, "on_timeout": on_timeout}
         self._options: dict[str, Any] = {"slots": slots, "gates": gates, "dir": dir}
-        self._pool = pool
+        self._options |= {"on_wait": on_wait, "strict": strict}
+        self._wish: Wish = {"timeout": timeout, "on_timeout": on_timeout}
         if isinstance(pool, SlotPool):
-            given = [name for name, value in self._options.items() if value is not None]
+            given = [name for name, value in self._options.items() if value not in (None, False)]
             if given:
                 raise TypeError(f"{given[0]} is for the SlotPool: it cannot be given beside one")
-            pool = None
-        check(pool=pool, slots=slots, timeout_s=timeout, on_timeout=on_timeout, weight=weight, dir=dir)
+            self._pool = pool
+        else:
+            self._pool = SlotPool(pool, **self._options)
+            if dir is not None and self._pool._settings is not None:
+                # The program may change its directory before a call.
+                self._options["dir"] = os.path.abspath(os.fsdecode(dir))
+        if self._pool._settings is not None:  # what is wrong raises here
+            self._pool._settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight)
         _check_label(label)
-        if dir is not None:
-            try:
-                self._options["dir"] = os.path.abspath(os.fsdecode(dir))  # where it is now
-            except OSError:
-                pass  # the working directory is gone, which is the block's trouble
+        self._wish |= {"weight": weight, "cancel": cancel, "label": label}
+        self._name = pool
 
-    def __getstate__(self) -> tuple[str | SlotPool | None, dict[str, Any], Wish]:
+    def __getstate__(self) -> tuple[str | SlotPool | None, SlotPool, dict[str, Any], Wish]:
         # What this process holds is its own.
-        return self._pool, self._options, self._wish
+        return self._name, self._pool, self._options, self._wish
 
-    def __setstate__(self, state: tuple[str | SlotPool | None, dict[str, Any], Wish]) -> None:
+    def __setstate__(self, state: tuple[str | SlotPool | None, SlotPool, dict[str, Any], Wish]) -> None:
         super().__init__()
-        self._pool, self._options, self._wish = state
+        self._name, self._pool, self._options, self._wish = state
 
     def _wanted(self) -> tuple[SlotPool, Wish]:
-        pool = self._pool
-        return pool if isinstance(pool, SlotPool) else SlotPool(pool, **self._options), self._wish
+        return self._pool, self._wish
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """As a decorator: each call of `function` runs under a slot, to the end of what it does.
@@ -337,7 +361,23 @@ class build_slot(Block):  # noqa: N801 - used like a function
             TypeError: `function` is a generator function, whose body would run after the slot was released;
                 or a class, or no function at all. A call raises it if a generator is returned.
         """
-        return decorated(self, function)
+        return decorated(_EachCall(self), function)
+
+
+class _EachCall(Block):
+    """The blocks of a decorated function: it has the settings of the call, not of its module's import."""
+
+    __slots__ = ("_block",)
+
+    def __init__(self, block: build_slot) -> None:
+        super().__init__()
+        self._block = block
+
+    def _wanted(self) -> tuple[SlotPool, Wish]:
+        block = self._block
+        if isinstance(block._name, SlotPool):
+            return block._wanted()
+        return SlotPool(block._name, **block._options), block._wish
 
 
 def _given(slot: Slot, admission: Admission) -> Slot:

@@ -11,8 +11,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+COERCED = (b"C.UTF-8", b"C.utf8", b"UTF-8")
+"""What Python sets LC_CTYPE to where the locale is C: PEP 538, _TARGET_LOCALES in Python/pylifecycle.c."""
+PASSING_ON = b"sh bash dash ash busybox zsh ksh mksh make timeout xargs find strace systemd".split()
+"""Programs that ignore SIGPIPE only if what they start is to ignore it too: `trap '' PIPE` in a shell,
+IgnoreSIGPIPE= in systemd.exec(5). Python, Rust, node and others ignore it for themselves alone."""
 MOST_ANCESTORS = 256
-"""So many processes above this one are looked at."""
+"""So many processes, this one and those above it, are looked at."""
 MOST_FILES = 4096
 """Among so many open files of a process one is looked for."""
 
@@ -59,14 +64,14 @@ def _parent_and_start(pid: int) -> tuple[int, int]:
         return 0, 0
 
 
-def ancestors() -> dict[int, int]:
-    """The processes above this one, its parent first: when each started, by pid; 0 if that is unknown.
+def lineage() -> dict[int, int]:
+    """This process and those above it, from here upwards: when each started, by pid; 0 if that is unknown.
 
     As far as they can be seen: not beyond the pid namespace, nor beyond whom /proc hides.
     """
     found: dict[int, int] = {}
     if sys.platform == "linux":
-        pid = os.getppid()
+        pid = os.getpid()
         while pid and pid not in found and len(found) < MOST_ANCESTORS:
             above, found[pid] = _parent_and_start(pid)
             pid = above
@@ -74,7 +79,8 @@ def ancestors() -> dict[int, int]:
     try:
         import psutil  # noqa: PLC0415 - where there is no /proc
 
-        return {process.pid: 0 for process in psutil.Process().parents()}
+        this = psutil.Process()
+        return {process.pid: 0 for process in (this, *this.parents())}
     except Exception:  # noqa: BLE001 - psutil's own, or it cannot be loaded
         return found
 
@@ -102,9 +108,41 @@ def given_arguments(args: list[str]) -> list[bytes]:
     return given[-len(args) :] if given else [os.fsencode(word) for word in args]
 
 
-def given_environment() -> list[bytes] | None:
-    """The entries of the environment that this process was started with; None where /proc does not tell."""
-    return _strings("/proc/self/environ")
+def restore_environment() -> bool:
+    """Undo what Python has done to our environment; whether a mapping can hold all of it.
+
+    Where the locale is C, Python sets LC_CTYPE (PEP 538), and then gcc quotes, and grep and sed match, as
+    they do not do in C. Without /proc (macOS) nothing tells that value from the caller's own, and it stays.
+    """
+    given = _strings("/proc/self/environ")
+    if given is None:
+        return True
+    if os.environb.get(b"LC_CTYPE") in COERCED:
+        value = next((entry[9:] for entry in given if entry.startswith(b"LC_CTYPE=")), None)
+        if value is None:
+            del os.environb[b"LC_CTYPE"]
+        else:
+            os.environb[b"LC_CTYPE"] = value
+    names = {entry.partition(b"=")[0] for entry in given if entry.find(b"=") > 0}
+    return len(names) == len(given)
+
+
+def ignored_by_caller() -> int:
+    """The signals that whoever started this process has it ignore, as bits, signal 1 lowest; 0 if unknown.
+
+    Python ignores SIGPIPE and SIGXFSZ before any code of ours runs, so what was inherited can only be seen at
+    our parent, if that is a program that passes its own on. Linux only.
+    """
+    try:
+        fd = os.open(f"/proc/{os.getppid()}/status", os.O_RDONLY)
+        try:
+            status = os.read(fd, 1 << 14)
+        finally:
+            close(fd)
+        name = status.partition(b"\n")[0].partition(b"\t")[2]
+        return int(status.partition(b"\nSigIgn:")[2].split(None, 1)[0], 16) if name in PASSING_ON else 0
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _strings(path: str) -> list[bytes] | None:

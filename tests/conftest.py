@@ -40,6 +40,7 @@ if os.name == "nt":
             "gates",
             "greenlets",
             "journal",
+            "logs",
             "nesting",
             "paced",
             "pool",

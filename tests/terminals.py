@@ -1,4 +1,4 @@
-"""Real terminals to test with: a bash in a tmux of its own."""
+"""Real terminals to test with: a shell in a tmux of its own."""
 
 from __future__ import annotations
 
@@ -14,19 +14,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Terminal:
-    """An interactive bash in a tmux of its own."""
+BASH = "bash --norc --noprofile -i"
+ZSH = "zsh -f -i"
 
-    def __init__(self, socket: Path, environ: dict[str, str]) -> None:
+
+class Terminal:
+    """An interactive shell in a tmux of its own."""
+
+    def __init__(self, socket: Path, environ: dict[str, str], shell: str = BASH) -> None:
         self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
         environ = environ | {"PS1": "$ ", "HISTFILE": "", "TERM": "screen"}
         subprocess.run(
-            [*self._tmux, "new-session", "-d", "-x", "200", "-y", "50", "bash --norc --noprofile -i"],
+            [*self._tmux, "new-session", "-d", "-x", "200", "-y", "50", shell],
             env=environ,
             check=True,
         )
         self.type("PS1='$ '")
         self.clear()
+
+    def window(self, *command: str) -> None:
+        """Run a command in a new window, without a shell: it leads the session, as after `ssh -t host`."""
+        subprocess.run([*self._tmux, "new-window", *command], check=True)
+
+    def close_window(self) -> None:
+        """Close the newest window: its terminal hangs up."""
+        subprocess.run([*self._tmux, "kill-window"], check=True)
 
     def keys(self, *keys: str) -> None:
         """Press keys, in tmux's names: C-c, C-z, Enter."""

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import anyio
 import anyio.lowlevel
@@ -544,6 +545,18 @@ def test_a_future_keeps_the_slot_until_it_is_done(pool: Pool) -> None:
         assert await start() == [0]
 
     asyncio.run(main())
+    assert pool.held() == []
+
+
+def test_what_only_looks_like_a_future_is_a_value(pool: Pool) -> None:
+    """A mock has all attributes, and an object of the caller's may have a generator in one."""
+
+    class Source:
+        def __init__(self) -> None:
+            self.gen = (n for n in range(3))
+
+    for value in (Mock(), Source(), [1], None):
+        assert build_slot(slots=1)(hides_it(lambda value=value: value))() is value
     assert pool.held() == []
 
 

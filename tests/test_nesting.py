@@ -9,13 +9,19 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from builds import DEADLINE_S, Pool, script
 from users import ALICE, BOB, Users, several_users
 
 from buildslots import SlotPool, SlotTimeoutError, build_slot
+from buildslots.admission import Admission
 from buildslots.disk import bells, records
+from buildslots.settings import resolve
+
+if TYPE_CHECKING:
+    from buildslots.settings import Settings
 
 SHOW = 'echo "${BUILD_SLOT-none}"'
 
@@ -158,6 +164,8 @@ def test_a_build_whose_environment_was_cleared_is_nested_all_the_same(pool: Pool
     assert (result.returncode, result.stderr) == (0, "")
     number, mark = result.stdout.splitlines()
     assert (number, mark.partition(":")[0]) == ("0", "0")
+    result = pool.slot_run("-n1", "sh", "-c", f"exec {FOR_EVER} sh -c '{SHOW}'")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "0\n", ""), "it is the command itself"
     result = pool.slot_run("-n1", "sh", "-c", f"{FOR_EVER} sh -c {shlex.quote(inner)}; :")
     assert (result.returncode, result.stdout.splitlines()[0], result.stderr) == (0, "0", "")
 
@@ -208,6 +216,46 @@ def test_a_killed_slot_run_s_command_still_covers_what_it_starts(pool: Pool) -> 
     build.process.wait(DEADLINE_S)
     build.process.stdin.write(b"go\n")
     assert build.started() == "0"
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_a_slot_run_that_has_not_said_yet_what_it_runs(tmp_path: Path, says_so: bool) -> None:
+    """It says so only after the start; what it has started looks again for a moment, and then waits."""
+    settings = resolve(slots=1, timeout_s=None, dir=str(tmp_path / "pool"), warn=pytest.fail)
+    (looked, look), (told, tell) = os.pipe(), os.pipe()
+    with Admission(settings, ["make"]) as outer:
+        slot = outer.acquire()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                status = 0 if is_nested_when_told(settings, look, told) is says_so else 1
+            finally:
+                os._exit(status)
+        assert os.read(looked, 1) == b"?"
+        if says_so:
+            outer.started(slot, child)
+        os.write(tell, b"!")
+        assert os.waitpid(child, 0)[1] == 0
+    slot._let_go(None)
+    for fd in (looked, look, told, tell):
+        os.close(fd)
+
+
+def is_nested_when_told(settings: Settings, look: int, told: int) -> bool:
+    """Whether a build that has looked once, and is told then that it may look again, is nested, or waits."""
+    with Admission(settings, ["make"]) as inner:
+        steps = inner.steps()
+        assert next(steps)[0] is None
+        os.write(look, b"?")
+        os.read(told, 1)
+        try:
+            while steps.send(False)[0] is None:
+                pass
+        except StopIteration as end:
+            return bool(end.value.nested)
+        steps.close()
+        return False
 
 
 def test_a_build_beside_a_holder_waits(pool: Pool) -> None:

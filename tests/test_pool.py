@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import datetime as dt
 import gc
+import json
 import os
 import pickle
 import signal
@@ -35,6 +36,7 @@ from buildslots import (
 )
 from buildslots.admission import slots_here
 from buildslots.disk import bells
+from buildslots.settings.places import state_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,6 +241,15 @@ def test_a_lost_slot_object_gives_its_slot_back(pool: Pool) -> None:
         SlotPool(slots=1).acquire()
         gc.collect()
     assert (caught[0].filename, pool.held()) == (__file__, [])
+
+
+@pytest.mark.parametrize("how", ["-Wdefault", "-Werror", "-Wignore"])
+def test_a_slot_that_is_held_at_the_end_of_a_program(pool: Pool, how: str) -> None:
+    """It is free, whatever becomes of warnings while the interpreter shuts down."""
+    program = "from buildslots import SlotPool; slot = SlotPool(slots=1).acquire()"
+    result = pool.run(sys.executable, how, "-c", program)
+    assert (result.returncode, "Slot 0" in result.stderr) == (0, how != "-Wignore")
+    assert pool.held() == []
 
 
 def in_fork(work: Callable[[], bool]) -> bool:
@@ -661,31 +672,29 @@ def test_a_label_names_the_build(pool: Pool) -> None:
         wait_until(lambda: pool.status().waiters, "a waiter")
         assert pool.status().waiters[0].command == ("docs",)
     thread.join(DEADLINE_S)
-    with build_slot(label="third"):
-        assert pool.status().holders[0].command == ("third",)
+    with build_slot(label="third/party"):
+        assert pool.status().holders[0].command == ("third/party",)
+    with open(os.path.join(state_dir(os.environ), "journal.jsonl"), encoding="ascii") as journal:
+        assert {json.loads(line)["program"] for line in journal} == {"web: bundle", "docs", "third/party"}
 
 
 def test_settings_of_a_decorator_are_resolved_at_the_call(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a block that is made once and entered often; a bad variable is reported then, not at import."""
-    monkeypatch.setenv("BUILD_SLOTS_POOL", "a/b")
+    """Those of a block where it is made, also if it is entered often, or pickled."""
+    monkeypatch.setenv("BUILD_SLOTS_POOL", "web")
 
     @build_slot()
     def where() -> list[Path]:
         return [path for path in pool.dir.glob("pools/*") if (path / "slot-0").exists()]
 
     guard = build_slot()
-    monkeypatch.setenv("BUILD_SLOTS_POOL", "web")
-    with guard as slot:
-        assert slot.pool == "web"
-    monkeypatch.setenv("BUILD_SLOTS_POOL", "link")
-    with guard as slot:
-        assert slot.pool == "link"
-    monkeypatch.setenv("BUILD_SLOTS_POOL", "docs")
-    assert pool.dir / "pools" / "docs" in where()
-    with pickle.loads(pickle.dumps(guard)) as slot:
-        assert slot.pool == "docs"
+    for name in ("link", "docs"):
+        monkeypatch.setenv("BUILD_SLOTS_POOL", name)
+        assert pool.dir / "pools" / name in where()
+    for block in (guard, pickle.loads(pickle.dumps(guard))):
+        with block as slot:
+            assert slot.pool == "web"
 
 
 def test_a_relative_directory_stays_where_it_was_named(
@@ -693,10 +702,13 @@ def test_a_relative_directory_stays_where_it_was_named(
 ) -> None:
     """The program may change its directory before the block."""
     monkeypatch.chdir(tmp_path)
-    guard = build_slot(dir="slots", slots=1)
+
+    @build_slot(dir="slots", slots=1)
+    def where() -> bool:
+        return (tmp_path / "slots" / "slot-0").exists()
+
     monkeypatch.chdir("/")
-    with guard:
-        assert (tmp_path / "slots" / "slot-0").exists()
+    assert where()
 
 
 def test_all_can_be_referred_to_weakly(pool: Pool) -> None:

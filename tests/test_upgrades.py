@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from builds import Pool
 
 PROGRAM = """
-import asyncio, os, pickle, shutil, sys, threading, warnings
+import asyncio, logging, os, pickle, shutil, sys, threading, warnings
 import buildslots
 from buildslots import build_slot
 
 assert os.path.dirname(buildslots.__file__) == sys.argv[1], buildslots.__file__
 shutil.rmtree(sys.argv[1])
 sys.path_importer_cache.clear()
+logging.getLogger("buildslots").addHandler(logging.NullHandler())
 loaded = {name for name in sys.modules if name.startswith("buildslots")}
 
 pool = pickle.loads(pickle.dumps(buildslots.SlotPool(slots=1)))

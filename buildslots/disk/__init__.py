@@ -14,8 +14,9 @@ The modules, from the ground up:
     line        tickets: joining, who is ahead, leaving
     holding     taking slots, holding them, letting go
     directory   the pool's directory: arriving, repairs, looking. The `Backend` of this machine
-    ears        what a waiter listens to            (these three are loaded only by a process
+    ears        what a waiter listens to            (these four are loaded only by a process
     sleepers    overtaking those who are stopped     that has to wait)
+    kin         whether a build above us has the slot
     wait        looking and sleeping in turns
 
 Which slots are held can be asked of the locks alone at any time, and no process keeps any state for others.

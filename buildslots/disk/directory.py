@@ -27,7 +27,6 @@ from buildslots.files import (
     open_directory,
     put_aside,
 )
-from buildslots.processes import ancestors, has_open, identity, is_local
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,36 +128,12 @@ class PoolDirectory:
 
     def kin(self) -> Kin:
         """What those who hold the slots are to this process. Raises nothing."""
-        above = ancestors()
-        family = {str(pid) for pid in above} | {identity()["pid"]}
-        depths = {pid: depth for depth, pid in enumerate(above)}
-        marks: dict[int, str] = {}
-        strangers = 0
-        until = time.monotonic() + GLIMPSE_S
+        from buildslots.disk.kin import kin_of  # noqa: PLC0415 - only a process that has to wait needs it
+
         try:
-            held = self.held()
-            for number in held:
-                if time.monotonic() > until:  # thousands, which somebody holds on purpose
-                    strangers += 1
-                    break
-                seen = Seen(self.path, number)
-                record = None if seen.is_foreign else seen.record
-                if record is None or not is_local(record) or record.get("pid") not in family:
-                    strangers += 1
-                command = None if record is None or not is_local(record) else seen.command_above(above)
-                if command is not None and self._is_told_truly(number, above):
-                    marks.setdefault(depths[command], f"{number}:{seen.nonce}")
+            return kin_of(self.path, (Seen(self.path, number) for number in self.held()))
         except OSError:
             return Kin(None, is_own=False)  # what cannot be told keeps nobody from waiting
-        return Kin(marks[min(marks)] if marks else None, is_own=bool(held) and not strangers)
-
-    def _is_told_truly(self, number: int, above: dict[int, int]) -> bool:
-        """Whether somebody `above` us has slot `number`, as its record says.
-
-        In our own pool nobody else writes records. In a group's pool each member can, and can hold the slot
-        that goes with it: there the system has to say that somebody above us has the slot's file open.
-        """
-        return not is_shared(self.path) or any(has_open(pid, f"{self.path}/slot-{number}") for pid in above)
 
     # Arriving. Only under the mutex.
 
@@ -345,15 +320,6 @@ class Seen:
         if self.record is None or self.has_owner is False:
             return True
         return self.has_owner is None and not records.lives(self.record)
-
-    def command_above(self, above: dict[int, int]) -> int | None:
-        """The process of the command that runs under the slot, if it is one of those `above` us.
-
-        Only slot-run says which that is. A program that takes a slot by itself may start processes for
-        other builds as well; its children are nested by `Slot.environ()`.
-        """
-        child, _, start = (self.record or {}).get("child", "").partition(" ")
-        return next((pid for pid, began in above.items() if (child, start) == (str(pid), str(began))), None)
 
 
 class _Mishaps:

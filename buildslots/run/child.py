@@ -1,13 +1,16 @@
 r"""The command's process on POSIX: its descriptors, its signals, its end.
 
-The command runs in slot-run's own process group, with slot-run's own terminal. So everything that the
-terminal does (Ctrl-C, Ctrl-\, Ctrl-Z, hang-up) reaches the command without our help.
+The command runs in slot-run's own process group, with slot-run's own terminal. So what the terminal does to
+the group (Ctrl-C, Ctrl-\, Ctrl-Z) reaches the command without our help.
 
-While the command runs, slot-run keeps every signal that concerns it blocked and takes them one by one with
-sigwaitinfo(2). There are no handlers, so none can run between the death of the command and the moment when
-slot-run knows of it. `si_code` tells a signal of the terminal (SI_KERNEL) from one of `kill` (SI_USER), and
-only the latter is passed on. Before there is a command, signals are let in only while slot-run waits in line
-(`admit_signals`); `main` handles those.
+While the command runs, slot-run keeps every signal blocked and takes them one by one with sigwaitinfo(2).
+There are no handlers, so none can run between the death of the command and the moment when slot-run knows of
+it. `si_code` tells a signal of the terminal (SI_KERNEL) from one of `kill` (SI_USER). `_pass_on` says which
+of them the command has got already. Before there is a command, signals are let in only while slot-run waits
+in line (`admit_signals`); `main` handles those.
+
+A real fault of our own (SIGSEGV and the like) ends slot-run though it is blocked: the kernel forces it
+(force_sig_info_to_task in kernel/signal.c).
 
 The command inherits the locked descriptor and the bell. So if slot-run is killed with SIGKILL, the slot stays
 held until the command has ended too.
@@ -17,11 +20,12 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from fcntl import F_DUPFD, fcntl
 
 from buildslots.files import close
-from buildslots.processes import given_environment
+from buildslots.processes import ignored_by_caller, restore_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,27 +34,35 @@ if TYPE_CHECKING:
 else:
     import _signal  # `signal` itself wraps the same functions in enum, at 4 ms
 
-FORWARDED = frozenset(
-    {
-        _signal.SIGHUP,
-        _signal.SIGINT,
-        _signal.SIGQUIT,
-        _signal.SIGTERM,
-        _signal.SIGUSR1,
-        _signal.SIGUSR2,
-        _signal.SIGTSTP,
-        _signal.SIGCONT,
-    }
-)
-"""Signals that `kill` sends to slot-run and that are meant for the command."""
+FORWARDED = frozenset(_signal.valid_signals()) - {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD}
+"""Signals that are meant for the command: whatever can be caught, but the news of its own end.
+
+Not only those that people send: alarm(2) outlasts an exec, and watchdogs send SIGABRT. A signal that is left
+out here would end slot-run alone, and the command would run on without anybody who waits for it.
+"""
 WATCHED = FORWARDED | {_signal.SIGCHLD}
-RESTORED = [_signal.SIGPIPE, _signal.SIGXFSZ]
-"""Signals that Python ignores for itself. The command gets their default action, as with `subprocess`."""
-SI_KERNEL = 0x80
-"""`si_code` of a signal from the terminal driver: include/uapi/asm-generic/siginfo.h, sigaction(2)."""
+STOPPING = frozenset({_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU})
+"""Signals that stop a process unless it handles them; SIGSTOP cannot be handled."""
+OF_TERMINAL = STOPPING | {
+    _signal.SIGHUP,
+    _signal.SIGINT,
+    _signal.SIGQUIT,
+    _signal.SIGCONT,
+    _signal.SIGWINCH,
+}
+"""Signals that the terminal driver sends to whole process groups: tty_ioctl(4), credentials(7)."""
+RESTORED: list[int] = [_signal.SIGPIPE, _signal.SIGXFSZ]
+"""Signals that Python ignores for itself. The command gets their default action, as with `subprocess`, unless
+the caller ignores them too."""
+LEFT_ALONE = STOPPING | {_signal.SIGCONT, *RESTORED}
+"""Signals that are not held back before there is a command. Ctrl-Z stops slot-run at once then. Those that
+Python ignores come of our own writes, and blocked they would be kept for the command."""
+SI_USER, SI_KERNEL = 0, 0x80
+"""`si_code` of a signal of kill(2), and of the kernel's own, as the terminal driver's:
+include/uapi/asm-generic/siginfo.h, sigaction(2)."""
+FIRST_LOOK_S, LAST_LOOK_S = 0.005, 1.0
+"""How soon, and later how often, slot-run looks whether the command has made a process group of its own."""
 SHELL = "/bin/sh"
-COERCED = (b"C.UTF-8", b"C.utf8", b"UTF-8")
-"""What Python sets LC_CTYPE to where the locale is C: PEP 538, _TARGET_LOCALES in Python/pylifecycle.c."""
 LOWEST_FD = 64
 """The lowest number of the slot's descriptors in the command. Shell scripts (`exec 3>`), configure (5, 6) and
 jobservers use low numbers, and believe that those are free."""
@@ -61,7 +73,7 @@ _mask: set[int] | None = None
 def defer_signals() -> None:
     """Hold signals back: Python drops an exception that a handler raises within an import or a `__del__`."""
     global _mask  # noqa: PLW0603 - one process, one mask
-    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, FORWARDED - {_signal.SIGTSTP, _signal.SIGCONT})
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, FORWARDED - LEFT_ALONE)
     if _mask is None:
         _mask = mask
 
@@ -102,10 +114,8 @@ def find(program: bytes) -> bytes:
 
 def become(path: bytes, command: list[bytes]) -> NoReturn:
     """Replace this process by `command`, when there is no slot to give back. Raises OSError."""
-    _restore_environment()
-    admit_signals()
-    for signum in RESTORED:
-        _signal.signal(signum, _signal.SIG_DFL)
+    restore_environment()
+    _restore_signals(_restored())
     try:
         os.execv(path, command)
     except OSError as error:
@@ -131,50 +141,45 @@ def spawn(path: bytes, command: list[bytes], inherited: list[int]) -> int:
     # and outside Linux a signal whose default is to be ignored may not stay pending.
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     copies = [copy for fd in inherited if (copy := _hand_down(fd)) is not None]
-    start = _posix_spawn if _restore_environment() else _fork
+    start = _posix_spawn if restore_environment() else _fork
+    restored = _restored()
     try:
         try:
-            pid = start(path, command)
+            pid = start(path, command, restored)
         except OSError as error:
             if error.errno != errno.ENOEXEC:
                 raise
             # A script without "#!": execvp(3) and every shell give it to sh.
-            pid = start(os.fsencode(SHELL), [os.fsencode(SHELL), path, *command[1:]])
+            pid = start(os.fsencode(SHELL), [os.fsencode(SHELL), path, *command[1:]], restored)
     finally:
         for fd in copies:
             close(fd)  # whether that works or not, the command runs
     # Signals that came before there was a command have not reached it, not even those of the terminal.
     for signum in FORWARDED & _signal.sigpending():
-        _signal.sigwait([signum])
         _kill(pid, signum)
+        if signum not in STOPPING:  # these are kept for `supervise`, because they are meant for us as well
+            _signal.sigwait([signum])
     return pid
 
 
-def _restore_environment() -> bool:
-    """Undo what Python has done to our environment; whether a mapping can hold all of it.
-
-    Where the locale is C, Python sets LC_CTYPE (PEP 538), and then gcc quotes, and grep and sed match, as
-    they do not do in C. Without /proc (macOS) nothing tells that value from the caller's own, and it stays.
-    """
-    given = given_environment()
-    if given is None:
-        return True
-    if os.environb.get(b"LC_CTYPE") in COERCED:
-        value = next((entry[9:] for entry in given if entry.startswith(b"LC_CTYPE=")), None)
-        if value is None:
-            del os.environb[b"LC_CTYPE"]
-        else:
-            os.environb[b"LC_CTYPE"] = value
-    names = {entry.partition(b"=")[0] for entry in given if entry.find(b"=") > 0}
-    return len(names) == len(given)
+def _restored() -> list[int]:
+    ignored = ignored_by_caller()
+    return [signum for signum in RESTORED if not ignored >> (signum - 1) & 1]
 
 
-def _posix_spawn(path: bytes, command: list[bytes]) -> int:
+def _restore_signals(restored: list[int]) -> None:
+    """Have the mask that slot-run was started with, and the default action of the signals `restored`."""
+    for signum in restored:
+        _signal.signal(signum, _signal.SIG_DFL)
+    admit_signals()
+
+
+def _posix_spawn(path: bytes, command: list[bytes], restored: list[int]) -> int:
     # Not fork: half the cost (bench/README.md).
-    return os.posix_spawn(path, command, os.environb, setsigmask=_mask or (), setsigdef=RESTORED)
+    return os.posix_spawn(path, command, os.environb, setsigmask=_mask or (), setsigdef=restored)
 
 
-def _fork(path: bytes, command: list[bytes]) -> int:
+def _fork(path: bytes, command: list[bytes], restored: list[int]) -> int:
     """The same, where the environment has entries without a name or without "=", or the same name twice.
 
     Python's mapping leaves them out, or fails. What C has, they are still in, and only execv(3) takes that.
@@ -185,9 +190,10 @@ def _fork(path: bytes, command: list[bytes]) -> int:
         command,
         executable=path,
         close_fds=False,
-        preexec_fn=admit_signals,  # noqa: PLW1509 - there are no threads
+        restore_signals=False,
+        preexec_fn=lambda: _restore_signals(restored),  # noqa: PLW1509 - there are no threads
     )
-    process.returncode = 0  # it is ours to wait for
+    process.returncode = 0  # `supervise` waits for it
     return process.pid
 
 
@@ -198,16 +204,23 @@ def pid_of(process: int) -> int:
 
 def supervise(pid: int) -> int:
     """Pass signals on to the command `pid` until its end: exit status, or minus the signal it died of."""
+    told_to_stop = False  # slot-run itself, by the terminal or by kill
+    pause_s = FIRST_LOOK_S if os.getpid() == os.getpgrp() and _foreground() else None
     while True:
-        signum, from_terminal = _next_signal()
-        if signum == _signal.SIGCHLD:
+        signum, from_terminal = _next_signal(pause_s)
+        if not signum:
+            pause_s = min(2 * (pause_s or FIRST_LOOK_S), LAST_LOOK_S)
+            if _leads_our_job(pid):
+                _lend_terminal(pid)
+        elif signum == _signal.SIGCHLD:
             ended, status = _wait(pid)
             if ended and os.WIFSTOPPED(status):
-                _stop_too(os.WSTOPSIG(status), pid)
+                _stop_too(os.WSTOPSIG(status), pid, told=told_to_stop)
             elif ended:
                 return os.waitstatus_to_exitcode(status)
-        elif not from_terminal:
-            _kill(pid, signum)  # not reaped yet, so the pid is the command's
+        else:
+            told_to_stop = signum != _signal.SIGCONT and (told_to_stop or signum in STOPPING)
+            _pass_on(signum, pid, from_terminal=from_terminal)
 
 
 def _wait(pid: int) -> tuple[int, int]:
@@ -266,50 +279,143 @@ def _kill(pid: int, signum: int) -> None:
         pass
 
 
-def _next_signal() -> tuple[int, bool]:
-    """The next of the WATCHED signals, and whether it is the terminal's, which the command got as well."""
+def _next_signal(pause_s: float | None) -> tuple[int, bool]:
+    """The next of the WATCHED signals, or 0 after `pause_s`; and whether the terminal sent it to a group."""
     if hasattr(_signal, "sigwaitinfo"):
-        info = _signal.sigwaitinfo(WATCHED)
-        return info.si_signo, info.si_code == SI_KERNEL
-    # macOS does not tell who sent a signal. If we are in the terminal's foreground, we take a signal that its
-    # keys can send for one that they did send.
-    signum = _signal.sigwait(WATCHED)
-    keys = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGTSTP)
-    return signum, signum in keys and _in_foreground()
+        while True:
+            info = _signal.sigwaitinfo(WATCHED) if pause_s is None else _signal.sigtimedwait(WATCHED, pause_s)
+            if info is None:
+                return 0, False
+            # Our own write to a closed pipe or beyond `ulimit -f` is no business of the command: SIGPIPE in
+            # pipe(7), SIGXFSZ in setrlimit(2). Python ignores both, but what is blocked is kept all the same.
+            if info.si_code != SI_USER or info.si_pid != os.getpid():
+                return info.si_signo, info.si_code == SI_KERNEL and info.si_signo in OF_TERMINAL
+    # macOS does not tell who sent a signal, and cannot wait for a time. If we are in the terminal's
+    # foreground, we take a signal that the terminal can send for one that it did send.
+    signum = _signal.sigwait(WATCHED - set(RESTORED))
+    return signum, signum in OF_TERMINAL and _foreground() == os.getpgrp()
 
 
-def _stop_too(signum: int, pid: int) -> None:
+def _pass_on(signum: int, pid: int, *, from_terminal: bool) -> None:
+    """Send a signal that came to slot-run to the command `pid`, unless the command has got it already."""
+    apart = _leads_our_job(pid)
+    if signum == _signal.SIGCONT and apart:
+        _lend_terminal(pid)  # `fg` has given it to our group, where the command is not
+    if not from_terminal:
+        # `kill` may mean one process or the whole group; we cannot know. A job is stopped and continued as a
+        # whole, or else `fg` would leave most of it stopped. All else we take for sent to one process.
+        group = apart and signum in (_signal.SIGTSTP, _signal.SIGCONT)
+        _kill(-pid if group else pid, signum)
+    elif signum in (_signal.SIGHUP, _signal.SIGCONT) and os.getsid(0) == os.getpid():
+        # A terminal that hangs up tells the leader of the session alone: credentials(7), and
+        # tty_signal_session_leader in drivers/tty/tty_jobctrl.c. Without slot-run that leader would be the
+        # command. The other processes get their SIGHUP when the leader ends.
+        _kill(pid, signum)
+    elif apart:
+        _kill(-pid, signum)  # the terminal's group is ours, and the command has left it
+    # Else the command is in our group, and has got what the terminal sent to all of that.
+
+
+def _leads_our_job(pid: int) -> bool:
+    """Whether the command leads a process group of its own, where without slot-run it would lead ours.
+
+    timeout(1) and others call setpgid(0, 0). At a shell's prompt that does nothing without slot-run, because
+    the shell has made them the leader of their job already. With slot-run, which leads the job, it takes them
+    away from the terminal: no keys reach them, and reading stops them. In a script they do that to
+    themselves without slot-run too (see --foreground in timeout(1)), and slot-run does not change it.
+    """
+    try:
+        return os.getpid() == os.getpgrp() and os.getpgid(pid) == pid
+    except OSError:
+        return False  # it has ended
+
+
+def _lend_terminal(pid: int, *, asked: bool = False) -> bool:
+    """Put the command's own process group into the foreground, if our group is there; whether it was.
+
+    In a pipeline our group has further processes, perhaps a pager that reads keys. There the command gets the
+    terminal only if it has `asked` for it by reading. The shell takes the terminal back by itself.
+    """
+    try:
+        if not asked and stat.S_ISFIFO(os.fstat(1).st_mode):
+            return False
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        if os.tcgetpgrp(terminal) != os.getpgrp():
+            return False
+        os.tcsetpgrp(terminal, pid)
+    except OSError:
+        return False  # it has ended, or made itself a session of its own
+    finally:
+        os.close(terminal)
+    _kill(-pid, _signal.SIGCONT)  # whoever in it has read before, and was stopped for that
+    return True
+
+
+def _stop_too(signum: int, pid: int, *, told: bool) -> None:
     """Stop as the command `pid` did, so that the shell sees its job stopped; go on together with it.
 
-    If somebody sent SIGSTOP to the command alone, slot-run stops only if it is the job of a shell, in the
-    foreground of a terminal. Without such a shell nobody would continue slot-run.
+    But only if somebody will continue slot-run. That is so if slot-run was `told` to stop as well, by Ctrl-Z
+    or by `kill`: who does that to us also undoes it to us. It is so if a shell with job control waits for us.
+    Otherwise somebody has stopped the command alone, and will continue the command alone.
     """
-    if signum == _signal.SIGSTOP and not (_is_job() and _in_foreground()):
+    apart = _leads_our_job(pid)
+    if apart and signum in (_signal.SIGTTIN, _signal.SIGTTOU) and _lend_terminal(pid, asked=True):
+        return
+    pending = _signal.sigpending()
+    if _signal.SIGCONT in pending:
+        return  # it is passed on next; stopping now would throw it away (signal(7))
+    if not (told or STOPPING & pending or _shell_takes_over(signum)):
+        if apart and signum == _signal.SIGTSTP and _is_orphaned():
+            # Ctrl-Z in a window of its own (`tmux new-window 'slot-run timeout …'`): nobody could continue
+            # it, so the kernel ignores SIGTSTP in an "orphaned" group (setpgid(2)). Our group is one, the
+            # command's own is not, because it has us.
+            _kill(-pid, _signal.SIGCONT)
         return
     os.kill(os.getpid(), signum)
     if signum != _signal.SIGSTOP:  # the signal is blocked, and stops us when it is let in
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [signum])
         _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
-    _kill(pid, _signal.SIGCONT)
+    _pass_on(_signal.SIGCONT, pid, from_terminal=False)
 
 
-def _is_job() -> bool:
-    """Whether our parent put us into a process group of our own, as a shell with job control does."""
+def _shell_takes_over(signum: int) -> bool:
+    """Whether our parent is a shell that hears of it when slot-run stops by `signum`, and can undo it.
+
+    Such a shell has put us into a process group of our own, and has the same terminal. It is waiting for us
+    if it has left the foreground. If it has not, we are in the background: then it needs to know only that we
+    want the terminal, for which the user has to type `fg`.
+    """
+    foreground = _foreground()
+    parent = os.getppid()
     try:
-        return os.getpgid(os.getppid()) != os.getpgrp()
+        group = os.getpgid(parent)
+        if not foreground or os.getsid(parent) != os.getsid(0) or group == os.getpgrp():
+            return False
     except OSError:
         return False
+    return group != foreground or signum in (_signal.SIGTTIN, _signal.SIGTTOU)
 
 
-def _in_foreground() -> bool:
-    """Whether this process is in the foreground process group of its terminal."""
+def _is_orphaned() -> bool:
+    """Whether our process group, which we lead, has no parent in its session that could continue it."""
+    try:
+        return os.getppid() == 0 or os.getsid(os.getppid()) != os.getsid(0)
+    except OSError:
+        return True
+
+
+def _foreground() -> int:
+    """The process group in the foreground of our terminal, or 0."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
-        return False
+        return 0
     try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
+        return max(os.tcgetpgrp(terminal), 0)
     except OSError:
-        return False
+        return 0
     finally:
         os.close(terminal)

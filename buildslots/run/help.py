@@ -28,6 +28,7 @@ ENVIRONMENT = (
     ("MAX_CONCURRENT_BUILDS_<NAME>", "K of a named pool"),
     ("BUILD_SLOTS_POOL", "as --pool"),
     ("BUILD_SLOTS_TIMEOUT", "as --timeout"),
+    ("BUILD_SLOTS_DISABLE", "1: run at once, without a slot"),
     ("BUILD_SLOTS_ON_TIMEOUT", "as --on-timeout"),
     ("BUILD_SLOTS_DIR", "as --dir"),
     ("BUILD_SLOTS_JOURNAL", "off, programs or commands"),

@@ -42,10 +42,10 @@ PIPE_BUF = 4096
 """Bytes that a pipe takes at once, or not at all: limits.h on Linux; pipe(7)."""
 ENDING = tuple(
     getattr(_signal, name)
-    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM")
     if hasattr(_signal, name)
 )
-"""Signals that end slot-run while it waits, and that it forwards to the command while that runs."""
+"""Signals that end slot-run while it waits, with its place in line tidied away."""
 
 
 class Interrupted(BaseException):

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import time
 
-from buildslots.disk import line, records
-from buildslots.disk.directory import Seen
-from buildslots.words import fit, short_path, shown, span
+from buildslots.waiting import AGAIN_S, FIRST_S, Waiting
+from buildslots.words import fit, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,13 +19,7 @@ if TYPE_CHECKING:
     from buildslots.disk.directory import PoolDirectory
     from buildslots.settings import Settings
 
-FIRST_S = 1.0
-AGAIN_S = 30.0
 LIVE_S = 1.0
-HOLDERS_SHOWN = 4
-COMMAND_SHOWN = 40
-DIRECTORY_SHOWN = 80
-"""Cells of a holder's command and of its directory in the line."""
 
 
 class Notice:
@@ -76,48 +69,7 @@ class Notice:
         self._to_stderr(text.encode(errors="surrogateescape"))
 
     def _line(self, pool: PoolDirectory, ticket: str, gate: str | None = None) -> str:
-        names = line.waiting(pool.path)
-        place = 1 + sum(name < ticket for name in names)
-        held = pool.held()
-        which = "" if self._settings.pool == "default" else f" of pool {self._settings.pool!r}"
-        weight = self._settings.weight
-        what = gate or ("a build slot" if weight == 1 else f"{weight} build slots")
-        where = f"place {place} of {max(place, len(names))} in line, {self._end()}"
-        slots = f"{len(held)} held of {self._settings.slots}: {_holders(pool, held)}"
-        return f"waiting for {what}{which}, {where}; {slots}"
-
-    def _end(self) -> str:
-        if self._settings.timeout_s is None:
-            return "as long as it takes"
-        left_s = self._began + self._settings.timeout_s - time.monotonic()
-        if left_s < 0:  # only if it is paced
-            return "runs anyway when it is its turn"
-        return f"{'gives up' if self._settings.on_timeout == 'fail' else 'runs anyway'} in {span(left_s)}"
-
-
-def _holders(pool: PoolDirectory, held: list[int]) -> str:
-    """Who has the slots `held`; a build that has several of them is named once."""
-    builds: dict[str, tuple[dict[str, str] | None, list[int]]] = {}
-    for number in held:
-        seen = Seen(pool.path, number)
-        record = None if seen.has_owner is False else seen.record
-        nonce = (record or {}).get("nonce", f"slot-{number}")
-        builds.setdefault(nonce, (record, []))[1].append(number)
-    words = [_holder(*build) for build in list(builds.values())[:HOLDERS_SHOWN]]
-    if len(builds) > HOLDERS_SHOWN:
-        words.append(f"{len(builds) - HOLDERS_SHOWN} more")
-    return ", ".join(words) or "nobody now"
-
-
-def _holder(record: dict[str, str] | None, slots: list[int]) -> str:
-    if record is None:
-        return f"another program (slot-{slots[0]})"
-    program, *arguments = record["command"].split("\0")[:-1] or ["?"]
-    # Without the program's directory: if the line is cut, all holders would look alike.
-    command = shown(" ".join([os.path.basename(program) or program, *arguments]), COMMAND_SHOWN)
-    several = f", {len(slots)} slots" if len(slots) > 1 else ""
-    held = span(records.age_s(record) or 0.0)
-    return f"`{command}` in {short_path(record.get('cwd', '?'), DIRECTORY_SHOWN)} ({held}{several})"
+        return str(Waiting(pool, ticket, gate, self._settings, self._began))
 
 
 def _on_live_terminal() -> bool:

@@ -254,26 +254,6 @@ def resolve(  # noqa: PLR0913 - one for each thing that can be set, by keyword o
     )
 
 
-def check(  # noqa: PLR0913 - as `resolve`
-    *,
-    pool: str | None = None,
-    slots: int | None = None,
-    timeout_s: Timeout = UNSET,
-    on_timeout: str | None = None,
-    weight: int | None = None,
-    dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the name of the option
-) -> None:
-    """Raise the `SettingError` that `resolve` would raise for these options; look at nothing else."""
-    if pool is not None:
-        parse_pool(pool, "pool")
-    _slots_option(slots)
-    _timeout_option(timeout_s)
-    _on_timeout_option(on_timeout)
-    if weight is not None:
-        _positive(weight, "weight")
-    _dir_option(dir)
-
-
 def _bounds(config: Config, pool: str, options: Mapping[str, object] | None) -> Bounds | None:
     found = config.gates.get("", {}) | config.gates.get(pool, {}) | dict(options or {})
     return Bounds(**found) if found else None  # type: ignore[arg-type]
@@ -356,7 +336,7 @@ def _timeout_option(timeout_s: object) -> tuple[float | None, str] | None:
     seconds = timeout_s.total_seconds() if hasattr(timeout_s, "total_seconds") else timeout_s
     if is_seconds(seconds):
         return float(seconds), "option"
-    problem = f"is not a number of seconds from 0 to {MAX_TIMEOUT_S:.0f}, a duration such as '10m', nor None"
+    problem = f"is not a number of seconds from 0 to {MAX_TIMEOUT_S:.0f}, nor None"
     raise SettingError("timeout", shown_number(timeout_s), problem)
 
 

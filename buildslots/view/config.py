@@ -94,7 +94,10 @@ def _rows(options: argparse.Namespace, settings: Settings) -> list[tuple[str, ob
     for name in ("min_free_memory", "max_load", "max_pressure"):
         bound = gates.as_dict().get(name)
         rows.append((name, bound, "none" if bound is None else _bound(bound), file if bound else "default"))
-    return [*rows, ("journal", settings.journal, settings.journal, settings.journal_source)]
+    rows.append(("journal", settings.journal, settings.journal, settings.journal_source))
+    if settings.disabled:
+        rows.append(("disabled", True, "yes: builds run at once, without slots", "BUILD_SLOTS_DISABLE"))
+    return rows
 
 
 def _bound(bound: object) -> str:
@@ -113,7 +116,8 @@ def _dir_source(options: argparse.Namespace) -> str:
     if options.dir is not None:
         return "option"
     names = ("BUILD_SLOTS_DIR", "XDG_CACHE_HOME")
-    return next((name for name in names if os.environ.get(name)), "default")
+    # A relative path in either is ignored: see `settings.places`.
+    return next((name for name in names if os.path.isabs(os.environ.get(name, ""))), "default")
 
 
 def _source(source: str, file: str) -> str:

@@ -264,7 +264,7 @@ def test_the_words_of_the_waiting_line(
         notice = Notice(resolve(environ={"HOME": "/nowhere"}, warn=pytest.fail, **options), lambda _: None)
         return notice._line(directory, tickets[1].name)
 
-    text = re.sub(r"\(\d+ s\)", "(*)", words())  # how long they have run
+    text = re.sub(r"\([\d.]+ s\)", "(*)", words())  # how long they have run
     where = f"in {os.getcwd()} (*)"
     place = "waiting for a build slot, place 2 of 2 in line"
     assert text.startswith(f"{place}, runs anyway in 1 min 30 s; 6 held of 6: ")

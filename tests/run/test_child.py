@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -10,8 +11,23 @@ import sys
 import textwrap
 from pathlib import Path
 
+import psutil
 import pytest
-from builds import HELD_BUILD, Pool, script, wait_until
+from builds import DEADLINE_S, HELD_BUILD, Build, Pool, script, wait_until
+from namespaces import unshare
+
+STOPPING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+
+
+def state(pid: int) -> str:
+    """The state of process `pid` in one letter, see proc_pid_stat(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def has_ended(build: Build) -> bool:
+    """Whether nobody has the other end of its stdout, not even a command that has outlived slot-run."""
+    ready, _, _ = select.select([build.process.stdout], [], [], DEADLINE_S)
+    return bool(ready) and os.read(build.process.stdout.fileno(), 1) == b""
 
 
 @pytest.mark.parametrize("status", [0, 1, 75, 125, 255])
@@ -85,6 +101,95 @@ def test_a_signal_to_slot_run_alone_reaches_the_command(pool: Pool, name: str) -
     assert build.started() == f"got {name}"
     assert build.process.wait() == 9
     assert build.process.stdout.read() == b""
+
+
+# Fatal to a shell, or not. The first two real-time signals are kept by glibc (signal(7)).
+ALL = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD} - set(STOPPING))
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("signum", ALL, ids=lambda signum: getattr(signum, "name", f"RT{signum}"))
+def test_any_signal_to_slot_run_does_what_it_does_to_the_command(pool: Pool, signum: int) -> None:
+    """It ends slot-run and command together, or neither: no build runs on without a slot."""
+    ends = []
+    for wrapper in ([], [script("slot-run")]):
+        build = pool.popen(*wrapper, "sh", "-c", "ulimit -c 0; " + HELD_BUILD, cwd=pool.dir.parent)
+        build.started()
+        build.process.send_signal(signum)
+        if signum in {signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}:
+            assert build.finish(7) == 7
+        ends.append(build.process.wait(DEADLINE_S))
+        assert has_ended(build)
+    assert ends[0] == ends[1]
+    assert pool.held() == []
+
+
+def test_an_alarm_that_was_set_before_slot_run_ends_the_command(pool: Pool) -> None:
+    """The poor man's timeout: alarm(2) outlasts an exec, and the kernel itself sends the signal."""
+    for wrapper in ([], [script("slot-run")]):
+        build = pool.popen("perl", "-e", "alarm shift; exec @ARGV", "1", *wrapper, "sh", "-c", "read line")
+        assert build.process.wait(DEADLINE_S) == -signal.SIGALRM
+        assert has_ended(build)
+        assert pool.held() == []
+
+
+@pytest.mark.linux
+def test_a_write_of_our_own_that_fails_is_no_signal_for_the_command(pool: Pool) -> None:
+    """Beyond `ulimit -f`, the journal gets no line, and the command no SIGXFSZ."""
+    text = f"ulimit -f 1; exec {script('slot-run')} sh -c 'trap \"echo got it\" XFSZ PIPE; sleep 0.2; exit 3'"
+    journal = Path(pool.environ["HOME"]) / ".local/state/buildslots"
+    pool.slot_run("true")
+    kept = [path for path in journal.rglob("*") if path.is_file()]
+    assert kept
+    for path in kept:
+        path.write_text("x" * 2000)
+    result = pool.run("sh", "-c", text)
+    assert (result.returncode, result.stdout) == (3, "")
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("signum", [*STOPPING, signal.SIGSTOP], ids=lambda signum: signum.name)
+@pytest.mark.parametrize("group", [None, 0], ids=["", "own-group"])
+def test_a_command_that_is_paused_alone_does_not_keep_slot_run(
+    pool: Pool, signum: int, group: int | None
+) -> None:
+    """Without a shell that would continue slot-run: who pauses the command also continues the command."""
+    build = pool.popen(script("slot-run"), "sh", "-c", "echo $$; read n; exit $n", process_group=group)
+    command = int(build.started())
+    os.kill(command, signum)
+    wait_until(lambda: state(command) == "T", "the command has stopped")
+    os.kill(command, signal.SIGCONT)
+    wait_until(lambda: state(command) != "T", "the command goes on")
+    assert build.finish(6) == 6
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("signum", STOPPING, ids=lambda signum: signum.name)
+def test_slot_run_that_is_paused_itself_pauses_the_command(pool: Pool, signum: int) -> None:
+    """Both stop, and both go on, however quickly one follows the other."""
+    build = pool.popen(script("slot-run"), "sh", "-c", "echo $$; read n; exit $n", process_group=0)
+    command = int(build.started())
+    build.process.send_signal(signum)
+    wait_until(lambda: state(command) == state(build.pid) == "T", "both have stopped")
+    build.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: "T" not in (state(command), state(build.pid)), "both go on")
+    for _ in range(20):
+        build.process.send_signal(signum)
+        build.process.send_signal(signal.SIGCONT)
+    assert build.finish(6) == 6
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("name", ["TERM", "ALRM", "ABRT"])
+def test_signals_reach_the_command_of_the_first_process(pool: Pool, name: str) -> None:
+    """In a container slot-run is process 1, which no signal ends by default (pid_namespaces(7))."""
+    command = f"trap 'echo got {name}; exit 9' {name}; echo ready; while :; do sleep 0.01; done"
+    build = pool.popen(*unshare("--pid"), "--fork", "--kill-child", script("slot-run"), "sh", "-c", command)
+    assert build.started() == "ready"
+    first = wait_until(lambda: psutil.Process(build.pid).children(), "the first process")[0]
+    first.send_signal(getattr(signal, f"SIG{name}"))
+    assert build.started() == f"got {name}"
+    assert build.process.wait(DEADLINE_S) == 9
 
 
 def test_ignored_signals_stay_ignored(pool: Pool) -> None:
@@ -317,9 +422,6 @@ def test_slot_run_stops_and_goes_on_with_its_command(pool: Pool) -> None:
     """SIGTSTP to slot-run stops the command, SIGCONT continues it."""
     build = pool.popen(script("slot-run"), "sh", "-c", "echo $$; read line; exit 0", start_new_session=True)
     command = int(build.started())
-
-    def state(pid: int) -> str:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     build.process.send_signal(signal.SIGSTOP)
     wait_until(lambda: state(build.pid) == "T", "slot-run stopped")

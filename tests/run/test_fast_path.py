@@ -43,9 +43,11 @@ JOURNAL = {"buildslots.journal"}
 """Loaded when the command runs already."""
 WAITING = {
     "buildslots.disk.ears",
+    "buildslots.disk.kin",
     "buildslots.disk.sleepers",
     "buildslots.disk.wait",
     "buildslots.run.notice",
+    "buildslots.waiting",
     "buildslots.words",
     "gc",
     "select",

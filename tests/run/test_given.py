@@ -125,3 +125,42 @@ def test_bytes_in_bytes_out(pool: Pool, tmp_path: Path, territory: str, charset:
         )
         assert (result.returncode, result.stderr) == (0, b"")
         assert result.stdout.split(b"\0")[:-1] == [utf8, b"0", *words[1:]]
+
+
+PARENTS = {
+    "sh": ("sh", "-c"),
+    "bash": ("bash", "-c"),
+    "zsh": ("zsh", "-fc"),
+    "timeout below sh": ("sh", "-c"),
+    "an odd environment": ("sh", "-c"),
+    "without a slot": ("sh", "-c"),
+    "nested": ("sh", "-c"),
+}
+SHOW_IGNORED = "grep SigIgn /proc/self/status"
+
+
+@pytest.mark.parametrize("ignored", ["", "PIPE", "XFSZ", "PIPE XFSZ", "PIPE HUP INT"])
+@pytest.mark.parametrize("parent", PARENTS)
+def test_what_a_script_ignores_the_command_ignores(pool: Pool, parent: str, ignored: str) -> None:
+    """Python ignores two signals for itself; the command has what it would have without slot-run."""
+    trap = f"trap '' {ignored}; " if ignored else ""
+    run = {
+        "timeout below sh": f"timeout --foreground 30 {script('slot-run')}",
+        "an odd environment": f"env =x {script('slot-run')}",
+        "nested": f"{script('slot-run')} sh -c '{script('slot-run')} {SHOW_IGNORED}; :' #",
+    }.get(parent, script("slot-run"))
+    if parent == "without a slot":
+        pool.dir.write_text("no directory")
+    seen = []
+    for wrapper in ("timeout --foreground 30" if "timeout" in parent else "", run):
+        result = pool.run(*PARENTS[parent], f"{trap}{wrapper} {SHOW_IGNORED}; :")
+        # Signals 1 to 31: glibc's posix_spawn leaves its own two (32, 33) ignored in every child.
+        seen.append(int(result.stdout.split()[1], 16) & 0x7FFFFFFF)
+    assert seen[0] == seen[1]
+
+
+def test_what_a_program_ignores_for_itself_alone_the_command_does_not(pool: Pool) -> None:
+    """Python, as which this runs, ignores SIGPIPE; `subprocess` resets it for what it starts."""
+    assert signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN
+    seen = int(pool.slot_run("grep", "SigIgn", "/proc/self/status").stdout.split()[1], 16)
+    assert seen & 0x7FFFFFFF == 0

@@ -420,6 +420,33 @@ def test_git_hooks(pool: Pool, work: Path, tools: Path) -> None:
     assert (work / "seen").read_text().splitlines()[-1].startswith("none")
 
 
+def test_git_bisect(pool: Pool, work: Path) -> None:
+    """It finds the revision that broke the check; those for which there was no slot are not called bad."""
+    identity = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    pool.environ |= identity | {"GIT_CONFIG_NOSYSTEM": "1", "BUILD_SLOTS_TIMEOUT": "0"}
+    pool.environ["MAX_CONCURRENT_BUILDS"] = "1"
+
+    def git(*args: str) -> subprocess.CompletedProcess[str]:
+        return pool.run("git", *args)
+
+    git("init", "-q", ".")
+    for number in range(8):
+        (work / "Makefile").write_text(f"check:\n\t@test {number} -lt 5\n")
+        git("add", "Makefile")
+        assert git("commit", "-q", "-m", f"revision {number}").returncode == 0
+    build = pool.build()
+    build.started()
+    for found in (False, True):
+        git("bisect", "start", "HEAD", "HEAD~7")
+        result = pool.run("sh", "-c", recipe("bisect"))
+        assert ("is the first bad commit" in result.stdout) == found, result
+        assert ("revision 5" in result.stdout) or not found, result
+        git("bisect", "reset")
+        if not found:
+            assert "skip" in result.stdout
+            build.finish()
+
+
 @needs("systemd-analyze")
 def test_the_systemd_unit(pool: Pool, tmp_path: Path, tools: Path) -> None:
     """What systemd says to it: nothing; and it does say something to a wrong one."""

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, assert_type
 
 from buildslots import (
@@ -32,7 +34,11 @@ pool = SlotPool(
 )
 with pool.acquire(weight=2, cancel=threading.Event()) as slot:
     assert_type(slot, Slot)
-assert_type(pool.try_acquire(), Slot | None)
+assert_type(pool.try_acquire(label="web"), Slot | None)
+assert_type(pool.cap, int)
+with pool as slot, build_slot(pool, timeout="10m", label="web", cancel=threading.Event()) as inner:
+    assert_type((slot, inner.released), tuple[Slot, bool])
+SlotPool(timeout=timedelta(minutes=10), dir=Path("slots")).acquire("1m30s").release()
 
 status = pool.status()
 assert_type(status, PoolStatus)
@@ -45,7 +51,9 @@ assert_type(status.holders[0].slots, tuple[int, ...])
 async def tasks() -> None:
     async with build_slot(pool="link", weight=2) as held:
         assert_type(held, Slot)
-    assert_type(await pool.acquire_async(timeout=30), Slot)
+    assert_type(await pool.acquire_async(timeout=30, label="web"), Slot)
+    async with pool as held:
+        assert_type(held, Slot)
 
 
 @build_slot(weight=2)
@@ -63,13 +71,20 @@ class Maker:
     def make(self, target: str) -> int:
         return len(target)
 
+    @staticmethod
+    @build_slot(dir=Path("slots"))
+    def make_all() -> int:
+        return 0
+
 
 assert_type(make("all", jobs=2), bytes)
 assert_type(Maker().make("all"), int)
 make_async_again: Callable[[str], Coroutine[Any, Any, bytes]] = make_async
 make(1)  # wrong: str
 make("all", job=2)  # wrong: jobs
+assert_type(Maker.make_all(), int)
 build_slot(slots="2")  # wrong: int
+build_slot(timeout=b"10m")  # wrong: str
 
 
 def errors(

@@ -49,6 +49,16 @@ def test_each_setting_and_who_said_so(pool: Pool, path: Path) -> None:
     assert not pool.dir.exists()
 
 
+def test_variables_that_count_or_do_not(pool: Pool) -> None:
+    """A relative directory is ignored, and so not the source; a switch is shown while it is on."""
+    here = {"BUILD_SLOTS_DIR": "slots", "XDG_CACHE_HOME": ""}
+    result = pool.run(script("buildslots"), "config", "--json", environ=here)
+    rows = {row["setting"]: row["source"] for row in json.loads(result.stdout)["settings"]}
+    assert rows["dir"] == "default"
+    assert "disabled" not in config(pool)
+    assert config(pool, environ={"BUILD_SLOTS_DISABLE": "1"})["disabled"] == (True, "BUILD_SLOTS_DISABLE")
+
+
 def test_for_people(pool: Pool) -> None:
     """A table; mistakes are said on stderr, as builds say them."""
     environ = {"BUILD_SLOTS_TIMEOUT": "10m", "MAX_CONCURRENT_BUILDS": "x\x1b[2J"}

@@ -21,6 +21,7 @@ from buildslots.view.health.checks.leftovers import leftovers
 from buildslots.view.health.checks.limits import cap, settings
 from buildslots.view.health.checks.split import split
 from buildslots.view.health.checks.trial import trial
+from buildslots.view.pools import unknown
 from buildslots.words import PATH_SHOWN, SENTENCE_SHOWN, printable, short_path, shown
 
 TYPE_CHECKING = False
@@ -59,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
 def _found(options: argparse.Namespace, chosen: Settings, mistakes: tuple[str, ...]) -> Iterator[Finding]:
     """What all checks find; a check that fails becomes a finding, too."""
     status, checks = None, CHECKS
+    if sentence := unknown(chosen, options.dir):
+        yield Finding("directory", NOTE, sentence)
     if os.path.isdir(chosen.dir):
         try:
             status = pool_status(chosen)

@@ -21,6 +21,7 @@ from buildslots.settings import resolve
 from buildslots.status import pool_status
 from buildslots.view import warn
 from buildslots.view.health import keepers, proof
+from buildslots.view.pools import unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ LEFT_ALONE = {
 def run(options: argparse.Namespace) -> int:
     """Release the slots that the options name, or those that strays keep: 1 if one of them stays held."""
     settings = resolve(pool=options.pool, dir=options.dir, warn=warn)
+    if sentence := unknown(settings, options.dir):
+        warn(sentence)
+        return 1
     held = {slot: holder for holder in pool_status(settings).holders for slot in holder.slots}
     wanted = sorted(set(options.slots))
     for slot in wanted:

@@ -57,7 +57,12 @@ def _show(pools: Pools, interval_s: float) -> int:
         screen.enter_context(colour.unwrapped(terminal))
         while True:
             statuses = pools.look()
-            picture = _picture(statuses, _costs(statuses, trees), terminal.width, terminal.height)
+            below = pools.others()
+            room = terminal.height - 2 * bool(below)
+            picture = _picture(statuses, _costs(statuses, trees), terminal.width, room)
+            if below:
+                line = Text(below, "cyan", no_wrap=True, overflow="ellipsis")
+                picture = Group(picture, "", line)
             live.update(picture, refresh=True)
             happened = keyboard.wait(due - time.monotonic())
             if happened == "q":

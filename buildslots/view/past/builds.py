@@ -20,8 +20,11 @@ from buildslots.errors import SettingError
 from buildslots.files import NO_WAIT
 from buildslots.journal import NAME, archives
 from buildslots.processes import is_local
+from buildslots.settings import resolve
 from buildslots.settings.places import state_dir
 from buildslots.settings.values import parse_pool
+from buildslots.view import warn
+from buildslots.view.pools import unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +133,12 @@ def asked_for(options: argparse.Namespace) -> Past:
     """The past that the options --pool and --since name. Raises SettingError, and OSError as `past` does."""
     if options.pool is not None:
         parse_pool(options.pool, "pool")
-    return past(options.pool, options.since, time.time())
+    found = past(options.pool, options.since, time.time())
+    if options.pool is not None and not found.builds:
+        sentence = unknown(resolve(pool=options.pool, slots=1, warn=lambda _: None), None)
+        if sentence:
+            warn(sentence)
+    return found
 
 
 def past(pool: str | None, period_s: float | None, now: float, directory: str | None = None) -> Past:

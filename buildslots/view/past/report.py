@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from dataclasses import asdict
 
 from buildslots import __version__
@@ -16,6 +17,8 @@ from buildslots.settings.machine import machine_cap
 from buildslots.view.output import write
 from buildslots.view.past.builds import asked_for
 from buildslots.view.past.figures import advice_now, by, figures
+from buildslots.words import NAME_SHOWN
+from buildslots.words import shown as shown_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     from buildslots.view.past.builds import Build, Past
 
+NOTHING = "Nothing to change"
+"""How advice begins that asks for nothing, and gets no stripe."""
 PLACE = ' id="data">{}<'
 """Where in the page the data belong."""
 
@@ -46,6 +51,7 @@ def _data(shown: Past) -> dict[str, object]:
     pools = by(shown.builds, "dir", "pool").items()
     return {
         "version": __version__,
+        "host": shown_text(platform.node() or "this machine", NAME_SHOWN),
         "begin": min([shown.since, *(build.came_at for build in shown.builds)]),
         "until": shown.until,
         "cores": machine_cap().cores,
@@ -63,6 +69,7 @@ def _pool(directory: str, pool: str, builds: list[Build], shown: Past) -> dict[s
         for slot in b.slots
     ]
     waits = [_bar(b, span) for b in builds if (span := b.wait_between(shown.until))]
+    advice = advice_now(shown, directory, pool)
     caps = [build.cap for build in builds if build.cap]
     slots = {slot for build in builds for slot in build.slots}
     return {
@@ -70,7 +77,8 @@ def _pool(directory: str, pool: str, builds: list[Build], shown: Past) -> dict[s
         "dir": directory,
         "cap": caps[-1] if caps else None,
         "figures": asdict(figures(builds, shown.since, shown.until)),
-        "advice": advice_now(shown, directory, pool),
+        "advice": advice,
+        "fine": advice.startswith(NOTHING),
         "slots": sorted(slots | set(range(min(caps[-1], 64)) if caps else ())),
         "runs": runs,
         "waits": waits,

@@ -429,6 +429,16 @@ def test_each_choice_of_what_comes_after_the_timeout(pool: Pool, then: str) -> N
     assert set(THEN) == set(ON_TIMEOUT)
 
 
+def test_that_slots_are_disabled_is_a_note(pool: Pool) -> None:
+    """Builds themselves say nothing of it."""
+    report = doctor(pool, environ={"BUILD_SLOTS_DISABLE": "1"})
+    _, (level, text) = found(report, "settings")
+    assert (level, "BUILD_SLOTS_DISABLE is set" in text) == ("note", True)
+    assert [level for level, _ in found(doctor(pool, environ={"BUILD_SLOTS_DISABLE": "0"}), "settings")] == [
+        "ok"
+    ]
+
+
 def test_where_the_pool_s_name_comes_from(pool: Pool) -> None:
     """The option, the variable, or the default."""
     sources = [

@@ -275,6 +275,17 @@ def test_a_misspelt_pool_is_no_idle_one(pool: Pool) -> None:
     assert result.stdout.startswith("pool lnik: 0 held of 1, 0 waiting\n")
 
 
+@pytest.mark.parametrize("command", ["history", "report -o -", "trace", "release", "doctor"])
+def test_a_misspelt_pool_is_told_by_every_command(pool: Pool, command: str) -> None:
+    """Each would otherwise say that there is nothing to see."""
+    pool.slot_run("-p", "link", "true")
+    result = pool.run(script("buildslots"), *command.split(), "-p", "lnik")
+    text = "no build has used a pool 'lnik', and no setting names it; the nearest: link"
+    assert text in result.stdout + result.stderr
+    right = pool.run(script("buildslots"), *command.split(), "-p", "link")
+    assert "no build has used" not in right.stdout + right.stderr
+
+
 def test_wrong_usage(pool: Pool) -> None:
     """One sentence that names the value, and status 2."""
     result = pool.run(script("buildslots"), "status", "--pool", "a/b")

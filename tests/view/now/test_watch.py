@@ -359,3 +359,16 @@ def test_rows_that_fit() -> None:
     assert _limits(pools((1, 0), *[(0, 0)] * 20), 10) == [1] + [0] * 6
     assert _limits(pools((2, 30), (1, 0)), 4) == [0, 0]
     assert _limits(pools((2, 30), (1, 0)), 2) == [0, 0]
+
+
+@pytest.mark.parametrize("rows", [12, 30])
+def test_other_pools_in_use_are_named_below(pool: Pool, terminal: Terminal, rows: int) -> None:
+    """In the last line, as long as somebody builds there; nothing scrolls."""
+    build = pool.build("-p", "link", "-n1")
+    build.started()
+    terminal.resize(100, rows)
+    terminal.type(WATCH)
+    terminal.wait_for("other pools in use: link (1 held, 0 waiting); --all shows them")
+    assert terminal.lines()[1].startswith("pool default: 0 held")
+    build.finish()
+    wait_until(lambda: not any("other pools" in line for line in terminal.lines()), "an idle machine")

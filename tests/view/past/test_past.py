@@ -6,15 +6,14 @@ import functools
 import json
 import os
 import re
-import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-from builds import DEADLINE_S, Pool, script, wait_until
+from browsers import browse
+from builds import Pool, script, wait_until
 
 from buildslots.disk import records
 from buildslots.settings import resolve
@@ -545,31 +544,12 @@ def test_trace_of_real_builds(eight: Pool, tmp_path: Path) -> None:
     assert eight.run(script("buildslots"), "trace").stdout.startswith('{"traceEvents":[')
 
 
-def browser() -> str:
-    """A browser to look at the report with."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next(filter(None, map(shutil.which, names)), None)
-    assert found, f"none of {', '.join(names)} is installed"
-    return found
-
-
 @pytest.fixture
 def page(eight: Pool, tmp_path: Path) -> str:
     """The document of the report of these builds, after its script has run in a browser."""
     file = tmp_path / "report.html"
     assert eight.run(script("buildslots"), "report", "-o", str(file)).returncode == 0
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
-    dumped = tmp_path / "dumped.html"
-    with dumped.open("w") as output:
-        process = subprocess.Popen(
-            [browser(), *options, "--dump-dom", file.as_uri()], stdout=output, stderr=subprocess.DEVNULL
-        )
-        try:
-            process.wait(2 * DEADLINE_S)
-        finally:
-            process.kill()
-            process.wait()
-    return dumped.read_text()
+    return browse(file)
 
 
 @pytest.mark.linux  # where the CI has a browser on its path
@@ -581,7 +561,7 @@ def test_report_in_a_browser(page: str) -> None:
     assert set(bars) == {"bad", "good", "wait"}
     assert (bars.count("wait"), len(bars) <= 6 + 8) == (6, True)
     assert page.count('class="load"') == 1
-    assert "slot 2 (beyond the cap)" in page
+    assert "slot 2 (overflow)" in page
     assert re.search(r'class="advice">1 build ran as overflow', page)
 
 

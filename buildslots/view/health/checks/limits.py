@@ -7,7 +7,7 @@ import os
 from buildslots.settings.machine import machine_cap
 from buildslots.settings.places import config_path
 from buildslots.settings.values import slots_variable
-from buildslots.view.health.checks import OK, PROBLEM, Finding, Subject
+from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject
 from buildslots.words import prose_path, span
 
 THEN = {"run": "runs as overflow", "paced": "runs as overflow, one in each such time", "fail": "fails"}
@@ -58,7 +58,11 @@ def settings(subject: Subject) -> list[Finding]:
     then = THEN[chosen.on_timeout]
     file = f"config file {prose_path(path)}" if details["config_exists"] else "no config file"
     text = f"a build waits {wait} ({chosen.timeout_source}), then {then} ({chosen.on_timeout_source}); {file}"
-    return [Finding("settings", OK, text, details)]
+    found = [Finding("settings", OK, text, details)]
+    if chosen.disabled:
+        off = "BUILD_SLOTS_DISABLE is set here: builds run at once, without slots, and say nothing of it"
+        found.append(Finding("settings", NOTE, off, details))
+    return found
 
 
 def _pool_source(subject: Subject) -> str:
