@@ -15,7 +15,6 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from buildslots.admission import Slot
     from buildslots.errors import (
         NotSlotOwnerError,
         PoolUnusableError,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     )
     from buildslots.gates import Gates
     from buildslots.pool import SlotPool, build_slot
+    from buildslots.slot import Slot
     from buildslots.status import Holder, PoolStatus, Waiter
     from buildslots.waiting import Waiting
 
@@ -52,7 +52,7 @@ __all__ = [
 
 _HOMES = {
     "Gates": "gates",
-    "Slot": "admission",
+    "Slot": "slot",
     "SlotPool": "pool",
     "build_slot": "pool",
     "Waiting": "waiting",

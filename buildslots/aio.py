@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from threading import Event
     from typing import Any
 
-    from buildslots.admission import Admission, Slot
+    from buildslots.admission import Admission
     from buildslots.backend import Listener, Notice
+    from buildslots.slot import Slot
 
 
 LONGEST_S = 86400.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from buildslots.admission import slots_here
+from buildslots.slot import slots_here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypedDict
 
-    from buildslots.admission import Slot
     from buildslots.pool import SlotPool
     from buildslots.settings.values import Timeout
+    from buildslots.slot import Slot
 
     class Wish(TypedDict, total=False):
         """Arguments of `SlotPool.acquire`."""

@@ -18,8 +18,9 @@ from _thread import TIMEOUT_MAX, allocate_lock
 from _weakref import ref
 from collections import deque
 
-from buildslots.admission import open_pool as open_for_one
 from buildslots.backend import Refusal
+from buildslots.disk.line import NUMBER_DIGITS
+from buildslots.slot import open_pool as open_for_one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ RETRY_S = 0.05
 """How often a caller whose turn it is tries again to get the descriptors that it needs."""
 CHECK_S = 1.0
 """How often the first in memory looks whether a place in line was lost, by a Ctrl-C at a bad moment."""
+KIN_S = 0.1
+"""For how long it is still true who holds the slots: a thousand callers need not look a thousand times."""
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 MANY = 64
 """With more holds than that it is worth the time to forget those that are over."""
@@ -45,7 +48,7 @@ class Crowd:
     It knows them by weak references: a caller that a Ctrl-C has lost must not keep its ticket for ever.
     """
 
-    __slots__ = ("_holds", "_last", "_lock", "_standing", "_waiting")
+    __slots__ = ("_holds", "_kin", "_last", "_lock", "_seen_at", "_standing", "_waiting")
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
@@ -53,6 +56,8 @@ class Crowd:
         self._waiting: deque[ref[Caller]] = deque()
         self._holds: list[ref[Hold]] = []
         self._last = 0
+        self._kin: Kin | None = None
+        self._seen_at = 0.0
 
     def arrives(self, caller: Caller) -> None:
         """Give `caller` its number; it stands in line, or waits in memory, from now on."""
@@ -114,6 +119,13 @@ class Crowd:
             self._holds.append(ref(hold))
         return hold
 
+    def kin(self, pool: Backend) -> Kin:
+        """What the holders of the slots are to this process: one look for all who come at about one time."""
+        now = time.monotonic()
+        if self._kin is None or self._kin.may_start or now - self._seen_at > KIN_S:
+            self._kin, self._seen_at = pool.kin(), now
+        return self._kin
+
     def is_lack_of_ours(self, error: OSError, caller: Caller) -> bool:
         """Whether only this process has no descriptor left, while others of it hold slots or wait.
 
@@ -136,7 +148,7 @@ _crowds: dict[tuple[int, str], Crowd] = {}
 
 
 def open_pool(directory: str, late_at: float = float("inf")) -> Backend:
-    """The pool in `directory`, for one caller of many. Arguments as for `admission.open_pool`."""
+    """The pool in `directory`, for one caller of many. Arguments as for `slot.open_pool`."""
     crowd = _crowds.setdefault((os.getpid(), directory), Crowd())
     return CrowdedPool(open_for_one(directory, late_at), crowd)
 
@@ -161,7 +173,7 @@ class CrowdedPool:
 
     def kin(self) -> Kin:
         """What those who hold the slots are to this process. Raises nothing."""
-        return self._pool.kin()
+        return self._crowd.kin(self._pool)
 
     def attempt(self, request: Request) -> Steps[Hold | Refusal]:
         """Take slots if they are free and nobody is in line."""
@@ -289,6 +301,10 @@ class Caller:
             now = time.monotonic()
             if now >= deadline:
                 return Refusal(self._request.limit)
+            if notice is not None:
+                if now >= notice.due:
+                    notice.tell(self._pool, f"{self.number:0{NUMBER_DIGITS}d}", None)
+                pause_s = min(pause_s, max(0.0, notice.due - now))
             yield self._alarm, min(pause_s, deadline - now)
 
     def _lose_place(self) -> None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
 
-    from buildslots.admission import Slot
     from buildslots.disk.directory import PoolDirectory
     from buildslots.settings import Settings
+    from buildslots.slot import Slot
 
 OWN = (
     "every slot of pool %r is held by this very program: what works for a holder in another thread or "

@@ -15,7 +15,7 @@ import buildslots.gates
 import buildslots.journal
 import buildslots.words  # noqa: F401
 from buildslots import aio, logs
-from buildslots.admission import LATE_S, Admission, Slot, slots_here
+from buildslots.admission import LATE_S, Admission
 from buildslots.backend import Label
 from buildslots.block import Block
 from buildslots.crowd import open_pool
@@ -25,6 +25,7 @@ from buildslots.errors import PoolUnusableError, SettingError, SlotTimeoutError,
 from buildslots.processes import occupy_standard
 from buildslots.settings import Settings, compiled, file, machine, resolve  # noqa: F401
 from buildslots.settings.values import UNSET
+from buildslots.slot import Slot, slots_here
 from buildslots.status import pool_status
 
 TYPE_CHECKING = False

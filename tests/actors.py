@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from builds import DEADLINE_S
 
-from buildslots.admission import Admission, Slot
+from buildslots.admission import Admission
 from buildslots.disk import directory
 from buildslots.errors import SlotTimeoutError
 from buildslots.settings import resolve
 
 if TYPE_CHECKING:
     from buildslots.backend import Steps
+    from buildslots.slot import Slot
 
 PATIENCE_S = 0.05
 """How long actors try to get the mutex before they remove it: many will be paused while they have it."""

@@ -32,9 +32,10 @@ from buildslots import (
     aio,
     build_slot,
 )
-from buildslots.admission import Admission, slots_here
+from buildslots.admission import Admission
 from buildslots.disk import ears, lock
 from buildslots.disk.directory import REFUSED_S, PoolDirectory
+from buildslots.slot import slots_here
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

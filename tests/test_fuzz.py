@@ -25,13 +25,14 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from buildslots import SlotPool, processes
-from buildslots.admission import HELD, _outer
+from buildslots.admission import _outer
 from buildslots.backend import Request
 from buildslots.disk import line, records
 from buildslots.disk.directory import PoolDirectory
 from buildslots.settings import file as config
 from buildslots.settings import resolve
 from buildslots.settings.machine import machine_cap
+from buildslots.slot import HELD
 from buildslots.status import pid_here
 from buildslots.view.past import builds, history, report, trace
 

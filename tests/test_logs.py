@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 import pytest
 from builds import DEADLINE_S, Pool, wait_until
 
-from buildslots import PoolUnusableError, SlotPool, SlotTimeoutError, UnthrottledWarning, Waiting, build_slot
+from buildslots import (
+    PoolUnusableError,
+    SlotPool,
+    SlotTimeoutError,
+    UnthrottledWarning,
+    Waiting,
+    build_slot,
+    crowd,
+)
+from buildslots.disk.directory import PoolDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +149,31 @@ def test_on_wait_is_called_at_once_and_told_of_the_wait(pool: Pool) -> None:
     slot.release()
 
 
+def test_all_callers_of_a_crowd_are_told_and_look_once(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that wait in memory, behind the two that stand in line for all; in the order of arrival."""
+    told: list[Waiting] = []
+    looks: list[int] = []
+    look = PoolDirectory.kin
+    monkeypatch.setattr(PoolDirectory, "kin", lambda directory: looks.append(1) or look(directory))
+    monkeypatch.setattr(crowd, "KIN_S", 3600.0)
+
+    async def build() -> None:
+        async with build_slot(slots=1, timeout=None, on_wait=told.append):
+            pass
+
+    async def main() -> None:
+        first = SlotPool(slots=1).acquire()
+        tasks = [asyncio.create_task(build()) for _ in range(6)]
+        while len(told) < 6:  # noqa: ASYNC110 - of all tasks
+            await asyncio.sleep(0.002)
+        first.release()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert [waiting.place for waiting in told[:6]] == [1, 2, 3, 3, 3, 3]
+    assert len(looks) == 1
+
+
 def test_what_on_wait_raises_ends_no_wait(pool: Pool, said: Callable[[], list[tuple[str, str]]]) -> None:
     """An OSError of the caller's is no failure of the pool."""
 
@@ -210,3 +244,10 @@ def test_a_program_that_does_not_log_loads_no_logging(pool: Pool) -> None:
     first.finish()
     assert waiter.started() == "False"
     assert waiter.errors() == ""
+
+
+def test_a_slot_that_is_disabled_says_so(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a warning, and with `strict` as well: whoever set the variable wants it."""
+    monkeypatch.setenv("BUILD_SLOTS_DISABLE", "1")
+    with build_slot(strict=True) as slot:
+        assert (slot.number, slot.unthrottled) == (None, "BUILD_SLOTS_DISABLE is set")

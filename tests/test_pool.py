@@ -34,9 +34,9 @@ from buildslots import (
     build_slot,
     processes,
 )
-from buildslots.admission import slots_here
 from buildslots.disk import bells
 from buildslots.settings.places import state_dir
+from buildslots.slot import slots_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -216,6 +216,7 @@ def supervise(pid: int) -> int:
             ended, status = _wait(pid)
             if ended and os.WIFSTOPPED(status):
                 _stop_too(os.WSTOPSIG(status), pid, told=told_to_stop)
+                told_to_stop = False
             elif ended:
                 return os.waitstatus_to_exitcode(status)
         else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from buildslots.admission import HELD, NUMBER, Admission
+from buildslots.admission import Admission
 from buildslots.errors import SettingError, SlotTimeoutError
 from buildslots.processes import given_arguments
 from buildslots.run.options import Options, UnknownOptionError, UsageError
 from buildslots.settings import resolve
+from buildslots.slot import HELD, NUMBER
 
 if sys.platform == "win32":
     from buildslots.run import child_windows as child
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     import signal as _signal
     from typing import NoReturn
 
-    from buildslots.admission import Slot
     from buildslots.run.notice import Notice
     from buildslots.settings import Settings
+    from buildslots.slot import Slot
 else:
     import _signal  # `signal` itself wraps the same functions in enum, at 4 ms
 

@@ -15,9 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from buildslots.admission import Slot
     from buildslots.disk.directory import PoolDirectory
     from buildslots.settings import Settings
+    from buildslots.slot import Slot
 
 LIVE_S = 1.0
 

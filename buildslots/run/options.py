@@ -79,9 +79,9 @@ OPTIONS = (
         "WHAT",
         parse_on_timeout,
         "on_timeout",
-        "what to do then: run without a slot (run), run without one but only one build in each timeout "
+        "what to do then: run as overflow, beyond the cap (run), likewise but one build in each timeout "
         "(paced), or exit 75 (fail) [run]",
-        ("run: without a slot", "paced: one after the other", "fail: exit 75"),
+        ("run: as overflow", "paced: one after the other", "fail: exit 75"),
     ),
     Option(("-w", "--weight"), "W", parse_slots, "weight", "how many slots it needs, taken together [1]"),
     Option(

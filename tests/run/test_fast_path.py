@@ -31,6 +31,7 @@ OURS = {
     "buildslots.run.main",
     "buildslots.run.options",
     "buildslots.settings",
+    "buildslots.slot",
     "buildslots.settings.places",
     "buildslots.settings.values",
 }

@@ -13,9 +13,9 @@ from stat import S_ISREG, S_ISVTX, S_IWGRP, S_IWOTH
 
 import psutil
 
-from buildslots.admission import HELD
 from buildslots.disk import records
 from buildslots.files import PLAIN
+from buildslots.slot import HELD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
