@@ -94,7 +94,7 @@ def test_at_the_timeout_it_starts_all_the_same(pool: Pool) -> None:
 def test_who_starts_all_the_same_says_only_that(pool: Pool) -> None:
     """And not, before it, that it starts after so long."""
     pool.build("-n2").started()
-    result = pool.slot_run("-n2", "-t1.2", "--min-free-memory", TOO_MUCH, "true")
+    result = pool.slot_run("-n2", "-t4", "--min-free-memory", TOO_MUCH, "true")
     assert [line.split()[1] for line in result.stderr.splitlines()] == ["waiting", "no"]
 
 
