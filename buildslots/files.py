@@ -42,8 +42,7 @@ ASIDE = ".aside-"
 def close(fd: int) -> None:
     """Close `fd`; raises nothing, for an error decides nothing.
 
-    On Linux the descriptor is gone whatever close(2) says ("Dealing with error returns from close()"), and
-    what it says, EIO or EDQUOT, is of writes before it, to files of ours that are hints.
+    On Linux the descriptor is gone whatever close(2) says, and what it says is of writes before, to hints.
     """
     try:
         os.close(fd)
