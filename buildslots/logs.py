@@ -99,15 +99,17 @@ class Teller:
 
 def unthrottled(warning: Warning) -> None:
     """Log that a build runs without a slot, which `warning` tells who has no log."""
-    logging = sys.modules.get("logging")
-    if logging is not None and logging.getLogger("buildslots").hasHandlers():
+    if "logging" in sys.modules:
         _logger().warning("%s", warning)
 
 
 def _logger() -> logging.Logger:
     import logging  # noqa: PLC0415 - 10 ms
 
-    return logging.getLogger("buildslots")
+    logger = logging.getLogger("buildslots")
+    if not logger.handlers:  # or a program without a log would have its warnings on stderr: logging's HOWTO
+        logger.addHandler(logging.NullHandler())
+    return logger
 
 
 def _listener() -> logging.Logger | None:

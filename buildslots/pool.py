@@ -12,7 +12,6 @@ import sys
 # What may only be needed later is loaded now as well: a program may run for months, and this package be
 # upgraded or removed meanwhile. Only slot-run has no time for that.
 import buildslots.gates
-import buildslots.journal
 import buildslots.words  # noqa: F401
 from buildslots import aio, logs
 from buildslots.admission import LATE_S, Admission
@@ -27,6 +26,11 @@ from buildslots.settings import Settings, compiled, file, machine, resolve  # no
 from buildslots.settings.values import UNSET
 from buildslots.slot import Slot, slots_here
 from buildslots.status import pool_status
+
+try:
+    pass
+except Exception:  # noqa: BLE001, S110 - it is worth no build, whatever is wrong with it
+    pass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

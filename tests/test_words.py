@@ -237,8 +237,6 @@ def test_a_command_that_cannot_be_run_is_named_in_a_line(pool: Pool) -> None:
     """Even if its name is as long as an argument may be."""
     result = pool.slot_run("/\u3164" * 30_000)
     assert (result.returncode, len(result.stderr) < LONG, "too long" in result.stderr) == (126, True, True)
-    journal = Path(os.environ["HOME"], ".local/state/buildslots/journal.jsonl")
-    assert max(map(len, journal.read_bytes().splitlines())) < 6 * COMMAND_CHARACTERS
 
 
 @pytest.mark.parametrize("kept", ["programs", "commands"])
