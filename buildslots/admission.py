@@ -158,6 +158,11 @@ class Admission:
         except StopIteration as end:
             slot: Slot = end.value
             return slot
+        except OSError as error:  # of poll(2), say
+            self.has_failed = self.has_failed or not (
+                isinstance(error, SlotTimeoutError) or _is_the_caller_s(error)
+            )
+            raise
         finally:
             steps.close()  # whatever ended the wait, and wherever it came: the mutex is let go of
 

@@ -47,10 +47,18 @@ def is_locked(name: str) -> bool:
     return False
 
 
+def _listed(directory: str) -> list[str]:
+    """What is in `directory`. One call fails on purpose, and it may be this one: then it is asked again."""
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return os.listdir(directory)
+
+
 def own_locks() -> list[str]:
     """The files of which this process has the lock, by proc_pid_fdinfo(5)."""
     found = []
-    for fd in os.listdir("/proc/self/fdinfo"):
+    for fd in _listed("/proc/self/fdinfo"):
         try:
             with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as about:
                 if " FLOCK " in about.read():

@@ -72,7 +72,10 @@ def is_locked(fd: int) -> bool:
     """Whether somebody else has the file behind `fd` locked exclusively."""
     if not share(fd):
         return True
-    unlock(fd)
+    try:
+        unlock(fd)
+    except OSError:
+        pass  # it ends with the descriptor
     return False
 
 

@@ -35,8 +35,7 @@ else:
 FORWARDED = frozenset(_signal.valid_signals()) - {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD}
 """Signals that are meant for the command: whatever can be caught, but the news of its own end.
 
-Not only those that people send: alarm(2) outlasts an exec, and watchdogs send SIGABRT. A signal that is left
-out here would end slot-run alone, and the command would run on without anybody who waits for it.
+alarm(2) outlasts an exec, and watchdogs send SIGABRT: a signal that is left out would end slot-run alone.
 """
 WATCHED = FORWARDED | {_signal.SIGCHLD}
 STOPPING = frozenset({_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU})
@@ -58,12 +57,10 @@ Python ignores come of our own writes, and blocked they would be kept for the co
 SI_USER, SI_KERNEL = 0, 0x80
 """`si_code` of a signal of kill(2), and of the kernel's own, as the terminal driver's:
 include/uapi/asm-generic/siginfo.h, sigaction(2)."""
-FIRST_LOOK_S, LAST_LOOK_S = 0.005, 1.0
-"""How soon, and later how often, slot-run looks whether the command has made a process group of its own."""
+FIRST_LOOK_S, LAST_LOOK_S = 0.005, 1.0  # how soon, and how often, to look if the command leads a group now
 SHELL = "/bin/sh"
 LOWEST_FD = 64
-"""The lowest number of the slot's descriptors in the command. Shell scripts (`exec 3>`), configure (5, 6) and
-jobservers use low numbers, and believe that those are free."""
+"""The lowest number of the slot's descriptors in the command: shell scripts and jobservers use low ones."""
 _mask: set[int] | None = None
 """The signal mask that slot-run was started with. The command gets the same."""
 
@@ -84,8 +81,11 @@ def admit_signals() -> None:
 def nap(seconds: float, signals: set[int]) -> int:
     """Sleep for `seconds`, or until one of the blocked `signals` has come: its number, or 0."""
     if hasattr(_signal, "sigtimedwait"):
-        info = _signal.sigtimedwait(signals, seconds)
-        return info.si_signo if info else 0
+        try:
+            info = _signal.sigtimedwait(signals, seconds)
+        except OSError:
+            info = None  # a shorter sleep is no harm
+        return info.si_signo if info and info.si_signo in signals else 0
     time.sleep(seconds)  # macOS
     return next(iter(_signal.sigpending() & signals), 0)
 
@@ -269,8 +269,8 @@ def _next_signal(pause_s: float | None) -> tuple[int, bool]:
             # pipe(7), SIGXFSZ in setrlimit(2). Python ignores both, but what is blocked is kept all the same.
             if info.si_code != SI_USER or info.si_pid != os.getpid():
                 return info.si_signo, info.si_code == SI_KERNEL and info.si_signo in OF_TERMINAL
-    # macOS does not tell who sent a signal, and cannot wait for a time. If we are in the terminal's
-    # foreground, we take a signal that the terminal can send for one that it did send.
+    # macOS tells not who sent a signal. In the foreground we take one that the terminal can send for one that
+    # it did send.
     signum = _signal.sigwait(WATCHED - set(RESTORED))
     return signum, signum in OF_TERMINAL and _foreground() == os.getpgrp()
 
