@@ -154,17 +154,28 @@ def _is_one_of(locks: Locks, directory: str, number: int) -> bool:
     return any(os.path.samestat(about, os.fstat(fd)) for fd in locks.values())
 
 
+def take_despite(directory: str, request: Request, gate: str | None) -> Hold | None:
+    """Take free slots below the cap if nothing but `gate` kept the request from them; None if something did.
+
+    Under the mutex. Raises what `take` does.
+    """
+    if gate is None:
+        return None
+    found = take(directory, request, request.limit, gates=False)
+    if isinstance(found, Refusal):
+        return None
+    found.despite = gate
+    return found
+
+
 def take_beyond(directory: str, request: Request, gate: str | None) -> Hold:
     """Take the lowest free slots numbered `request.cap` or above, without counting. Only under the mutex.
 
     Unless those below are free, and nothing but `gate` kept the request from them: then those. Raises what
     `take` does.
     """
-    if gate is not None:
-        found = take(directory, request, request.limit, gates=False)
-        if isinstance(found, Hold):
-            found.despite = gate
-            return found
+    if found := take_despite(directory, request, gate):
+        return found
     _check_weight(request.weight)
     locks = Locks()
     number = request.cap

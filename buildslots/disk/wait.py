@@ -18,7 +18,7 @@ from buildslots.disk import bells, line
 from buildslots.disk.ears import POLL_S, Ears
 from buildslots.disk.holding import Hold
 from buildslots.disk.sleepers import Sleepers
-from buildslots.disk.taking import take, take_beyond
+from buildslots.disk.taking import take, take_beyond, take_despite
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,11 +128,8 @@ class Wait:
         pace = self._pace
 
         def start() -> Hold | float:
-            if refusal.gate is not None:
-                found = take(self._directory.path, self._request, self._request.limit, gates=False)
-                if isinstance(found, Hold):
-                    found.despite = refusal.gate
-                    return found
+            if found := take_despite(self._directory.path, self._request, refusal.gate):
+                return found
             left_s = pace.left_s(self._ticket.ahead())
             return left_s if left_s > 0 else take_beyond(self._directory.path, self._request, refusal.gate)
 
@@ -154,8 +151,8 @@ class Wait:
     def _look(self) -> Hold | Ears | None:
         """Take a slot if it is our turn, or begin to listen; None if we are in line no more.
 
-        A bell has woken the head: it stays the head, and does not read the line anew, which would cost it a
-        quarter of the time in which the slot lies free (bench/README.md).
+        A bell has woken the head: it stays the head, and does not read the line anew: the slot lies free
+        meanwhile.
         """
         path = self._directory.path
         if time.monotonic() >= self._young_at:
