@@ -9,10 +9,10 @@ import time
 
 from buildslots.disk import bells, line
 
-GLANCE_S = 0.5
+PLACE_S = 0.5
 FIRST_KNOCK_S = 0.1
 """How long a free slot may lie before the second in line knocks at the head; each one further back waits for
-GLANCE_S longer. Nearly always the head is about to take the slot; and one sleeper, or load, must not set all
+PLACE_S longer. Nearly always the head is about to take the slot; and one sleeper, or load, must not set all
 of them knocking."""
 IDLE_S = 0.9
 """How long a knock has to lie unread before those at whom it was count as asleep."""
@@ -55,7 +55,7 @@ class Sleepers:
         elif self._ahead != ahead:  # first seen, or somebody ahead took a slot: not all are asleep
             self._forget()
             self._ahead = ahead
-            self._knock_at = now + FIRST_KNOCK_S + GLANCE_S * min(len(ahead) - 1, 12)
+            self._knock_at = now + FIRST_KNOCK_S + PLACE_S * min(len(ahead) - 1, 12)
             self.look_at = self._knock_at
         elif now < self._knock_at:
             self.look_at = self._knock_at  # woken by something else
@@ -64,11 +64,11 @@ class Sleepers:
             self._knocked = [bell for name in ahead if bells.knock(bell := f"{directory}/bells/{name}")]
             if len(self._knocked) < len(ahead):
                 # No FIFOs: nobody can tell who is awake, so those ahead get time by their places.
-                self._patience_s += GLANCE_S * len(ahead)
+                self._patience_s += PLACE_S * len(ahead)
             self.look_at = now + IDLE_S / IDLE_LOOKS
         elif any(map(bells.answered, self._knocked)):
             self._ahead = []  # somebody is awake: begin anew
-            self.look_at = now + GLANCE_S
+            self.look_at = now + PLACE_S
         elif now - self._knock_at >= self._patience_s:
             return limit
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from buildslots.files import check_root
+from buildslots.files import check_root, make_parents
 from buildslots.settings import resolve
 from buildslots.settings.places import config_path
 from buildslots.settings.values import Bounds
@@ -132,7 +132,7 @@ def _init(path: str) -> int:
     from buildslots.settings.machine import machine_cap  # noqa: PLC0415 - for this alone
 
     check_root(path)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    make_parents(path)
     cap = machine_cap()
     text = TEMPLATE.format(slots=cap.slots, load=2 * cap.cores)
     try:
