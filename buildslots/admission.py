@@ -49,7 +49,7 @@ class Admission:
     Args:
         settings: Pool, cap, and what to do at the timeout.
         command: What others are told that this build is.
-        open_pool: Opens the pool: this module's `open_pool`, or that of `crowd`.
+        open_pool: Opens the pool: that of `slot`, or that of `crowd`.
         late_s: By how much whatever others do to the pool may delay it beyond its timeout.
 
     Attributes:
@@ -159,9 +159,7 @@ class Admission:
             slot: Slot = end.value
             return slot
         except OSError as error:  # of poll(2), say
-            self.has_failed = self.has_failed or not (
-                isinstance(error, SlotTimeoutError) or _is_the_caller_s(error)
-            )
+            self.blame(error)
             raise
         finally:
             steps.close()  # whatever ended the wait, and wherever it came: the mutex is let go of
@@ -172,11 +170,14 @@ class Admission:
         """`acquire` without the sleeping, with what `poll` makes: see `backend.Steps`."""
         try:
             return (yield from self._steps(notice, poll))
-        except SlotTimeoutError:
-            raise
         except Exception as error:  # what comes while the caller sleeps only closes this generator
-            self.has_failed = not _is_the_caller_s(error)
+            self.blame(error)
             raise
+
+    def blame(self, error: Exception) -> None:
+        """Note whether `error`, which ended the wait, is a failure of our machinery: `has_failed`."""
+        if not isinstance(error, SlotTimeoutError) and not _is_the_caller_s(error):
+            self.has_failed = True
 
     def _steps(
         self, notice: Callable[[], Notice | None] | None, poll: Callable[[], object] | None

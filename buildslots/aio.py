@@ -43,6 +43,9 @@ async def acquire(
     except StopIteration as end:
         slot: Slot = end.value
         return slot
+    except OSError as error:  # of poll(2), say
+        admission.blame(error)
+        raise
     finally:
         steps.close()  # whatever ended the wait, and wherever it came: the mutex is let go of
 

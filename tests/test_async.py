@@ -645,6 +645,22 @@ def test_a_wait_of_a_task_is_cancelled_by_an_event(pool: Pool, run: Run) -> None
     assert descriptors() == before
 
 
+@pytest.mark.parametrize("kind", ["thread", "task"])
+def test_a_poll_that_fails_stops_no_build(pool: Pool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory for it, say: that is our machinery's fault, not the build's, wherever it waits."""
+    # Raised as by poll(2): without a frame of a program, whose signal handler it might be.
+    fails = Mock(side_effect=OSError(errno.ENOMEM, "no memory for poll"))
+    monkeypatch.setattr(ears.Ears, "listen", fails)
+    one = SlotPool(slots=1)
+    other = pool.build("--slots", "1")
+    other.started()
+    with pytest.warns(UnthrottledWarning, match="no memory for poll"):
+        slot = one.acquire() if kind == "thread" else asyncio.run(one.acquire_async())
+    other.finish()
+    assert slot.number is None
+    assert (in_line(pool), pool.leftovers()) == (0, [])
+
+
 def test_an_event_that_nobody_sets_changes_nothing_for_a_task(pool: Pool, run: Run) -> None:
     """The release and the timeout come as without."""
 
