@@ -1,4 +1,4 @@
-"""`Slot`: what a caller holds, and what its children are told of it.
+"""`Slot`: what a caller holds, and what its children are told of it; and what opens the pool that it is of.
 
 Holds no state of the pool, but for the marks that `environ` gives to children.
 """
