@@ -20,6 +20,7 @@ import os
 import stat
 import time
 
+from buildslots.files import PLAIN, make_directory, make_parents
 from buildslots.settings.places import kept_dir
 from buildslots.settings.values import Config
 
@@ -38,9 +39,6 @@ the same tick: its times and size stay the same, and nobody sees it (https://git
 
 # What can go wrong with a file that is not what we have written. marshal raises the last three.
 _FAILURES = (OSError, EOFError, ValueError, TypeError)
-
-# O_NONBLOCK: a FIFO in its place must not stop a build.
-_LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 # The largest prime below 2^61. A remainder notices what a power cut leaves: an end that is missing, or zeros.
 _MODULUS = 2**61 - 1
@@ -149,7 +147,7 @@ def _private_content(directory: str) -> bytes:
 
 def _opened_private(path: str, above: int | None, kind: int) -> int:
     """Open what must be ours alone to write. What is open is checked: a name may lead elsewhere meanwhile."""
-    descriptor = os.open(path, _LOOK, dir_fd=above)
+    descriptor = os.open(path, os.O_RDONLY | PLAIN, dir_fd=above)
     facts = os.fstat(descriptor)
     shared = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if stat.S_IFMT(facts.st_mode) != kind or facts.st_uid != os.geteuid() or shared:
@@ -161,8 +159,6 @@ def _opened_private(path: str, above: int | None, kind: int) -> int:
 def _keep(directory: str, content: bytes) -> None:
     """Put `content` in the place of what was kept before; whoever reads sees the one or the other."""
     if not os.path.isdir(directory):
-        from buildslots.files import make_directory, make_parents  # noqa: PLC0415 - once
-
         make_parents(directory)
         make_directory(directory, shared=False)
     above = _opened_private(directory, None, stat.S_IFDIR)
