@@ -1,7 +1,8 @@
-"""The config file, read once: what it says is kept as plain values, so that the next build parses nothing.
+"""The config file, read once: what it says is kept as plain text, so that the next build parses no TOML.
 
 To parse TOML, and to find the lines for messages, takes longer than Python's own start. What was kept is in a
-private file in the user's cache directory. It counts only if
+private file in the user's cache directory: a line for each value, which goes through the same checks as one
+in the config file. It counts only if
 
 - nobody else can have written it: the file and its directory belong to this user, and only this user may
   write them;
@@ -15,14 +16,21 @@ reads the config file.
 from __future__ import annotations
 
 import errno
-import marshal
 import os
 import stat
 import time
 
 from buildslots.files import PLAIN, make_directory, make_parents
 from buildslots.settings.places import kept_dir
-from buildslots.settings.values import Config
+from buildslots.settings.values import (
+    GATES,
+    Config,
+    parse_duration,
+    parse_journal,
+    parse_on_timeout,
+    parse_pool,
+    parse_slots,
+)
 
 # mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
 TYPE_CHECKING = False
@@ -37,8 +45,15 @@ TICK_NS = 2 * 10**9
 """The longest tick of a file system's clock, FAT's. A file that has just been changed may change again within
 the same tick: its times and size stay the same, and nobody sees it (https://git-scm.com/docs/racy-git)."""
 
-# What can go wrong with a file that is not what we have written. marshal raises the last three.
-_FAILURES = (OSError, EOFError, ValueError, TypeError)
+_PARSERS: dict[str, Callable[[str, str], object]] = {
+    "slots": parse_slots,
+    "timeout_s": parse_duration,
+    "on_timeout": parse_on_timeout,
+    "journal": parse_journal,
+}
+
+# What can go wrong with a file that is not what we have written.
+_FAILURES = (OSError, ValueError, LookupError)
 
 # The largest prime below 2^61. A remainder notices what a power cut leaves: an end that is missing, or zeros.
 _MODULUS = 2**61 - 1
@@ -84,11 +99,59 @@ def _directory(environ: Mapping[str, str]) -> str | None:
 
 
 def packed(path: str, facts: os.stat_result, config: Config, lines: list[str]) -> bytes:
-    """What to keep of a config file with those facts: what it says, and the lines about its mistakes."""
-    parts = tuple(getattr(config, attribute) for attribute in Config.__slots__)
-    # Version 2 of the format can be read by every Python.
-    values = marshal.dumps((parts, lines), 2)
+    """What to keep of a config file with those facts: what it says, and the lines about its mistakes.
+
+    Raises ValueError if that cannot be written so that it is the same when it is read: a load of 1e-9, say.
+    """
+    text = _text(config, lines)
+    if _said(*_config(text)) != _said(config, lines):
+        raise ValueError("it does not come back the same")
+    values = text.encode()
     return _head(path, facts) + _sum(values) + values
+
+
+def _text(config: Config, lines: list[str]) -> str:
+    """All that is to be kept: a row for each value, of its key, its pool, itself and its source."""
+    rows = [
+        (key, pool, _value(value), source)
+        for key in _PARSERS
+        for pool, (value, source) in getattr(config, key).items()
+    ]
+    rows += [
+        (key, pool, _value(bound), "") for pool in config.gates for key, bound in config.gates[pool].items()
+    ]
+    rows += [("", "", "", line) for line in lines]
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+def _value(value: object) -> str:
+    """`value` as the text that its parser takes."""
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return ",".join(f"{name}={percent!r}" for name, percent in value.items())
+    return value if isinstance(value, str) else repr(value)
+
+
+def _config(text: str) -> tuple[Config, list[str]]:
+    """What `_text` has made a text of. Raises ValueError or LookupError if it has not."""
+    config = Config()
+    lines: list[str] = []
+    for row in text.removesuffix("\n").split("\n") if text else ():
+        key, pool, value, source = row.split("\t")
+        if pool:
+            parse_pool(pool, source)
+        if not key:
+            lines.append(source)
+        elif key in GATES:
+            config.gates.setdefault(pool, {})[key] = GATES[key][0](value, source)
+        else:
+            getattr(config, key)[pool] = _PARSERS[key](value, source), source
+    return config, lines
+
+
+def _said(config: Config, lines: list[str]) -> list[object]:
+    return [*(getattr(config, attribute) for attribute in Config.__slots__), lines]
 
 
 def name() -> str:
@@ -119,16 +182,11 @@ def _kept(directory: str, path: str) -> tuple[Config, list[str]] | None:
         head = _head(path, os.stat(path))
         content = _private_content(directory)
         values = content[len(head) + 16 :]
-        if content[: -len(values)] != head + _sum(values):
+        if content[: len(head) + 16] != head + _sum(values):
             return None
-        parts, lines = marshal.loads(values)  # noqa: S302 - written by this user, and whole
-        config = Config()
-        for attribute, part in zip(Config.__slots__, parts, strict=True):
-            setattr(config, attribute, part)
+        return _config(values.decode())
     except _FAILURES:
         return None
-    else:
-        return config, lines
 
 
 def _private_content(directory: str) -> bytes:

@@ -12,14 +12,12 @@ import stat
 from buildslots.errors import SHOWN, SettingError
 from buildslots.settings.values import (
     DEFAULT_POOL,
+    GATES,
     MAX_SLOTS,
     MAX_TIMEOUT_S,
     NOT_A_DURATION,
-    NOT_BYTES,
     NOT_JOURNAL,
-    NOT_LOAD,
     NOT_ON_TIMEOUT,
-    NOT_PRESSURE,
     NOT_SLOTS,
     TOO_LONG,
     TOO_MANY_SLOTS,
@@ -27,11 +25,8 @@ from buildslots.settings.values import (
     is_seconds,
     parse_duration,
     parse_journal,
-    parse_load,
-    parse_memory,
     parse_on_timeout,
     parse_pool,
-    parse_pressure,
     shown_number,
 )
 from buildslots.words import printable
@@ -66,13 +61,6 @@ _TOKENS = r"""
   | \#[^\n]*
   | (?P<mark> [.\n\[\]{}] )
 """
-
-GATES: dict[str, tuple[Callable[[str, str], object], str]] = {
-    "min_free_memory": (parse_memory, NOT_BYTES),
-    "max_load": (parse_load, NOT_LOAD),
-    "max_pressure": (parse_pressure, NOT_PRESSURE),
-}
-"""What reads the value of each key about the machine's state, and what is wrong with one of another type."""
 
 
 def read(path: str) -> tuple[Config, list[str], os.stat_result | None]:

@@ -13,7 +13,7 @@ from buildslots.errors import SettingError
 # mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import timedelta
     from typing import NoReturn, TypeAlias, TypeGuard
 
@@ -290,6 +290,14 @@ def parse_pressure(text: str, source: str) -> dict[str, float]:
             raise SettingError(source, text, NOT_PRESSURE)
         found[name] = float(percent)
     return found
+
+
+GATES: dict[str, tuple[Callable[[str, str], object], str]] = {
+    "min_free_memory": (parse_memory, NOT_BYTES),
+    "max_load": (parse_load, NOT_LOAD),
+    "max_pressure": (parse_pressure, NOT_PRESSURE),
+}
+"""What reads the value of each key about the machine's state, and what is wrong with one of another type."""
 
 
 def parse_dir(text: str, source: str) -> str:

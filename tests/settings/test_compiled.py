@@ -111,6 +111,44 @@ def test_it_says_the_same_without_reading(place: Place, text: str, monkeypatch: 
     assert place.load() == found
 
 
+def test_what_is_kept_is_text_and_goes_through_the_same_checks(place: Place) -> None:
+    """A value that the config file could not say is none, whoever has written it; the file is read then."""
+    found = place.load()
+    kept = place.kept.read_bytes()
+    assert all(field.isprintable() for row in kept.decode().split("\n") for field in row.split("\t"))
+    config, lines, facts = file.read(str(place.config))
+    assert facts is not None
+    values = compiled._text(config, lines).encode()
+    head = kept[: -len(values) - 16]
+    for row, wrong in [
+        (b"slots\tdefault\t3\t", b"slots\tdefault\t-3\t"),
+        (b"slots\tlink\t1\t", b"slots\t../x\t1\t"),
+        (b"\t90.0\t", b"\tnan\t"),
+        (b"\tpaced\t", b"\tnever\t"),
+        (b"\toff\t", b"\tall\t"),
+        (b"\t4.5\t", b"\t-4.5\t"),
+        (b"\t1073741824\t", b"\t0\t"),
+        (b"io=40.0", b"disk=40"),
+        (b"on_timeout\t", b"__class__\t"),
+        (b"\t3\t", b"\t3"),
+    ]:
+        assert row in values
+        changed = values.replace(row, wrong, 1)
+        place.kept.write_bytes(head + compiled._sum(changed) + changed)
+        assert place.load() == found
+        assert place.kept.read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "line", ["max_load = 0.123456789012345678", "timeout = 1e-9", "min_free_memory = '9' # bytes"]
+)
+def test_what_cannot_be_kept_is_read_again(place: Place, line: str) -> None:
+    """What the parsers would not take, as it would be written, is not kept."""
+    place.write(line)
+    for _ in range(2):
+        assert place.load() == place.read()
+
+
 def test_one_process_says_a_mistake_once(place: Place) -> None:
     """Whether it was read or kept."""
     place.write("slots = 0\n")

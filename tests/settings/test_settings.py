@@ -985,7 +985,7 @@ def test_no_config(machine: Machine) -> None:
 def test_config_that_cannot_be_read(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is there and cannot be read is reported with the reason."""
 
-    def denied(*_args: object) -> int:
+    def denied(*_args: object, **_options: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     machine.config.touch()
