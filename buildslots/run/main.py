@@ -7,7 +7,7 @@ import sys
 
 from buildslots.admission import Admission
 from buildslots.errors import SettingError, SlotTimeoutError
-from buildslots.processes import given_arguments
+from buildslots.processes import given_arguments, occupy_standard
 from buildslots.run.options import Options, UnknownOptionError, UsageError
 from buildslots.settings import resolve
 from buildslots.slot import HELD, NUMBER
@@ -70,11 +70,7 @@ def main() -> NoReturn:
 
 def run(args: list[str]) -> int:
     """Do what `args` say: the exit status. Does not return if slot-run becomes the command."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:  # closed by our caller: a lock or bell would get the number, and be written to
-            os.open(os.devnull, os.O_RDWR)
+    occupy_standard()
     for signum in ENDING:
         # A signal that our caller ignores (nohup, `&` in a script) is meant to stay ignored.
         if _signal.getsignal(signum) is not _signal.SIG_IGN:
