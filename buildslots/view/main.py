@@ -12,6 +12,7 @@ import os
 import sys
 
 from buildslots.errors import SettingError
+from buildslots.processes import occupy_standard
 from buildslots.view import warn
 from buildslots.view.options import build_parser, parse
 
@@ -32,11 +33,8 @@ MODULES = {
 
 def main(args: list[str] | None = None) -> int:
     """Run the console script: its exit status."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:  # closed by our caller: Python has no stream then
-            os.open(os.devnull, os.O_RDWR)
+    occupy_standard()
+    # Python has no stream for what our caller had closed.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # and not a test's
         sys.stdout.reconfigure(errors="replace")  # commands and paths of others may not fit our encoding

@@ -34,6 +34,8 @@ IDLE, CROWDED = 0.7, 1.5
 """Load average per core while all slots are held. Below the first number the machine has room for more
 builds, above the second it has too much to do. The load counts processes that run and those that wait for a
 disk, so 1 is a machine that is just busy."""
+NOTHING = "Nothing to change"
+"""How advice begins that asks for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,7 @@ def advice(past: Past, settings: Settings, cores: int) -> str:
         return " ".join(filter(None, said))
     waited = "nobody had to wait" if not its.queued else f"{its.queued} of {its.builds} builds had to wait"
     longest = f", at most {span(its.wait.max_s)}" if its.queued and its.wait.max_s is not None else ""
-    return f"Nothing to change: {waited}{longest}, and none ran as overflow."
+    return f"{NOTHING}: {waited}{longest}, and none ran as overflow."
 
 
 def _on_failures(builds: list[Build], its: Figures) -> str:

@@ -16,7 +16,7 @@ from buildslots import __version__
 from buildslots.settings.machine import machine_cap
 from buildslots.view.output import write
 from buildslots.view.past.builds import asked_for
-from buildslots.view.past.figures import advice_now, by, figures
+from buildslots.view.past.figures import NOTHING, advice_now, by, figures
 from buildslots.words import NAME_SHOWN
 from buildslots.words import shown as shown_text
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from buildslots.view.past.builds import Build, Past
 
-NOTHING = "Nothing to change"
-"""How advice begins that asks for nothing, and gets no stripe."""
 PLACE = ' id="data">{}<'
 """Where in the page the data belong."""
 
@@ -78,7 +76,7 @@ def _pool(directory: str, pool: str, builds: list[Build], shown: Past) -> dict[s
         "cap": caps[-1] if caps else None,
         "figures": asdict(figures(builds, shown.since, shown.until)),
         "advice": advice,
-        "fine": advice.startswith(NOTHING),
+        "fine": advice.startswith(NOTHING),  # it gets no stripe
         "slots": sorted(slots | set(range(min(caps[-1], 64)) if caps else ())),
         "runs": runs,
         "waits": waits,
