@@ -1,0 +1,1 @@
+"""What four systems that asked for batches promise their users, as programs that check it."""
