@@ -1,7 +1,8 @@
 """`buildslots`: the command that shows pools to people and to programs.
 
 `main` is the entry point. It reads the command line (`options`) and imports the module of the subcommand,
-which has a function `run`. Three packages hold the subcommands about pools, and do not import each other:
+which has a function `run`. Three packages hold the subcommands about pools. They do not import each other,
+but for the metrics of `now`, which have counters of the `past`:
 
 now     who holds slots and who waits, at this moment: `status`, once or with `--watch`
 past    what the journal tells of builds that are over: `history`, `trace`, `report`
@@ -35,5 +36,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = {name.lower(): name for name in known}
     lower = word.lower()[:LONGEST_WORD]
     near = [name for name in names if lower and lower in name]
-    near = near or difflib.get_close_matches(lower, names, n=3, cutoff=0.5)
+    for cutoff in (0.75, 0.5):  # what is not very near is worth a word only where nothing is
+        near = near or difflib.get_close_matches(lower, names, n=3, cutoff=cutoff)
     return ", ".join(names[name] for name in near[:3])

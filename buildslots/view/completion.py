@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import starmap
 
 from buildslots.run.options import OPTIONS
 from buildslots.view.usage import brief, commands
@@ -68,7 +69,8 @@ def _bash(every: list[Command]) -> dict[str, str]:
         return "".join(name[1] for name in names(options) if name[1] != "-")
 
     def valued(options: Iterable[Option]) -> list[Option]:
-        return [option for option in options if option.value]
+        """Those whose value is the next word."""
+        return [option for option in options if option.value and not option.bare]
 
     def flags(options: Iterable[Option]) -> list[Option]:
         return [option for option in options if not option.value]
@@ -77,7 +79,7 @@ def _bash(every: list[Command]) -> dict[str, str]:
         return " | ".join(names(option for option in both if option.value == value))
 
     worded = {" | ".join(option.names): _words(option) for option in both if option.words}
-    operands = {c.name: _bash_operand(operand) for c in every for operand in c.operands}
+    operands = {c.name: _bash_operand(c.operands[0]) for c in every if c.operands}
     own = {command.name or "''": " ".join(names(command.options)) for command in every}
     return {
         "RUN_OPTIONS": " ".join(names(OPTIONS)),
@@ -118,7 +120,7 @@ def _fish(every: list[Command]) -> dict[str, str]:
             source = " ".join(f'{word}\\t"{means}"' if means else word for word, means in _offers(option))
         else:
             source = sources.get(option.value, "")
-        exclusive = ["--exclusive"] if option.value else []
+        exclusive = ["--exclusive"] if option.value and not option.bare else []
         return exclusive + ([f"-a {_quoted(source)}"] if source else [])
 
     def operand(operand: Option) -> str:
@@ -131,8 +133,9 @@ def _fish(every: list[Command]) -> dict[str, str]:
         return " ".join([*names, *argument(option), described(brief(option.text))])
 
     def spec(option: Option) -> str:
-        """For fish's own argparse: n/slots= ."""
-        return "/".join(name.lstrip("-") for name in option.names) + ("=" if option.value else "")
+        r"""For fish's own argparse: n/slots=, or tokens=\? if a value may be left out."""
+        ends = "=\\?" if option.bare else "=" if option.value else ""
+        return "/".join(name.lstrip("-") for name in option.names) + ends
 
     top, *rest = every
     own = [f"__buildslots_option {c.name} {line(o)}" for c in rest for o in c.options if "-h" not in o.names]
@@ -161,19 +164,21 @@ def _zsh(every: list[Command]) -> dict[str, str]:
         """An option as _arguments takes it; zsh expands the braces to one for each name."""
         names = list(option.names)
         if option.value:
-            names = [f"{name}=" if name[1] == "-" else f"{name}+" for name in names]
+            same = "-" if option.bare else ""  # its value stands in the same word, if it is there
+            names = [f"{name}={same}" if name[1] == "-" else f"{name}+" for name in names]
         ends = not option.value and option.names[-1] in ("--help", "--version")
         others = "(- : *)" if ends else f"({' '.join(option.names)})"
         braces = f"{{{','.join(names)}}}" if len(names) > 1 else names[0]
-        value = f":{option.value}:{action(option)}" if option.value else ""
+        colon = "::" if option.bare else ":"
+        value = f"{colon}{option.value}:{action(option)}" if option.value else ""
         return f"'{others}'{braces}{_quoted(f'[{brief(option.text)}]{value}')}"
 
-    def operand(operand: Option) -> str:
+    def operand(place: int, operand: Option) -> str:
         several = operand.value == SLOT
-        return _quoted(f"{'*' if several else '1'}:{operand.value}:{action(operand)}")
+        return _quoted(f"{'*' if several else place}:{operand.value}:{action(operand)}")
 
     def specs(command: Command) -> list[str]:
-        return [*map(spec, command.options), *map(operand, command.operands)]
+        return [*map(spec, command.options), *starmap(operand, enumerate(command.operands, 1))]
 
     top, *rest = every
     bend = " \\\n"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+from buildslots.errors import PoolUnreachableError
 from buildslots.files import check_root, make_parents
-from buildslots.settings import resolve
-from buildslots.settings.places import config_path
-from buildslots.settings.values import Bounds
+from buildslots.look import cap_of
+from buildslots.settings import IMPORTANCE, resolve
+from buildslots.settings.places import config_path, project_path, system_config_path
+from buildslots.settings.values import GATES
 from buildslots.view import warn
 from buildslots.view.table import table
 from buildslots.words import SENTENCE_SHOWN, short_path, shown, span
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
     from buildslots.settings import Settings
 
+NAMES = ("on_timeout", *GATES, "priority", "weight", "label", "tokens", *IMPORTANCE, "journal")
+"""The settings that are shown as they are."""
+OF_SERVER = ("url", "password_file", "on_unreachable", "also_local", "plaintext")
+"""Likewise, if the pool is on a server."""
 TEMPLATE = """\
 # Settings of slot-run and of build_slot(). A line counts when the "#" before it is gone, at once.
 # An option and a variable of the environment count before this file. `buildslots config` shows what counts,
@@ -39,6 +45,16 @@ TEMPLATE = """\
 #max_load = {load}
 #max_pressure = {{ io = 40, memory = 10 }}
 
+# How important builds are to the kernel: the niceness, the class of their I/O, and by how much they are to be
+# ended before others when memory is out, up to 1000.
+#nice = 5
+#ionice = "idle"
+#oom_score_adj = 500
+
+# How many jobs all builds together may run, besides one each: a number, or "auto" for the cores less one. For
+# make, ninja and cargo. Or: BUILD_SLOTS_TOKENS
+#tokens = "auto"
+
 # What the journal keeps of a build: "programs" (its program's name), "commands" (all arguments, which may
 # hold secrets), or "off". Or: BUILD_SLOTS_JOURNAL
 #journal = "programs"
@@ -47,6 +63,12 @@ TEMPLATE = """\
 #[pools.link]
 #slots = 1
 #timeout = "none"
+
+# A pool for several machines, on a server. Nobody but you may read the file with the password of its user.
+#[pools.license]
+#url = "rediss://builds@ci.example/0/license"
+#password_file = "~/.config/buildslots/license.pw"
+#on_unreachable = "local"
 """
 
 
@@ -57,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     mistakes: list[str] = []
     settings = resolve(pool=options.pool, dir=options.dir, warn=mistakes.append)
     rows = _rows(options, settings)
-    path = config_path(os.environ)
+    path, system, project = config_path(os.environ), system_config_path(os.environ), project_path(os.environ)
     if options.json:
         import json  # noqa: PLC0415
 
@@ -65,6 +87,9 @@ def run(options: argparse.Namespace) -> int:
         told = {
             "config": path,
             "config_exists": os.path.exists(path),
+            "project": project,
+            "system": system,
+            "system_exists": os.path.exists(system),
             "settings": named,
             "mistakes": mistakes,
         }
@@ -73,43 +98,53 @@ def run(options: argparse.Namespace) -> int:
     for mistake in mistakes:
         warn(mistake)
     note = "" if os.path.exists(path) else " (there is none; `buildslots config --init` writes one)"
-    cells = [[name, text, _source(source, path)] for name, _, text, source in rows]
-    lines = [f"config file {short_path(path)}{note}", "", *table(["SETTING", "VALUE", "SAID BY"], cells)]
+    files = [f"config file {short_path(path)}{note}"]
+    if project:
+        files.append(f"project's file {short_path(project)}")
+    if os.path.exists(system):
+        files.append(f"system's config file {short_path(system)}")
+    paths = [one for one in (project, path, system) if one]
+    cells = [[name, shown(text, SENTENCE_SHOWN), _source(source, paths)] for name, _, text, source in rows]
+    lines = [*files, "", *table(["SETTING", "VALUE", "SAID BY"], cells)]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
 def _rows(options: argparse.Namespace, settings: Settings) -> list[tuple[str, object, str, str]]:
     """Each setting: its name, its value for programs and for people, and who said so."""
-    gates = settings.gates or Bounds()
-    file = config_path(os.environ)
+    try:
+        cap, source = cap_of(settings)
+        slots: tuple[object, str, str] = cap, str(cap), source
+    except PoolUnreachableError as error:
+        slots = None, "?", f"nobody here: {error}"
     timeout = "none" if settings.timeout_s is None else span(settings.timeout_s)
     rows: list[tuple[str, object, str, str]] = [
-        ("pool", settings.pool, settings.pool, _pool_source(options, settings)),
+        ("pool", settings.pool, settings.pool, settings.source("pool")),
         ("dir", settings.dir, short_path(settings.dir), _dir_source(options)),
-        ("slots", settings.slots, str(settings.slots), settings.slots_source),
-        ("timeout", settings.timeout_s, timeout, settings.timeout_source),
-        ("on_timeout", settings.on_timeout, settings.on_timeout, settings.on_timeout_source),
+        ("slots", *slots),
+        ("timeout", settings.timeout_s, timeout, settings.source("timeout")),
     ]
-    for name in ("min_free_memory", "max_load", "max_pressure"):
-        bound = gates.as_dict().get(name)
-        rows.append((name, bound, "none" if bound is None else _bound(bound), file if bound else "default"))
-    rows.append(("journal", settings.journal, settings.journal, settings.journal_source))
+    names = NAMES if settings.address == settings.dir else (*OF_SERVER, *NAMES)
+    for name in names:
+        value, source = settings.said.get(name, (None, "default"))
+        rows.append((name, value, "none" if value is None else _bound(name, value), source))
     if settings.disabled:
         rows.append(("disabled", True, "yes: builds run at once, without slots", "BUILD_SLOTS_DISABLE"))
     return rows
 
 
-def _bound(bound: object) -> str:
-    if isinstance(bound, dict):
-        return ", ".join(f"{name}={percent:g}" for name, percent in bound.items())
-    return f"{bound / 2**30:g}G" if isinstance(bound, int) else f"{bound:g}"
-
-
-def _pool_source(options: argparse.Namespace, settings: Settings) -> str:
-    if options.pool is not None:
-        return "option"
-    return "BUILD_SLOTS_POOL" if os.environ.get("BUILD_SLOTS_POOL") == settings.pool else "default"
+def _bound(name: str, value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={percent:g}" for name, percent in value.items())
+    if name == "password_file":
+        return short_path(str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name == "tokens" and not value:
+        return "off"
+    if name == "min_free_memory" and isinstance(value, int):
+        return f"{value / 2**30:g}G"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _dir_source(options: argparse.Namespace) -> str:
@@ -120,10 +155,11 @@ def _dir_source(options: argparse.Namespace) -> str:
     return next((name for name in names if os.path.isabs(os.environ.get(name, ""))), "default")
 
 
-def _source(source: str, file: str) -> str:
-    """`source` with the short form of the config file's path."""
-    if source.startswith(file):
-        source = short_path(file) + source[len(file) :]
+def _source(source: str, paths: list[str]) -> str:
+    """`source` with the short form of the path of the file that it names, if it does."""
+    for path in paths:
+        if source.startswith(f"{path},"):
+            source = short_path(path) + source[len(path) :]
     return shown(source, SENTENCE_SHOWN)
 
 

@@ -12,9 +12,7 @@ import os
 import sys
 
 from buildslots.errors import SettingError
-from buildslots.processes import occupy_standard
 from buildslots.view import warn
-from buildslots.view.options import build_parser, parse
 
 MODULES = {
     "status": "now.status",
@@ -23,8 +21,21 @@ MODULES = {
     "report": "past.report",
     "doctor": "health.doctor",
     "release": "health.release",
+    "set": "rules",
+    "rules": "rules",
+    "pause": "rules",
+    "resume": "rules",
+    "fleet": "fleet",
+    "batch": "batch",
+    "batches": "batches",
+    "wait": "detached",
+    "log": "detached",
+    "stop": "detached",
+    "jobs": "detached",
     "config": "config",
     "pools": "pools",
+    "setup": "setup",
+    "hook": "hook",
     "help": "help",
     "completion": "completion",
 }
@@ -33,13 +44,22 @@ MODULES = {
 
 def main(args: list[str] | None = None) -> int:
     """Run the console script: its exit status."""
+    given = sys.argv[1:] if args is None else args
+    if given[:1] == ["hook"] and not {"-h", "--help"} & set(given):
+        from buildslots.view import hook  # noqa: PLC0415
+
+        return hook.main(given[1:])
+    # Not above: with argparse that takes longer than the whole of a hook.
+    from buildslots.processes import occupy_standard  # noqa: PLC0415
+    from buildslots.view.options import build_parser, parse  # noqa: PLC0415
+
     occupy_standard()
     # Python has no stream for what our caller had closed.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # and not a test's
         sys.stdout.reconfigure(errors="replace")  # commands and paths of others may not fit our encoding
     parser = build_parser()
-    options = parse(parser, sys.argv[1:] if args is None else args)
+    options = parse(parser, given)
     try:
         status = importlib.import_module(f"buildslots.view.{MODULES[options.command]}").run(options)
         sys.stdout.flush()

@@ -72,7 +72,7 @@ def _page(name: str, summary: str, *sections: tuple[str, str]) -> str:
 def _options(options: Iterable[Option]) -> str:
     rows = []
     for option in options:
-        value = f" {option.value}" if option.value and option.names != (option.value,) else ""
+        value = option.behind if option.names != (option.value,) else ""
         rows.append((", ".join(option.names) + value, option.text))
     return _list(rows)
 

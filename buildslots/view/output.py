@@ -12,6 +12,7 @@ import os
 import sys
 from stat import S_ISDIR, S_ISFIFO, S_ISLNK, S_ISREG
 
+from buildslots.files import open_directory
 from buildslots.words import short_path
 
 BY_DESCRIPTOR = {os.open, os.readlink, os.rename, os.stat, os.unlink} <= os.supports_dir_fd
@@ -52,6 +53,25 @@ def write(path: str, text: str) -> None:
         if isinstance(error.filename, str):
             error.filename = path  # for people
         raise
+    finally:
+        os.close(folder)
+
+
+def replace(path: str, text: str) -> None:
+    """Give the name `path` to a new file with `text`, 0600 whatever the umask.
+
+    For files of our own in directories of our own: a link that has the name is not followed but replaced.
+
+    Raises:
+        OSError: It cannot be written, or a directory has the name. What has the name stays as it is.
+    """
+    if not BY_DESCRIPTOR:
+        _replace_by_path(path, text.encode())
+        return
+    directory, name = os.path.split(path)
+    folder = open_directory(directory)
+    try:
+        _replace(name, folder, text.encode())
     finally:
         os.close(folder)
 
@@ -179,6 +199,10 @@ def _write_by_path(path: str, data: bytes) -> None:
         with open(path, "wb") as file:
             file.write(data)
         return
+    _replace_by_path(path, data)
+
+
+def _replace_by_path(path: str, data: bytes) -> None:
     unfinished = os.path.join(os.path.dirname(path), f".buildslots-{os.urandom(8).hex()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     fd = os.open(unfinished, flags, 0o600)

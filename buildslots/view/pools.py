@@ -45,7 +45,8 @@ def unknown(settings: Settings, directory: str | None) -> str:
     """
     base = base_of(directory)
     if (
-        os.path.isdir(settings.dir)
+        "url" in settings.said
+        or os.path.isdir(settings.dir)
         or not os.path.isdir(base)
         or os.environ.get(slots_variable(settings.pool))
     ):

@@ -87,7 +87,8 @@ _buildslots_read() {
     elif [[ $word == --dir=* ]]; then
       dir=${word#--dir=}
     elif [[ $word == --* ]]; then
-      [[ " $values " == *" $word "* ]] && option=$word
+      # A value may be left out of some: then what follows is none, unless it is the "=".
+      [[ " $values " == *" $word "* || ${COMP_WORDS[i + 1]} == '=' ]] && option=$word
     elif [[ $word =~ $cluster && $word == "${BASH_REMATCH[0]}" ]]; then
       option=-${BASH_REMATCH[1]}
     elif [[ $word != -?* ]]; then

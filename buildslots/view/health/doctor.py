@@ -8,8 +8,8 @@ import sys
 
 import psutil
 
+from buildslots.look import pool_status
 from buildslots.settings import Settings, resolve
-from buildslots.status import pool_status
 from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject
 from buildslots.view.health.checks.aside import aside
 from buildslots.view.health.checks.directory import files, place
@@ -19,7 +19,10 @@ from buildslots.view.health.checks.journal import journal
 from buildslots.view.health.checks.launcher import launcher
 from buildslots.view.health.checks.leftovers import leftovers
 from buildslots.view.health.checks.limits import cap, settings
+from buildslots.view.health.checks.makefiles import makefiles
+from buildslots.view.health.checks.rules import rules
 from buildslots.view.health.checks.split import split
+from buildslots.view.health.checks.tokens import tokens
 from buildslots.view.health.checks.trial import trial
 from buildslots.view.pools import unknown
 from buildslots.words import PATH_SHOWN, SENTENCE_SHOWN, printable, short_path, shown
@@ -34,6 +37,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], list[Finding]]], ...] = (
     ("filesystem", filesystem),
     ("locks", trial),  # and "fifos"
     ("cap", cap),
+    ("rules", rules),
     ("settings", settings),
     ("launcher", launcher),
     ("split", split),
@@ -41,13 +45,27 @@ CHECKS: tuple[tuple[str, Callable[[Subject], list[Finding]]], ...] = (
     ("leftovers", leftovers),
     ("leftovers", aside),
     ("holders", holders),
+    ("tokens", tokens),
+    ("makefiles", makefiles),
     ("journal", journal),
 )
+CHECKS_AFAR = (
+    ("cap", cap),
+    ("rules", rules),
+    ("settings", settings),
+    ("launcher", launcher),
+    ("journal", journal),
+)
+"""Of a pool on a server, besides those of that; the first two ask it once more."""
 COLOURS = {OK: "green", NOTE: "yellow", PROBLEM: "bold red"}
 
 
 def run(options: argparse.Namespace) -> int:
     """Look at everything and say what was found; return 1 if something is wrong."""
+    if options.agent:
+        from buildslots.view.health.agent import report  # noqa: PLC0415 - it is about something else
+
+        return report(options.agent)
     mistakes: list[str] = []
     try:
         chosen = resolve(pool=options.pool, dir=options.dir, warn=mistakes.append)
@@ -59,6 +77,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _found(options: argparse.Namespace, chosen: Settings, mistakes: tuple[str, ...]) -> Iterator[Finding]:
     """What all checks find; a check that fails becomes a finding, too."""
+    if "url" in chosen.said:
+        yield from _found_afar(options, chosen, mistakes)
+        return
     status, checks = None, CHECKS
     if sentence := unknown(chosen, options.dir):
         yield Finding("directory", NOTE, sentence)
@@ -72,6 +93,36 @@ def _found(options: argparse.Namespace, chosen: Settings, mistakes: tuple[str, .
             yield Finding("holders", PROBLEM, text)
             checks = tuple(item for item in CHECKS if item[0] not in {"holders", "leftovers"})
     subject = Subject(chosen, options.pool, options.dir, mistakes, os.environ, status)
+    yield from _checked(subject, checks)
+
+
+def _found_afar(
+    options: argparse.Namespace, chosen: Settings, mistakes: tuple[str, ...]
+) -> Iterator[Finding]:
+    """The same of a pool on a server."""
+    from buildslots.view.health.checks import fleet  # noqa: PLC0415 - few pools are on a server
+    from buildslots.view.health.server import Server  # noqa: PLC0415
+
+    seen = Server(chosen.said["url"][0])
+    status = None
+    for check in (fleet.server, fleet.transport, fleet.password, fleet.rights, fleet.memory):
+        yield from check(seen)
+    for check in (fleet.persistence, fleet.clock, fleet.pool):
+        yield from check(seen)
+    if seen.status is not None:
+        try:
+            status = pool_status(chosen)
+            yield from fleet.leases(seen, status)
+        except OSError:
+            pass  # it was there a moment ago: who looks again is told
+    yield from fleet.fallback(seen, chosen)
+    subject = Subject(chosen, options.pool, options.dir, mistakes, os.environ, status)
+    yield from _checked(subject, CHECKS_AFAR if status is not None else CHECKS_AFAR[2:])
+
+
+def _checked(
+    subject: Subject, checks: tuple[tuple[str, Callable[[Subject], list[Finding]]], ...]
+) -> Iterator[Finding]:
     for name, check in checks:
         try:
             yield from check(subject)
@@ -85,7 +136,7 @@ def _report(options: argparse.Namespace, chosen: Settings | None, found: list[Fi
         report = {
             "ok": not wrong,
             "pool": chosen.pool if chosen else options.pool,
-            "dir": chosen.dir if chosen else None,
+            "dir": str(chosen.address) if chosen else None,
             "checks": [
                 {"check": f.check, "level": f.level, "text": f.text, "details": f.details} for f in found
             ],

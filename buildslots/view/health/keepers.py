@@ -33,6 +33,8 @@ BUILD, RUNS_ON, STRAY, UNSEEN, FOREIGN, ELSEWHERE = (
     "foreign",  # a program that does not know the protocol
     "elsewhere",  # a process of another host or container, whose pid means nothing here
 )
+WHOLE, BYTES = "FLOCK", "OFDLCK"
+"""Kinds of locks: of slots, which are flock(2)'s; of tokens, of single bytes (F_OFD_SETLK in fcntl(2))."""
 MOST_FDS = 10_000
 """At most so many descriptors of a process are looked at."""
 SHOWN = 60
@@ -88,7 +90,9 @@ def _orphaned(holder: Holder, child: str | None, processes: tuple[psutil.Process
     """What keeps the slot of a `holder` that is gone; `child` is the pid and the start of its command."""
     if not processes:
         return Kept(holder, UNSEEN)
-    if child is None:  # the library's users do not record what they run: the keeper may be the build itself
+    # The library's users do not record what they run, nor does a slot-run that was killed while it started
+    # its command: the keeper may be the build itself.
+    if child is None or child == "?":
         return Kept(holder, RUNS_ON, processes)
     pid, _, start = child.partition(" ")
     if not _runs(number(pid) or 0, start):
@@ -110,15 +114,15 @@ def _runs(pid: int, start: str) -> bool:
         return True
 
 
-def keepers(path: str) -> tuple[psutil.Process, ...]:
-    """The processes that have the lock of the file at `path`, as far as we may look at them."""
+def keepers(path: str, kind: str = WHOLE) -> tuple[psutil.Process, ...]:
+    """The processes that have a lock of that kind on the file at `path`, as far as we may look at them."""
     try:
         file = os.stat(path)
     except OSError:
         return ()
     has_it = _has_locked if sys.platform == "linux" else _has_open
     # is_running() comes last, because it notices if the pid became another process's while we looked.
-    return tuple(p for p in psutil.process_iter() if has_it(p, path, file) and p.is_running())
+    return tuple(p for p in psutil.process_iter() if has_it(p, path, file, kind) and p.is_running())
 
 
 def taker(directory: str, holder: Holder) -> psutil.Process | None:
@@ -146,8 +150,8 @@ def _has_slot(process: psutil.Process, path: str) -> bool:
         return False
 
 
-def _has_locked(process: psutil.Process, path: str, file: os.stat_result) -> bool:
-    """Whether a descriptor of `process` has the exclusive flock of `file`.
+def _has_locked(process: psutil.Process, path: str, file: os.stat_result, kind: str = WHOLE) -> bool:
+    """Whether a descriptor of `process` has `file` locked, exclusively and by a lock of that kind.
 
     The fdinfo of such a descriptor has a line "lock: 1: FLOCK ADVISORY WRITE …" (proc_pid_fdinfo(5); Linux
     4.1, "proc: show locks in /proc/pid/fdinfo/X"). A descriptor of the same file without the lock has none.
@@ -170,12 +174,12 @@ def _has_locked(process: psutil.Process, path: str, file: os.stat_result) -> boo
                 words = [line.split() for line in lines]
         except OSError:
             continue
-        if any(line[:1] == ["lock:"] and line[2:5] == ["FLOCK", "ADVISORY", "WRITE"] for line in words):
+        if any(line[:1] == ["lock:"] and line[2:5] == [kind, "ADVISORY", "WRITE"] for line in words):
             return True
     return False
 
 
-def _has_open(process: psutil.Process, path: str, _: os.stat_result) -> bool:
+def _has_open(process: psutil.Process, path: str, _: os.stat_result, __: str = WHOLE) -> bool:
     """Whether `process` has the file open: the best guess where the system does not show locks."""
     try:
         return any(os.path.realpath(file.path) == os.path.realpath(path) for file in process.open_files())

@@ -26,7 +26,7 @@ from buildslots.view.pools import unknown
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from buildslots.settings import Settings
     from buildslots.status import Holder
@@ -39,6 +39,10 @@ FREED_S = 2.0
 MOST_LOOKED_INTO = 100
 """How many held slots are looked into when none is named. Each one without a running build needs a look at
 all processes."""
+LEASES = (
+    "nothing to release: slots on a server are leases, which nothing can keep but a build that runs, on some"
+    " machine; who is gone loses its own within a lease (`buildslots status` says who is silent)"
+)
 NOT_FOUND = "whoever has it cannot be found: gone by now, or hidden from you"
 LEFT_ALONE = {
     keepers.BUILD: "its build runs",
@@ -55,11 +59,14 @@ def run(options: argparse.Namespace) -> int:
     if sentence := unknown(settings, options.dir):
         warn(sentence)
         return 1
+    if "url" in settings.said:
+        _say(LEASES)
+        return int(bool(options.slots or options.ownerless))
     held = {slot: holder for holder in pool_status(settings).holders for slot in holder.slots}
-    wanted = sorted(set(options.slots))
-    for slot in wanted:
-        if slot not in held:
-            _say(f"slot {slot} is not held")
+    wanted = _ownerless(held) if options.ownerless else _named(options.slots, held)
+    if options.ownerless and not wanted:
+        _say("no build is ownerless")
+        return 0
     holders = {held[slot].slot: held[slot] for slot in (wanted or held) if slot in held}
     most = len(holders) if wanted else MOST_LOOKED_INTO
     found = [keepers.kept(settings.dir, holder) for holder in islice(holders.values(), most)]
@@ -75,6 +82,19 @@ def run(options: argparse.Namespace) -> int:
             _say("nothing to release")
     # A list, so that after one failure the others are released all the same.
     return int(not all([_release(settings, kept, yes=options.yes) for kept in found]))  # noqa: C419
+
+
+def _named(slots: list[int], held: Mapping[int, Holder]) -> list[int]:
+    """The `slots` that were named, after saying which of them are not held."""
+    wanted = sorted(set(slots))
+    for slot in wanted:
+        if slot not in held:
+            _say(f"slot {slot} is not held")
+    return wanted
+
+
+def _ownerless(held: Mapping[int, Holder]) -> list[int]:
+    return [slot for slot, holder in held.items() if holder.ownerless]
 
 
 def _release(settings: Settings, kept: keepers.Kept, *, yes: bool) -> bool:

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 
-from buildslots.settings import resolve
+from buildslots.look import status_here
+from buildslots.settings import pools_in_settings, resolve
 from buildslots.settings.values import DEFAULT_POOL
 from buildslots.status import pool_status
 from buildslots.view import warn
@@ -38,12 +39,25 @@ class Pools:
         self._settings: dict[str, Settings] = {self._first.pool: self._first}
 
     def look(self) -> list[PoolStatus]:
-        """Look at each pool now; with `every` also at pools that are new since the last look."""
-        names = existing_pools(self._first.dir) if self._every else [self._first.pool]
-        for name in names:
-            if name not in self._settings:
-                self._settings[name] = resolve(pool=name, dir=self._directory, warn=warn)
-        return [pool_status(self._settings[name]) for name in names]
+        """Look at each pool now; with `every` also at pools that are new since the last look.
+
+        These are all that were ever used here, and those on servers that the settings name.
+        """
+        names = [self._first.pool]
+        if self._every:
+            names = existing_pools(self._first.dir)
+            named = pools_in_settings(os.environ, lambda _: None).difference(names)
+            names += sorted(name for name in named if "url" in self._of(name).said)
+        return [status_here(self._of(name)) for name in names]
+
+    def _of(self, name: str) -> Settings:
+        if name not in self._settings:
+            self._settings[name] = resolve(pool=name, dir=self._directory, warn=warn)
+        return self._settings[name]
+
+    def told(self) -> set[str]:
+        """The names of those pools whose builds the journal is told of."""
+        return {name for name, settings in self._settings.items() if settings.journal != "off"}
 
     def unknown(self) -> str:
         """What to say of a pool that nobody has used and no setting names; "" of all others."""
@@ -57,20 +71,22 @@ class Pools:
         if self._every:
             return ""
         found, until = [], time.monotonic() + OTHERS_S
+        is_fleet = "url" in self._first.said
         try:
             names = existing_pools(base_of(self._directory))
         except OSError:
             return ""
         for name in names:
-            if name == self._first.pool or time.monotonic() > until:
+            if (name == self._first.pool and not is_fleet) or time.monotonic() > until:
                 continue
             try:
                 settings = resolve(pool=name, slots=1, dir=self._directory, warn=lambda _: None)
-                status = pool_status(settings)
+                status = pool_status(settings)  # that of this machine, though a server may have one as well
             except OSError:
                 continue  # another user's, or gone
             if status.holders or status.waiters:
-                found.append(f"{name} ({status.held} held, {len(status.waiters)} waiting)")
+                where = " of this machine" if "url" in settings.said else ""
+                found.append(f"{name}{where} ({status.held} held, {len(status.waiters)} waiting)")
         return (
             shown(f"other pools in use: {', '.join(found)}; --all shows them", SENTENCE_SHOWN)
             if found

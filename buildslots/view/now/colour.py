@@ -15,27 +15,47 @@ from rich.table import Table
 from rich.text import Text
 
 from buildslots.view.table import (
+    HOST,
+    JOBS,
+    PAUSED,
+    STARTS_IN,
+    UNREACHABLE,
+    WAITS_FOR,
+    batch,
     cap_line,
     command,
     duration,
+    has_jobs,
+    has_lines,
     heading,
     held_of,
+    host,
+    is_cut_off,
+    is_fleet,
     is_full,
+    jobs,
     path,
     pid,
+    place,
     remarks,
+    starts_in,
+    unusual,
+    waits_for,
 )
-from buildslots.words import counted, fit_end, short_path, size
+from buildslots.words import cells, counted, fit, fit_end, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from rich.console import RenderableType
 
     from buildslots.status import Holder, PoolStatus, Waiter
     from buildslots.view.now.costs import Cost
+
+    Row = tuple[Waiter, ...]
+    """A row of the line: a waiter, or several tasks of one batch."""
 
 TINY, NARROWER, NARROW, WIDE, WIDER = 40, 50, 66, 80, 100
 """Columns of a terminal: from each of these on there is room for more columns of a table.
@@ -44,6 +64,7 @@ DIRECTORY comes before all that can be left out: agents that build the same thin
 """
 BAR = 12
 DURATION = len("59 min 59 s")
+JOBS_WIDTH = len("2 of 8")
 SCALES_S = tuple(60.0 * minutes for minutes in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1440))
 """What a full bar may stand for. In fixed steps, so that bars grow and do not all shrink when one grows."""
 
@@ -86,19 +107,27 @@ def print_statuses(statuses: list[PoolStatus], *, every: bool, below: str = "") 
 
 
 def _print_statuses(terminal: Console, statuses: list[PoolStatus], *, every: bool) -> None:
+    most = None if sum(map(_lines, statuses)) < terminal.height else 0
     had_lines = False
     for number, status in enumerate(statuses):
-        has_lines = not every or bool(status.holders or status.waiters)
-        if number and (had_lines or has_lines):
+        more = not every or has_lines(status)
+        if number and (had_lines or more):
             terminal.print()
         terminal.print(headline(status))
-        if has_lines:
-            terminal.print(Text(f"directory {short_path(status.dir)}", "dim"))
+        if more:
+            terminal.print(Text(place(status), "dim"))
             terminal.print(Text(cap_line(status), "dim"))
-            for table in (holders(status, terminal.width), line(status, terminal.width)):
+            in_line = rows_in_line(status.waiters, most)
+            fleet = is_fleet(status)
+            for table in (holders(status, terminal.width), line(in_line, terminal.width, fleet=fleet)):
                 if table.row_count:
                     terminal.print(Group("", table))
-        had_lines = has_lines
+        had_lines = more
+
+
+def _lines(status: PoolStatus) -> int:
+    """How many lines a pool takes, at most: each table with its head and two lines of air."""
+    return 3 + sum(3 + len(builds) for builds in (status.holders, status.waiters) if builds)
 
 
 def headline(status: PoolStatus) -> Text:
@@ -108,18 +137,25 @@ def headline(status: PoolStatus) -> Text:
     waiting = len(status.waiters)
     text.highlight_words([held_of(status)], "bold yellow" if is_full(status) else "bold green")
     text.highlight_words([f"{waiting} waiting"], "bold cyan" if waiting else "")
+    text.highlight_words([PAUSED], "bold magenta" if status.paused_until else "")
+    text.highlight_words([UNREACHABLE], "bold red" if is_cut_off(status) else "")
     return text
 
 
 def holders(status: PoolStatus, width: int, limit: int | None = None) -> Table:
     """The first `limit` holders in a terminal `width` columns wide."""
+    fleet = is_fleet(status)
+    hosts, room = _hosts(status.holders, width) if fleet else ([], width)
+    others = (41 if width >= WIDE else 28) + _room_for_jobs(status, width)
     columns = [
         _Column("SLOT", lambda h: Text(counted(h.slots), "bold")),
-        _Column("PID", lambda h: Text(pid(h.pid)), right=True),
+        _Column("PID", lambda h: Text(pid(h.pid)), NARROWER if fleet else 0, right=True),
         _Column("HELD", lambda h: Text(duration(h.held_s), "green"), right=True, least=DURATION),
         _Column("WAITED", lambda h: Text(duration(h.waited_s)), WIDE, right=True, least=DURATION),
-        _Column("DIRECTORY", lambda h: _directory(h.cwd, width - (41 if width >= WIDE else 28)), TINY),
-        _Column("COMMAND", _build),
+        *_jobs(status),
+        *hosts,
+        _Column("DIRECTORY", lambda h: _directory(h.cwd, room - others), TINY),
+        _Column("COMMAND", lambda h: _build(h, fleet=fleet)),
     ]
     return _table(columns, status.holders[:limit], width)
 
@@ -130,10 +166,12 @@ def live_holders(status: PoolStatus, costs: dict[int, Cost | None], width: int, 
     scale_s = next((s for s in SCALES_S if s >= longest_s), longest_s)
     # What the columns before DIRECTORY take.
     widths = (26, TINY), (7, NARROWER), (10, NARROW), (2, WIDE), (21, WIDER)
-    others = sum(taken for taken, needed in widths if width >= needed)
+    others = sum(taken for taken, needed in widths if width >= needed) + _room_for_jobs(status, width)
+    fleet = is_fleet(status)
+    hosts, room = _hosts(status.holders[:limit], width) if fleet else ([], width)
     columns = [
         _Column("SLOT", lambda h: Text(counted(h.slots), "bold")),
-        _Column("PID", lambda h: Text(pid(h.pid)), right=True),
+        _Column("PID", lambda h: Text(pid(h.pid)), NARROWER if fleet else 0, right=True),
         _Column("HELD", lambda h: Text(duration(h.held_s), "green"), right=True, least=DURATION),
         _Column(_scale(scale_s), lambda h: _bar(h.held_s, scale_s), WIDER),
         _Column("CPU", lambda h: _cpu(costs[h.slot]), NARROWER, right=True, least=5),
@@ -145,22 +183,69 @@ def live_holders(status: PoolStatus, costs: dict[int, Cost | None], width: int, 
             least=8,
         ),
         _Column("PROCS", lambda h: _cost(costs[h.slot], lambda c: str(c.processes)), WIDER, right=True),
-        _Column("DIRECTORY", lambda h: _directory(h.cwd, width - others), TINY),
-        _Column("COMMAND", _build),
+        *_jobs(status),
+        *hosts,
+        _Column("DIRECTORY", lambda h: _directory(h.cwd, room - others), TINY),
+        _Column("COMMAND", lambda h: _build(h, fleet=fleet)),
     ]
     return _table(columns, status.holders[:limit], width)
 
 
-def line(status: PoolStatus, width: int, limit: int | None = None) -> Table:
-    """The first `limit` in line."""
+def _jobs(status: PoolStatus) -> list[_Column]:
+    """The column of jobs, if there is anything to tell."""
+    if not has_jobs(status.holders):
+        return []
+    return [_Column(JOBS, lambda h: Text(jobs(h), _jobs_style(h)), NARROW, right=True, least=JOBS_WIDTH)]
+
+
+def _jobs_style(holder: Holder) -> str:
+    return "yellow" if holder.tokens is not None and holder.tokens.wants_more else ""
+
+
+def _room_for_jobs(status: PoolStatus, width: int) -> int:
+    """What that column takes, with the gap behind it."""
+    return JOBS_WIDTH + 2 if width >= NARROW and has_jobs(status.holders) else 0
+
+
+def rows_in_line(waiters: Sequence[Waiter], most: int | None) -> list[Row]:
+    """A row for each of `waiters`; if these are more than `most`, one for all tasks of a batch.
+
+    It stands at the place of the first of them.
+    """
+    if most is None or len(waiters) <= most:
+        return [(waiter,) for waiter in waiters]
+    rows: dict[object, list[Waiter]] = {}
+    for waiter in waiters:
+        rows.setdefault(row_of(waiter), []).append(waiter)
+    return [tuple(row) for row in rows.values()]
+
+
+def row_of(waiter: Waiter) -> object:
+    """What those waiters have in common that can share a row."""
+    return (waiter.batch, waiter.pid, waiter.host) if waiter.batch else waiter.place
+
+
+def line(rows: list[Row], width: int, *, fleet: bool = False) -> Table:
+    """The line, as far as `rows` have it; with `fleet` that of a pool of several machines."""
+    why = max((cells(waits_for(row[0])) for row in rows), default=0)
+    why = max(min(why, (width - 39) // 2), len(WAITS_FOR))
+    # What the columns before DIRECTORY take.
+    widths = (28, TINY), (11, NARROWER), (why + 2, WIDER)
+    others = sum(taken for taken, needed in widths if width >= needed)
+    hosts, room = _hosts([row[0] for row in rows], width) if fleet else ([], width)
+    # With its columns for times the line has less for commands than holders have.
+    room = (room - others) * 4 // 5
     columns = [
-        _Column("LINE", lambda w: Text(str(w.place), "bold")),
-        _Column("PID", lambda w: Text(pid(w.pid)), right=True),
-        _Column("WAITED", lambda w: Text(duration(w.waited_s), "cyan"), right=True, least=DURATION),
-        _Column("DIRECTORY", lambda w: _directory(w.cwd, width - 28), TINY),
-        _Column("COMMAND", _build),
+        _Column("LINE", lambda row: Text(counted(tuple(w.place for w in row)), "bold")),
+        _Column("PID", lambda row: Text(pid(row[0].pid)), NARROWER if fleet else 0, right=True),
+        _Column("WAITED", lambda row: Text(duration(row[0].waited_s), "cyan"), right=True, least=DURATION),
+        _Column(STARTS_IN, lambda row: Text(starts_in(row[0]), "cyan"), NARROWER, right=True),
+        _Column(WAITS_FOR, lambda row: _waits_for(row, why), WIDER),
+        *hosts,
+        _Column("DIRECTORY", lambda row: _directories(row, room), TINY),
+        _Column("COMMAND", lambda row: _builds(row, remark=width < WIDER, fleet=fleet)),
     ]
-    return _table(columns, status.waiters[:limit], width)
+    return _table(columns, rows, width)
 
 
 def _table(columns: list[_Column], rows: Iterable[object], width: int) -> Table:
@@ -181,15 +266,53 @@ def _table(columns: list[_Column], rows: Iterable[object], width: int) -> Table:
     return table
 
 
-def _build(build: Holder | Waiter) -> Text:
+def _hosts(builds: Sequence[Holder | Waiter], width: int) -> tuple[list[_Column], int]:
+    """The column with the machines of `builds`, or of rows of them, and the width that it leaves."""
+    most = max(min(max((cells(host(build)) for build in builds), default=0), width // 5), len(HOST))
+
+    def cell(each: Any) -> Text:
+        return Text(fit(host(each[0] if isinstance(each, tuple) else each), most), "magenta")
+
+    return [_Column(HOST, cell)], width - most - 2
+
+
+def _build(build: Holder | Waiter, *, fleet: bool = False) -> Text:
     """The command behind its remarks: a narrow terminal cuts the end."""
-    remark = remarks(build)
-    return Text.assemble((remark and f"{remark} ", "yellow"), command(build.command))
+    remark, its_batch = remarks(build, fleet=fleet), batch(build)
+    return Text.assemble(
+        (remark and f"{remark} ", "yellow"), command(build), (its_batch and f" {its_batch}", "dim")
+    )
+
+
+def _waits_for(row: Row, room: int) -> Text:
+    """Why the first of a row waits."""
+    return Text(fit(waits_for(row[0]), room), "yellow" if unusual(row[0]) else "")
+
+
+def _builds(row: Row, *, remark: bool, fleet: bool) -> Text:
+    """What the one waiter of a row wants to run, or how many tasks the row stands for.
+
+    With `remark` also why it waits, if no column tells that and nothing else does.
+    """
+    why = unusual(row[0]) if remark else ""
+    text = Text(f"(for {why}) " if why else "", "yellow")
+    return text + _tasks(row, fleet=fleet)
+
+
+def _tasks(row: Row, *, fleet: bool) -> Text:
+    if len(row) == 1:
+        return _build(row[0], fleet=fleet)
+    return Text.assemble(f"{len(row)} tasks ", (batch(row[0]), "dim"))
 
 
 def _directory(directory: str | None, room: int) -> Text:
     """The end of the path, where directories differ; the command gets the rest of the `room`."""
     return Text(fit_end(path(directory), max(room // 2, 1)), "dim")
+
+
+def _directories(row: Row, room: int) -> Text:
+    """The directory of those in a row, if it is one."""
+    return _directory(row[0].cwd, room) if len({w.cwd for w in row}) == 1 else Text("…", "dim")
 
 
 def _scale(scale_s: float) -> str:

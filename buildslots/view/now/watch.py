@@ -11,12 +11,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from buildslots.status import pid_here
+from buildslots.look import pid_here
 from buildslots.view.now import colour
 from buildslots.view.now.chosen import for_eyes
 from buildslots.view.now.costs import Trees
 from buildslots.view.now.keyboard import Keyboard
-from buildslots.view.table import cap_line
+from buildslots.view.table import cap_line, is_fleet, place
 from buildslots.words import short_path, size
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from buildslots.status import PoolStatus
+    from buildslots.status import PoolStatus, Waiter
     from buildslots.view.now.chosen import Pools
     from buildslots.view.now.costs import Cost
 
@@ -78,7 +78,7 @@ def _show(pools: Pools, interval_s: float) -> int:
 
 def _costs(statuses: list[PoolStatus], trees: Trees) -> list[dict[int, Cost | None]]:
     """What the builds of each pool cost, by slot; None where that cannot be known."""
-    pids = [{holder.slot: pid_here(status.dir, holder) for holder in status.holders} for status in statuses]
+    pids = [{holder.slot: pid_here(status, holder) for holder in status.holders} for status in statuses]
     costs = trees.look(pid for by_slot in pids for pid in by_slot.values() if pid is not None)
     return [{slot: costs.get(pid or 0) for slot, pid in by_slot.items()} for by_slot in pids]
 
@@ -146,26 +146,41 @@ def _section(
         return parts
     air = [] if dense else [""]
     if not dense:
-        source = f"{cap_line(status)}, {short_path(status.dir)}"
+        where = place(status) if status.fleet else short_path(status.dir)
+        source = f"{cap_line(status)}, {where}"
         parts.append(Text(source, "dim", no_wrap=True, overflow="ellipsis"))
-    tables: list[tuple[int, Callable[[int], RenderableType]]] = [
-        (len(status.holders), lambda rows: colour.live_holders(status, costs, width, rows)),
-        (len(status.waiters), lambda rows: colour.line(status, width, rows)),
+    in_line, fleet = colour.rows_in_line(status.waiters, limit), is_fleet(status)
+    tables: list[tuple[list[int], Callable[[int], RenderableType]]] = [
+        ([1] * len(status.holders), lambda rows: colour.live_holders(status, costs, width, rows)),
+        ([len(row) for row in in_line], lambda rows: colour.line(in_line[:rows], width, fleet=fleet)),
     ]
-    for count, table in tables:
-        if count:
-            rows = count if count <= limit else max(limit - 1, 1)
+    for builds, table in tables:  # how many each row stands for
+        if builds:
+            rows = len(builds) if len(builds) <= limit else max(limit - 1, 1)
             parts += [*air, table(rows)]
-            if rows < min(count, limit):
-                parts.append(Text(f"… and {count - rows} more", "dim"))
+            if rows < min(len(builds), limit):
+                parts.append(Text(f"… and {sum(builds[rows:])} more", "dim"))
     return [*parts, *air]
 
 
 def _height(status: PoolStatus, limit: int, *, dense: bool = False) -> int:
     """How many lines a pool takes if its tables have at most `limit`."""
     head = 1 if dense else 2
-    tables = [head + min(count, limit) for count in (len(status.holders), len(status.waiters)) if count]
+    counts = min(len(status.holders), limit), _rows_in_line(status.waiters, limit)
+    tables = [head + count for count in counts if count]
     return (1 if dense else 3) + sum(tables) if tables else 1
+
+
+def _rows_in_line(waiters: tuple[Waiter, ...], limit: int) -> int:
+    """How many of at most `limit` rows the line takes: as many as `colour.rows_in_line` has."""
+    if len(waiters) <= limit:
+        return len(waiters)
+    rows: set[object] = set()
+    for waiter in waiters:
+        rows.add(colour.row_of(waiter))
+        if len(rows) >= limit:
+            break
+    return len(rows)
 
 
 def _machine(width: int) -> Text:

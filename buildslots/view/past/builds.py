@@ -18,13 +18,14 @@ from stat import S_ISREG
 from buildslots.disk.records import lives
 from buildslots.errors import SettingError
 from buildslots.files import NO_WAIT
-from buildslots.journal import NAME, archives
+from buildslots.journal import NAME, START, archives
 from buildslots.processes import is_local
 from buildslots.settings import resolve
 from buildslots.settings.places import state_dir
-from buildslots.settings.values import parse_pool
+from buildslots.settings.values import DEFAULT_PRIORITY, PRIORITIES, parse_pool
 from buildslots.view import warn
 from buildslots.view.pools import unknown
+from buildslots.words import batch_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, BinaryIO
 
-START = b'{"v":1,'
 LONGEST_LINE = 1024 * 1024
 """Bytes that are read at once. Only a file that is no journal has longer lines."""
 
@@ -47,7 +47,8 @@ class Build:
         dir: Directory of that pool.
         pid: Process of its slot-run, or of its Python program.
         process: More of that process, as in a record: `start`, `host` and `pidns`, as far as known.
-        program: Name of its program; the whole command line if the journal is configured to keep that.
+        program: Name of its program; the whole command line if the journal is configured to keep that; of a
+            task of a batch the task's name.
         cwd: Directory in which it was started.
         cap: Its cap, or None.
         queued_at: When it joined the line; None if it did not have to.
@@ -64,6 +65,11 @@ class Build:
             any slot), "running", "waiting", or "lost" (no end was written: killed together with its
             slot-run, or the disk was full).
         cause: Why it was degraded, or "".
+        batch: ID of the batch that it is a task of, or "".
+        priority: "high", "normal" or "low".
+        cpu_s: Seconds of CPU time that its command used, or None.
+        max_rss: Bytes of memory that the largest process of its command had, or None.
+        tokens_max: The most CPU tokens that it had at once; None if it took no part in sharing them.
     """
 
     id: str
@@ -86,6 +92,16 @@ class Build:
     slots: tuple[int, ...] = ()
     weight: int = 1
     process: dict[str, str] = field(default_factory=dict)
+    batch: str = ""
+    priority: str = DEFAULT_PRIORITY
+    cpu_s: float | None = None
+    max_rss: int | None = None
+    tokens_max: int | None = None
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What builds of its kind have in common: the name of their batch, or "" and their program."""
+        return (batch_name(self.batch), "") if self.batch else ("", self.program)
 
     @property
     def came_at(self) -> float:
@@ -154,7 +170,7 @@ def past(pool: str | None, period_s: float | None, now: float, directory: str | 
         if pool is not None and event.get("pool") != pool:
             continue
         _tell(builds, event)
-        load = _number(event.get("load"))
+        load = number(event.get("load"))
         if load is not None and (since is None or event["t"] >= since):
             loads.append((event["t"], load))
     shown = [build for build in builds.values() if _settle(build, now) and _is_in(build, since)]
@@ -166,12 +182,18 @@ def past(pool: str | None, period_s: float | None, now: float, directory: str | 
 
 def events(directory: str) -> Iterator[dict[str, Any]]:
     """All lines of the journal in `directory` that can be read, older files first. Raises OSError."""
-    # The newest file is opened first and read last. If a build moves it to the archives meanwhile, it is read
-    # twice; if it were opened last, it would be missed.
-    with ExitStack() as files:
+    for file in files(directory):
+        yield from _parsed(file)
+
+
+def files(directory: str) -> Iterator[BinaryIO]:
+    """The files of the journal in `directory`, each once and open, older ones first. Raises OSError."""
+    # The newest file is opened first and read last: if it were opened last, and a build moved it to the
+    # archives meanwhile, it would be missed. Now it is found among these then.
+    with ExitStack() as kept:
         newest = _open(os.path.join(directory, NAME))
         if newest is not None:
-            files.enter_context(newest)
+            kept.enter_context(newest)
         try:
             older = archives(directory)
         except FileNotFoundError:
@@ -179,9 +201,11 @@ def events(directory: str) -> Iterator[dict[str, Any]]:
         for path in older:
             if (file := _open(path)) is not None:
                 with file:
-                    yield from _parsed(file)
+                    if newest is not None and os.path.sameopenfile(file.fileno(), newest.fileno()):
+                        newest = None
+                    yield file
         if newest is not None:
-            yield from _parsed(newest)
+            yield newest
 
 
 def _open(path: str) -> BinaryIO | None:
@@ -209,7 +233,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
         event = json.loads(line[max(0, line.rfind(START)) :])
     except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict) or event.get("v") != 1 or _number(event.get("t")) is None:
+    if not isinstance(event, dict) or event.get("v") != 1 or number(event.get("t")) is None:
         return None
     words = event.get("command")
     if "program" not in event and isinstance(words, list) and all(isinstance(word, str) for word in words):
@@ -235,6 +259,8 @@ def _tell(builds: dict[str, Build], event: dict[str, Any]) -> None:
         build = Build(*(event[name] for name in ("id", "pool", "dir", "pid", "program", "cwd")))
         names = ("start", "host", "pidns")
         build.process = {name: event[name] for name in names if isinstance(event.get(name), str)}
+        build.batch = event["batch"] if isinstance(event.get("batch"), str) else ""
+        build.priority = next((one for one in PRIORITIES if one == event.get("priority")), DEFAULT_PRIORITY)
         builds[build.id] = build
     at = event["t"]
     build.cap = _whole(event.get("cap")) or build.cap
@@ -244,7 +270,7 @@ def _tell(builds: dict[str, Build], event: dict[str, Any]) -> None:
     if slots := _slots(event.get("slots")):
         build.slots = slots
     build.weight = _whole(event.get("weight")) or build.weight
-    if (waited_s := _number(event.get("waited_s"))) is not None:
+    if (waited_s := number(event.get("waited_s"))) is not None:
         build.waited_s = waited_s
     match event["event"]:
         case "queued":
@@ -257,7 +283,10 @@ def _tell(builds: dict[str, Build], event: dict[str, Any]) -> None:
             build.outcome = "gave up" if event.get("cause") == "timeout" else "interrupted"
         case "ended":
             build.ended_at = at
-            build.ran_s = _number(event.get("ran_s"))
+            build.ran_s = number(event.get("ran_s"))
+            build.cpu_s = number(event.get("cpu_s"))
+            build.max_rss = _whole(event.get("max_rss"), 2**53) or None  # emulated kernels say 0
+            build.tokens_max = _whole(event.get("tokens_max"))
             status = event.get("status")
             whole = isinstance(status, int) and not isinstance(status, bool) and abs(status) < 2**32
             build.status = status if whole else None
@@ -298,13 +327,13 @@ def _lives(build: Build) -> bool:
     return is_local(record) and lives(record)
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
     """`value` if it can be a time or a number of seconds, else None."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11
     return float(value) if good else None  # type: ignore[arg-type]
 
 
-def _whole(value: object) -> int | None:
-    """`value` if it can be a pid, a slot or a cap, else None."""
-    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+def _whole(value: object, below: int = 2**31) -> int | None:
+    """`value` if it can be a pid, a slot or a cap, or another number `below` that, else None."""
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below
     return value if good else None  # type: ignore[return-value]

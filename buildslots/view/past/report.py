@@ -15,8 +15,9 @@ from dataclasses import asdict
 from buildslots import __version__
 from buildslots.settings.machine import machine_cap
 from buildslots.view.output import write
+from buildslots.view.past.advice import NOTHING, advice_now
 from buildslots.view.past.builds import asked_for
-from buildslots.view.past.figures import NOTHING, advice_now, by, figures
+from buildslots.view.past.figures import by, figures
 from buildslots.words import NAME_SHOWN
 from buildslots.words import shown as shown_text
 
@@ -84,5 +85,6 @@ def _pool(directory: str, pool: str, builds: list[Build], shown: Past) -> dict[s
 
 
 def _bar(build: Build, between: tuple[float, float]) -> dict[str, object]:
-    names = ("slot", "program", "cwd", "pid", "overflow", "waited_s", "status", "outcome")
-    return {"from": between[0], "to": between[1]} | {name: getattr(build, name) for name in names}
+    names = ("slot", "program", "cwd", "pid", "overflow", "waited_s", "status", "outcome", "cpu_s", "max_rss")
+    task = {"batch": build.batch, "id": build.id} if build.batch else {}
+    return {"from": between[0], "to": between[1], **task} | {name: getattr(build, name) for name in names}

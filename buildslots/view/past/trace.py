@@ -3,6 +3,9 @@
 The format is the Trace Event Format of Chromium's tracing (catapult, docs/trace-event-format.md). A pool is a
 process in it, a slot a thread, and a run a complete event ("X") in that thread. The line is one track of
 asynchronous events ("b", "e"), because waits overlap. Counts and loads are counters ("C").
+
+A batch is a process, too, below the pools. It has an asynchronous event for each build, from its arrival to
+its end, with the wait inside of it; those of one name, which is the task's, are one track.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from buildslots.view.past.builds import Build, Past
 
 MACHINE = 0
-"""The number of the process that shows the load; the pools are 1, 2, …"""
+"""The number of the process that shows the load; the pools are 1, 2, …, and then come the batches."""
 LINE = 0
 """The number of the thread that shows the line; slot N is thread N + 1."""
 
@@ -37,11 +40,15 @@ def trace(shown: Past) -> dict[str, object]:
     """The JSON object of the format, times in microseconds from the first thing that is shown."""
     begin = min([shown.since, *(build.came_at for build in shown.builds)])
     events = _Events(begin, shown.until)
+    process = MACHINE
     for process, ((directory, pool), builds) in enumerate(by(shown.builds, "dir", "pool").items(), 1):
         events.name_rows(process, f"pool {pool}", directory, builds)
         for build in builds:
             events.add_build(process, build)
         events.add_counts(process, builds)
+    batches = by((build for build in shown.builds if build.batch), "batch")
+    for number, builds in enumerate(sorted(batches.values(), key=lambda its: its[0].came_at), process + 1):
+        events.add_batch(number, builds)
     events.add("M", "process_name", MACHINE, begin, args={"name": "machine"})
     for at, load in shown.loads:
         events.add("C", "load average", MACHINE, at, args={"load": load})
@@ -76,14 +83,7 @@ class _Events:
 
     def add_build(self, process: int, build: Build) -> None:
         """Add its wait and its run."""
-        args = {
-            "program": build.program,
-            "directory": build.cwd,
-            "pid": build.pid,
-            "outcome": build.outcome,
-            "waited_s": build.waited_s,
-            "status": build.status,
-        }
+        args = _about(build)
         for phase, at in zip("be", build.wait_between(self._until) or (), strict=False):
             # All waits have one name, which makes one row of them. The id is local to the process: with a
             # global one Perfetto shows the line apart from its pool.
@@ -98,6 +98,21 @@ class _Events:
             args["cause"] = build.cause
             self.add("i", build.program, process, build.came_at, s="p", cat="degraded", args=args)
 
+    def add_batch(self, process: int, builds: list[Build]) -> None:
+        """Add the `builds` of a batch, each with its wait."""
+        self.add("M", "process_name", process, self._begin, args={"name": f"batch {builds[0].batch}"})
+        self.add("M", "process_sort_index", process, self._begin, args={"sort_index": process})
+        for build in builds:
+            args = {"pool": build.pool, "slots": list(build.slots), **_about(build)}
+            wait, run = build.wait_between(self._until), build.run_between(self._until)
+            begin, end = build.came_at, max(span[1] for span in (wait, run, (0.0, build.came_at)) if span)
+            for phase, name, at in (
+                ("b", build.program, begin),
+                *(zip("be", ("waiting", "waiting"), wait, strict=True) if wait else ()),
+                ("e", build.program, end),
+            ):
+                self.add(phase, name, process, at, cat="batch", id2={"local": build.id}, args=args)
+
     def add_counts(self, process: int, builds: list[Build]) -> None:
         """Add how many ran and how many waited, each time that it changed."""
         moments = []
@@ -110,3 +125,18 @@ class _Events:
         for at, change, what in sorted(moments):
             counts[what] += change
             self.add("C", "builds", process, at, args=dict(counts))
+
+
+def _about(build: Build) -> dict[str, object]:
+    """What an event says of `build` besides its time."""
+    return {
+        "program": build.program,
+        "directory": build.cwd,
+        "pid": build.pid,
+        "outcome": build.outcome,
+        "waited_s": build.waited_s,
+        "status": build.status,
+        "cpu_s": build.cpu_s,
+        "max_rss": build.max_rss,
+        **({"batch": build.batch} if build.batch else {}),
+    }

@@ -63,6 +63,29 @@ class Subject:
     status: PoolStatus | None
 
 
+WRITABLE = {
+    "CLAUDECODE": "let Claude's sandbox write there: `sandbox.filesystem.allowWrite` in its settings.json",
+    "CODEX_": "let Codex write there: `writable_roots` of `[sandbox_workspace_write]` in its config.toml",
+    "GEMINI_CLI": "let Gemini CLI's sandbox write there: SANDBOX_MOUNTS",
+    "CURSOR_": "let Cursor's sandbox write there: `additionalReadwritePaths` in its sandbox.json",
+}
+"""How an agent's sandbox is told that a directory can be written, by how the variables begin that it sets."""
+
+
+def to_write(subject: Subject, otherwise: str) -> str:
+    """What lets builds write the pool: the setting of the agent that they run under, or `otherwise`."""
+    said = (text for begin, text in WRITABLE.items() if any(n.startswith(begin) for n in subject.environ))
+    return next(said, otherwise)
+
+
+def without_writing(path: str) -> str:
+    """What becomes of builds that cannot write the pool at `path`: see `disk.reader`."""
+    there, _ = listed(path)
+    if any(name.startswith("slot-") for name in there) and os.access(path, os.R_OK | os.X_OK):
+        return "so builds have no place in line, and only look for a free slot"
+    return "so builds run without slots"
+
+
 def shell_line(*words: str) -> str | None:
     """`words` as a command for a shell, each quoted; None if one of them cannot be shown as it is."""
     quoted = [shell_word(word) for word in words]

@@ -20,6 +20,8 @@ from buildslots.view.health.checks import (
     existing,
     listed,
     shell_line,
+    to_write,
+    without_writing,
 )
 from buildslots.words import prose, prose_path
 
@@ -59,7 +61,7 @@ def place(subject: Subject) -> list[Finding]:
     else:
         if there == path:
             details |= _owner_and_mode(path)
-        problems += _not_for_us(path, there)
+        problems += _not_for_us(subject, path, there)
     if problems:
         return [Finding("directory", PROBLEM, problem, details) for problem in problems]
     state = ""
@@ -104,7 +106,7 @@ def _owner_and_mode(path: str) -> dict[str, object]:
     }
 
 
-def _not_for_us(path: str, there: str) -> Iterator[str]:
+def _not_for_us(subject: Subject, path: str, there: str) -> Iterator[str]:
     """Why builds cannot or should not use the directory `path`; `there` is what exists of it."""
     usable = os.access(there, os.R_OK | os.W_OK | os.X_OK)
     file = os.stat(there)
@@ -112,6 +114,7 @@ def _not_for_us(path: str, there: str) -> Iterator[str]:
     shown, owner, group = prose_path(there), prose(_user(file.st_uid)), prose(_group(file.st_gid))
     if not usable:
         remedy = "change its owner, mode or mount, or set BUILD_SLOTS_DIR to another place"
+        remedy = to_write(subject, remedy)
         if there == path and is_shared(path):
             join = command("usermod", "-aG", _group(file.st_gid), _user(os.geteuid())) or "become a member"
             remedy = f"only the group {group} may: {join}, and log in again"
@@ -120,7 +123,7 @@ def _not_for_us(path: str, there: str) -> Iterator[str]:
                 f"it belongs to {owner} alone: `chgrp` it to a group that has both of you and `chmod 2770` "
                 "it, or set BUILD_SLOTS_DIR to another place"
             )
-        yield f"{shown} cannot be written by you, so builds run without slots: {remedy}"
+        yield f"{shown} cannot be written by you, {without_writing(path)}: {remedy}"
     if there != path or not hasattr(os, "getuid"):
         return
     mode, above = file.st_mode, os.path.dirname(os.path.realpath(path))

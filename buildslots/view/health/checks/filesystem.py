@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 import psutil
 
-from buildslots.view.health.checks import NOTE, OK, PROBLEM, Finding, Subject, existing
+from buildslots.view.health.checks import (
+    NOTE,
+    OK,
+    PROBLEM,
+    Finding,
+    Subject,
+    existing,
+    to_write,
+    without_writing,
+)
 from buildslots.words import prose_path
 
 NETWORK = re.compile(
@@ -44,7 +53,7 @@ def filesystem(subject: Subject) -> list[Finding]:
     details: dict[str, object] = {}
     if mount is not None:
         details |= {"type": mount.type, "mounted_on": mount.point, "options": mount.options}
-    found = [Finding("filesystem", PROBLEM, text, details) for text in _unfit(where, mount)]
+    found = [Finding("filesystem", PROBLEM, text, details) for text in _unfit(subject, where, mount)]
     if found:
         return found
     if mount is None:
@@ -57,8 +66,19 @@ def filesystem(subject: Subject) -> list[Finding]:
             "other containers and their host do not see it; to share slots, mount one directory into all"
         )
         return [Finding("filesystem", NOTE, text, details)]
+    if mount.type in {"tmpfs", "ramfs"} and _is_below_home(mount.point):
+        text = (
+            f"{prose_path(where)} is in memory ({mount.type} on {prose_path(mount.point)}), as the home of a "
+            "sandbox is: who is outside does not see this pool, and is not counted in it"
+        )
+        return [Finding("filesystem", NOTE, text, details)]
     text = f"{mount.type}, mounted on {prose_path(mount.point)}, is on this machine and has room"
     return [Finding("filesystem", OK, text, details)]
+
+
+def _is_below_home(point: str) -> bool:
+    home = os.path.realpath(os.path.expanduser("~"))
+    return point == home or point.startswith(home + os.sep)
 
 
 def is_network(fstype: str, opts: str) -> bool:
@@ -79,7 +99,7 @@ def _mount(path: str) -> Mount | None:
     return found
 
 
-def _unfit(where: str, mount: Mount | None) -> list[str]:
+def _unfit(subject: Subject, where: str, mount: Mount | None) -> list[str]:
     """Sentences about what makes the file system of `where` unfit for a pool."""
     place = prose_path(where)
     unfit = []
@@ -95,8 +115,8 @@ def _unfit(where: str, mount: Mount | None) -> list[str]:
     room = os.statvfs(where)
     if room.f_flag & os.ST_RDONLY:
         unfit.append(
-            f"{place} is mounted read-only, so builds run without slots: remount it, "
-            "or set BUILD_SLOTS_DIR to another place"
+            f"{place} is mounted read-only, {without_writing(subject.settings.dir)}: "
+            + to_write(subject, "remount it, or set BUILD_SLOTS_DIR to another place")
         )
     # Some file systems count no blocks or no inodes (btrfs, and most of FUSE), and say 0 of 0. What is
     # set aside for root counts for root only: statvfs(3).

@@ -15,7 +15,7 @@ OTHERS = 0o077
 
 def journal(subject: Subject) -> list[Finding]:
     """Where it is, how large it is, and why builds cannot write it: they do not say that themselves."""
-    kept, source = subject.settings.journal, subject.settings.journal_source
+    kept, source = subject.settings.journal, subject.settings.source("journal")
     details: dict[str, object] = {"journal": kept, "journal_source": source}
     if kept == "off":
         return [Finding("journal", OK, f"off ({source})", details)]
