@@ -7,6 +7,8 @@
     with build_slot() as slot:
         subprocess.run(["make", "build"], env=slot.environ(), check=True)
 
+and many of them with one plan: `Batch`, `run_batch`.
+
 Public names are loaded on first use, so that `import buildslots` stays cheap and `slot-run`
 loads nothing it does not need.
 """
@@ -15,8 +17,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from buildslots.batch.batch import Batch, run_batch
+    from buildslots.batch.report import BatchError, Report
+    from buildslots.batch.state import Outcome, TaskRun, current_task
+    from buildslots.batch.task import PlanError
     from buildslots.errors import (
         NotSlotOwnerError,
+        PoolUnreachableError,
         PoolUnusableError,
         SettingError,
         SlotCancelledError,
@@ -26,37 +33,58 @@ if TYPE_CHECKING:
     )
     from buildslots.gates import Gates
     from buildslots.pool import SlotPool, build_slot
+    from buildslots.reasons import Reason
+    from buildslots.rules import PoolRules
     from buildslots.slot import Slot
-    from buildslots.status import Holder, PoolStatus, Waiter
+    from buildslots.status import Fleet, Holder, PoolStatus, Waiter
     from buildslots.waiting import Waiting
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
+    "BatchError",
+    "Fleet",
     "Gates",
     "Holder",
     "NotSlotOwnerError",
+    "Outcome",
+    "PlanError",
+    "PoolRules",
     "PoolStatus",
+    "PoolUnreachableError",
     "PoolUnusableError",
+    "Reason",
+    "Report",
     "SettingError",
     "Slot",
     "SlotCancelledError",
     "SlotPool",
     "SlotReleasedError",
     "SlotTimeoutError",
+    "TaskRun",
     "UnthrottledWarning",
     "Waiter",
     "Waiting",
     "build_slot",
+    "current_task",
+    "run_batch",
 ]
 
 _HOMES = {
     "Gates": "gates",
+    "PlanError": "batch.task",
+    "PoolRules": "rules",
+    "Reason": "reasons",
     "Slot": "slot",
     "SlotPool": "pool",
     "build_slot": "pool",
     "Waiting": "waiting",
-} | dict.fromkeys(("Holder", "PoolStatus", "Waiter"), "status")
+}
+_HOMES |= dict.fromkeys(("Fleet", "Holder", "PoolStatus", "Waiter"), "status")
+_HOMES |= dict.fromkeys(("Batch", "run_batch"), "batch.batch")
+_HOMES |= dict.fromkeys(("BatchError", "Report"), "batch.report")
+_HOMES |= dict.fromkeys(("Outcome", "TaskRun", "current_task"), "batch.state")
 
 
 def __getattr__(name: str) -> object:

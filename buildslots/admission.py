@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import time
 
-from buildslots.backend import Refusal, Request
-from buildslots.errors import SlotCancelledError, SlotTimeoutError
+from buildslots.backend import Refusal, Request, labelled
+from buildslots.errors import PoolUnreachableError, SlotCancelledError, SlotTimeoutError
 from buildslots.slot import HELD, MARKS, Slot, open_pool
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from buildslots.backend import Backend, Hold, Listener, Notice, Place, Steps
+    from buildslots.backend import Backend, Chore, Hold, Listener, Notice, Place, Steps, Watch
     from buildslots.gates import Gates
     from buildslots.journal import Log
     from buildslots.settings import Settings
@@ -48,9 +48,11 @@ class Admission:
 
     Args:
         settings: Pool, cap, and what to do at the timeout.
-        command: What others are told that this build is.
+        command: What others are told that this build is, if the settings give it no label.
         open_pool: Opens the pool: that of `slot`, or that of `crowd`.
         late_s: By how much whatever others do to the pool may delay it beyond its timeout.
+        tells: Whether the child that `started` is told of is all that runs under the slot.
+        owner: For which process the build is done: see `backend.Request`.
 
     Attributes:
         has_failed: Whether our machinery has failed, and so no slot was got.
@@ -58,6 +60,7 @@ class Admission:
 
     __slots__ = (
         "_hold",
+        "_late_s",
         "_log",
         "_pid",
         "_place",
@@ -68,19 +71,32 @@ class Admission:
         "has_failed",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that one build needs
         self,
         settings: Settings,
         command: list[str],
         open_pool: Callable[[str, float], Backend] = open_pool,
         late_s: float = LATE_S,
+        *,
+        tells: bool = False,
+        owner: str | None = None,
     ) -> None:
         self._settings = settings
-        self._request = Request(settings.slots, command, settings.weight, _gates(settings))
+        self._late_s = late_s
+        self._request = Request(
+            settings.slots,
+            command if settings.label is None else [labelled(settings.label)],
+            settings.wanted,
+            _gates(settings),
+            tells=tells,
+            is_own_cap=settings.are_own_slots,
+            priority=settings.priority,
+            owner=owner,
+        )
         late_at = float("inf")  # whose turn comes after the timeout has time for the mutex then
         if settings.timeout_s is not None and settings.on_timeout != "paced":
             late_at = self._request.began + settings.timeout_s + late_s
-        self._pool = open_pool(settings.dir, late_at)
+        self._pool = open_pool(settings.address, late_at)
         self._hold: Hold | None = None
         self._place: Place | None = None
         self._log: Log | None = None
@@ -92,6 +108,17 @@ class Admission:
     def despite(self) -> str | None:
         """What of the machine's state it did not wait for any longer, at the timeout; None if nothing."""
         return None if self._hold is None else self._hold.despite
+
+    @property
+    def chores(self) -> list[Chore]:
+        """What has to be done while the build runs, to keep its slots."""
+        chore = None if self._hold is None else self._hold.chore
+        return [] if chore is None else [chore]
+
+    @property
+    def cap(self) -> int:
+        """K, by which it was decided at last."""
+        return self._settings.slots if self._hold is None else self._hold.cap
 
     @property
     def repaired(self) -> list[str]:
@@ -127,6 +154,7 @@ class Admission:
         notice: Callable[[], Notice | None] | None = None,
         cancel: Event | None = None,
         nap: Callable[[float], None] = time.sleep,
+        watch: Watch | None = None,
     ) -> Slot:
         """Get a slot as `SlotPool.acquire` does, which calls this, as does `slot-run`.
 
@@ -137,16 +165,19 @@ class Admission:
             notice: Called when a wait begins; what it returns, if anything, is told when to speak.
             cancel: Ends the wait when it is set.
             nap: Sleeps for so many seconds at most, while somebody has the mutex.
+            watch: What may end the wait by an exception of its own.
 
         Raises:
             SlotTimeoutError: A TimeoutError, and so an OSError; no slot in time.
             SlotCancelledError: `cancel` was set.
             OSError: The pool cannot be used.
         """
-        steps = self.steps(notice)
+        steps = self.steps(notice, None if watch is None else watch.poll)
         try:
             ears, seconds = next(steps)
             while True:
+                if watch is not None:
+                    seconds = min(seconds, watch.look_s)
                 if cancel is not None:
                     sound = self._listen(ears, seconds, cancel)
                 elif ears is not None:
@@ -154,6 +185,8 @@ class Admission:
                 else:
                     sound = False
                     nap(seconds)
+                if watch is not None:
+                    watch.check()
                 ears, seconds = steps.send(sound)
         except StopIteration as end:
             slot: Slot = end.value
@@ -176,8 +209,9 @@ class Admission:
 
     def blame(self, error: Exception) -> None:
         """Note whether `error`, which ended the wait, is a failure of our machinery: `has_failed`."""
-        if not isinstance(error, SlotTimeoutError) and not _is_the_caller_s(error):
-            self.has_failed = True
+        if isinstance(error, SlotTimeoutError) or _is_the_caller_s(error):
+            return
+        self.has_failed = not (isinstance(error, PoolUnreachableError) and is_to_fail(self._settings))
 
     def _steps(
         self, notice: Callable[[], Notice | None] | None, poll: Callable[[], object] | None
@@ -189,29 +223,34 @@ class Admission:
         outer = _outer(self._pool)
         if outer is not None:
             return self._nested(outer)
+        found: Hold | Refusal | None = None
         if settings.timeout_s == 0:
             found = yield from self._pool.attempt(self._request)
             if isinstance(found, Refusal):
                 if (outer := (yield from self._above())) is not None:
                     return self._nested(outer)
-                found = yield from self._at_timeout(found)
+                # The time of a pause does not count: who has no time to wait still waits for its end.
+                wait = found.is_paused and settings.on_timeout != "fail"
+                found = None if wait else (yield from self._at_timeout(found))
             self._hold = found
-        else:
+        if found is None:
             self._hold, self._place = yield from self._pool.enter(self._request, poll)
             if self._place is not None:
                 if (outer := (yield from self._above())) is not None:
                     return self._nested(outer)
                 self._hold = yield from self._wait(self._place, notice)
         waited_s = time.monotonic() - self._request.began
-        return Slot(settings.pool, settings.dir, hold=self._hold, waited_s=waited_s)
+        return Slot(settings.pool, settings.address, hold=self._hold, waited_s=waited_s, settings=settings)
 
     def _above(self) -> Steps[str | None]:
         """The mark of the slot of a command below which we run, though our environment does not say so.
 
-        Its slot-run says which process that is only after it has started it.
+        Its slot-run says which process that is only after it has started it. Whoever has no time to wait has
+        some for that, as for the mutex.
         """
         timeout_s = self._settings.timeout_s
-        until = time.monotonic() + (ABOVE_S if timeout_s is None else min(ABOVE_S, timeout_s / 2))
+        most_s = ABOVE_S if timeout_s is None else min(ABOVE_S, max(timeout_s / 2, self._late_s))
+        until = time.monotonic() + most_s
         kin = self._pool.kin()
         while kin.may_start and kin.mark is None and time.monotonic() < until:
             yield None, ABOVE_AGAIN_S
@@ -223,12 +262,16 @@ class Admission:
         if self._place is not None:
             self._place.leave()
         self._started = True  # long ago
-        return Slot(self._settings.pool, self._settings.dir, mark=mark)
+        settings = self._settings
+        return Slot(settings.pool, settings.address, mark=mark, settings=settings)
 
-    def started(self, slot: Slot, child: int | None = None) -> None:
+    def started(self, slot: Slot, child: int | None = None) -> Log | None:
         """Leave the line: the build has started under `slot`, as the process `child`.
 
         The slot stays from now on, whatever becomes of the admission. Raises nothing but a Ctrl-C.
+
+        Returns:
+            What tells the journal of this build, at the slot's release; None if nothing does.
         """
         if child is not None:
             self._started = True
@@ -238,14 +281,15 @@ class Admission:
             if child is not None:
                 self._hold.runs(child)
             if log := self._told():
-                log.started(self._hold.numbers, slot.waited_s, overflow=slot.overflow)
+                log.started(self._hold.numbers, slot.waited_s, overflow=slot.overflow, cap=self._hold.cap)
                 slot._log = log
         self._started = True
+        return slot._log
 
     def _wait(self, place: Place, notice: Callable[[], Notice | None] | None) -> Steps[Hold]:
         """Wait in line for a slot, and do at the timeout what the settings say."""
         if log := self._told():
-            log.queued()
+            log.queued(self._pool.ruled(self._request))
         told = notice() if notice else None
         timeout_s = self._settings.timeout_s
         found = yield from place.until(
@@ -257,7 +301,8 @@ class Admission:
             turn = yield from place.paced_start(found, timeout_s or 0.0)
             if not isinstance(turn, float):
                 return turn
-            found = yield from place.until(time.monotonic() + min(turn, PACE_S), told)
+            now = time.monotonic()
+            found = yield from place.until(now + min(turn, PACE_S), told, now)
         return found
 
     def _at_timeout(self, refusal: Refusal) -> Steps[Hold]:
@@ -283,9 +328,12 @@ class Admission:
 
     def _failed(self, error: BaseException) -> None:
         """Tell the journal why there is no slot; not of a look (`try_acquire`) that found none."""
-        if (self._place is not None or self.has_failed) and (log := self._told()):
+        is_gone = isinstance(error, PoolUnreachableError)
+        if (self._place is not None or self.has_failed or is_gone) and (log := self._told()):
             if self.has_failed:
                 log.degraded(str(error) or repr(error))
+            elif is_gone:
+                log.gave_up("unreachable")
             else:
                 log.gave_up("timeout" if isinstance(error, SlotTimeoutError) else "interrupted")
 
@@ -299,6 +347,11 @@ class Admission:
             except Exception:  # noqa: BLE001 - no descriptor left, say, or an upgrade has removed the module
                 return None
         return self._log
+
+
+def is_to_fail(settings: Settings) -> bool:
+    """Whether a server that cannot be reached is a failure, and no reason to build without it."""
+    return getattr(settings.address, "on_unreachable", "") == "fail"
 
 
 def _is_the_caller_s(error: Exception) -> bool:
@@ -326,7 +379,7 @@ def _gates(settings: Settings) -> Gates | None:
         return None
     from buildslots.gates import Gates  # noqa: PLC0415 - only who has bounds needs it
 
-    return Gates(bounds.min_free_memory, bounds.max_load, bounds.max_pressure)
+    return Gates.within(bounds)
 
 
 def _outer(pool: Backend) -> str | None:

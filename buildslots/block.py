@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         weight: int | None
         cancel: Event | None
         label: str | None
+        priority: str | None
 
 
 class Block:

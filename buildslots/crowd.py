@@ -4,9 +4,7 @@ A program may have a thousand tasks that all want to build. With a ticket for ea
 of descriptors; and a loop that is blocked by ordinary code for a while would hold up the line by a thousand
 places. So whoever comes when two of this process are in line waits in memory. When one of the two leaves, the
 next caller joins the line with the number of its own arrival, and so the order between processes stays exact.
-It joins before the other leaves: nobody behind them can become the head in between.
-
-Loaded by the library only: `slot-run` is one caller.
+It joins before the other leaves: nobody behind them can become the head in between. (slot-run is one caller.)
 """
 
 from __future__ import annotations
@@ -14,12 +12,14 @@ from __future__ import annotations
 import errno
 import os
 import time
-from _thread import TIMEOUT_MAX, allocate_lock
+from _thread import allocate_lock
 from _weakref import ref
 from collections import deque
 
+from buildslots.alarm import Alarm
 from buildslots.backend import Refusal
 from buildslots.disk.line import NUMBER_DIGITS
+from buildslots.logs import lost
 from buildslots.slot import open_pool as open_for_one
 
 TYPE_CHECKING = False
@@ -59,11 +59,15 @@ class Crowd:
         self._kin: Kin | None = None
         self._seen_at = 0.0
 
-    def arrives(self, caller: Caller) -> None:
-        """Give `caller` its number; it stands in line, or waits in memory, from now on."""
+    def arrives(self, caller: Caller, head_start_us: int) -> None:
+        """Give `caller` its number; it stands in line, or waits in memory, from now on.
+
+        Its priority lets it stand `head_start_us` microseconds before its arrival.
+        """
         with self._lock:
-            caller.number = self._last = max(time.time_ns() // 1000, self._last + 1)
-            self._waiting.append(ref(caller))
+            self._last = max(time.time_ns() // 1000, self._last + 1)
+            caller.number = caller.order = self._last - head_start_us
+            _insert(self._waiting, caller)
             self._fill()
 
     def leaves(self, caller: Caller) -> None:
@@ -73,6 +77,8 @@ class Crowd:
             if caller.may_be_in_memory:
                 self._waiting = deque([one for one in self._waiting if one() is not caller])
             self._fill()
+            if caller.has_place:
+                self._keep_place()
             told = [one() for one in self._standing]
             if self._waiting:  # it is to see to it that somebody leaves
                 told.append(self._waiting[0]())
@@ -83,10 +89,26 @@ class Crowd:
     def _fill(self) -> None:
         """Let those who are first in memory stand in line. With the lock."""
         self._standing = [one for one in self._standing if one() is not None]
-        while self._waiting and (len(self._standing) < IN_LINE or self._waiting[0]() is None):
-            first = self._waiting.popleft()
-            if first() is not None:
-                self._standing.append(first)
+        while self._waiting:
+            first = self._waiting[0]()
+            last = self._standing[-1]() if len(self._standing) >= IN_LINE else None
+            # One more ticket for who has a head start on those in line: the others of us wait behind it.
+            if first is not None and last is not None and first.order > last.order:
+                break
+            self._waiting.popleft()
+            if first is not None:
+                _insert(self._standing, first)
+
+    def _keep_place(self) -> None:
+        """Let the first in memory stand in line if all who do are on their way to it. With the lock.
+
+        Who has a head start may have come later. While it waits for the mutex nobody of us would be in line,
+        and others would start before those in memory who came before them.
+        """
+        while self._waiting and not any((c := one()) is not None and c.may_join for one in self._standing):
+            first = self._waiting.popleft()()
+            if first is not None:
+                _insert(self._standing, first)
 
     def stands(self, caller: Caller) -> bool:
         """Whether `caller` has to be in line now."""
@@ -100,14 +122,14 @@ class Crowd:
             return bool(self._waiting) and self._waiting[0]() is caller
 
     def number_for(self, caller: Caller) -> int:
-        """The number with which `caller` joins the line: behind those of us who came before it."""
+        """The number with which `caller` joins the line: behind those of its priority who came before it."""
         number = caller.number
         with self._lock:
             for one in self._standing:
                 other = one()
                 if other is caller:
                     break
-                if other is not None:
+                if other is not None and other.priority == caller.priority:
                     number = max(number, other.number + 1)
         return number
 
@@ -138,19 +160,27 @@ class Crowd:
             return bool(others) or any(map(_is_held, self._holds))
 
 
+def _insert(line: list[ref[Caller]] | deque[ref[Caller]], caller: Caller) -> None:
+    """Put `caller` into `line`, which is sorted by `order`; nearly always at its end."""
+    at = len(line)
+    while at and ((other := line[at - 1]()) is None or other.order > caller.order):
+        at -= 1
+    line.insert(at, ref(caller))
+
+
 def _is_held(hold: ref[Hold]) -> bool:
     held = hold()
     return held is not None and held.is_held
 
 
 _crowds: dict[tuple[int, str], Crowd] = {}
-"""By process, for a forked child has none of its parent's threads, and by the directory of the pool."""
+"""By process, for a forked child has none of its parent's threads, and by the address of the pool."""
 
 
-def open_pool(directory: str, late_at: float = float("inf")) -> Backend:
-    """The pool in `directory`, for one caller of many. Arguments as for `slot.open_pool`."""
-    crowd = _crowds.setdefault((os.getpid(), directory), Crowd())
-    return CrowdedPool(open_for_one(directory, late_at), crowd)
+def open_pool(address: str, late_at: float = float("inf")) -> Backend:
+    """The pool at `address`, for one caller of many. Arguments as for `slot.open_pool`."""
+    crowd = _crowds.setdefault((os.getpid(), address), Crowd())
+    return CrowdedPool(open_for_one(address, late_at, lost), crowd)
 
 
 class CrowdedPool:
@@ -185,11 +215,16 @@ class CrowdedPool:
     ) -> Steps[tuple[Hold, None] | tuple[None, Caller]]:
         """The same; otherwise join the line, or wait in memory behind the others of this process."""
         caller = Caller(self._pool, self._crowd, request, poll)
-        self._crowd.arrives(caller)
-        if not self._crowd.stands(caller):
-            return None, caller
+        self._crowd.arrives(caller, self._pool.head_start_us(request))
         try:
+            if not self._crowd.stands(caller):
+                return None, caller
             entered = yield from self._pool.enter(request, poll)
+            if entered[1] is not None:
+                caller.has_joined(entered[1])
+                return None, caller
+            caller.leave()
+            return self._crowd.has_got(entered[0]), None
         except OSError as error:
             if self._crowd.is_lack_of_ours(error, caller):
                 return None, caller
@@ -198,11 +233,20 @@ class CrowdedPool:
         except BaseException:
             caller.leave()
             raise
-        if entered[1] is not None:
-            caller.has_joined(entered[1])
-            return None, caller
-        caller.leave()
-        return self._crowd.has_got(entered[0]), None
+        finally:
+            caller.has_come()
+
+    def head_start_us(self, request: Request) -> int:
+        """By how many microseconds its priority lets `request` stand in line before its arrival."""
+        return self._pool.head_start_us(request)
+
+    def ruled(self, request: Request) -> Request:
+        """`request` with the cap that the pool's rules give it."""
+        return self._pool.ruled(request)
+
+    def paused_s(self, since: float) -> float:
+        """For how many seconds since that `time.monotonic()` nobody could start; infinity in a pause."""
+        return self._pool.paused_s(since)
 
     def exceed(self, request: Request, refusal: Refusal) -> Steps[Hold]:
         """Take slots beyond the cap, after `refusal`."""
@@ -218,6 +262,8 @@ class Caller:
 
     Attributes:
         number: Of its arrival, as of a ticket; once it is in line, that of its ticket.
+        order: The first of these; callers of one process come before each other by it. A ticket that had to
+            wait for the mutex has a larger number than who arrived meanwhile.
         may_be_in_memory: Whether it has never been seen to stand in line.
     """
 
@@ -233,6 +279,8 @@ class Caller:
         "_request",
         "may_be_in_memory",
         "number",
+        "order",
+        "priority",
     )
 
     def __init__(self, pool: Backend, crowd: Crowd, request: Request, poll: Callable[[], Any] | None) -> None:
@@ -242,15 +290,30 @@ class Caller:
         self._poll = poll
         self._place: Place | None = None
         self._joining = allocate_lock()
+        self._joining.acquire()
         self._pid = os.getpid()
         self._alarm = Alarm()
-        self.number = 0
+        self.number = self.order = 0
+        self.priority = request.priority
         self.may_be_in_memory = True
 
     @property
     def has_place(self) -> bool:
         """Whether it is in line."""
         return self._place is not None
+
+    @property
+    def may_join(self) -> bool:
+        """Whether it is in line, or others can make it join: it is not on its way there."""
+        return self._place is not None or not self._joining.locked()
+
+    def has_come(self) -> None:
+        """It is in line or in memory: from now on others can make it join the line.
+
+        On its way there, which leads to the mutex first, it joins by itself: with two places in line it would
+        wait for itself.
+        """
+        self._joining.release()
 
     def has_joined(self, place: Place) -> None:
         """Take over `place` in line."""
@@ -281,13 +344,16 @@ class Caller:
         finally:
             self._joining.release()
 
-    def until(self, deadline: float, notice: Notice | None = None) -> Steps[Hold | Refusal]:
-        """Wait until there is a slot for us, or until `time.monotonic()` is `deadline`."""
+    def until(
+        self, deadline: float, notice: Notice | None = None, since: float | None = None
+    ) -> Steps[Hold | Refusal]:
+        """Wait until there is a slot for us, or until `time.monotonic()` is `deadline`, and pauses longer."""
+        since = self._request.began if since is None else since
         while True:
             place = self._place
             try:
                 if place is not None:
-                    found = yield from place.until(deadline, notice)
+                    found = yield from place.until(deadline, notice, since)
                     return found if isinstance(found, Refusal) else self._crowd.has_got(found)
                 if self._crowd.stands(self):
                     self.join()
@@ -298,14 +364,17 @@ class Caller:
                     raise
                 self._lose_place()
                 pause_s = RETRY_S
-            now = time.monotonic()
+            now, due = time.monotonic(), deadline
             if now >= deadline:
-                return Refusal(self._request.limit)
+                due += self._pool.paused_s(since)
+                if now >= due:
+                    return Refusal(self._request.limit)
+                pause_s = min(pause_s, CHECK_S)  # nobody tells those in memory that a pause is over
             if notice is not None:
                 if now >= notice.due:
                     notice.tell(self._pool, f"{self.number:0{NUMBER_DIGITS}d}", None)
                 pause_s = min(pause_s, max(0.0, notice.due - now))
-            yield self._alarm, min(pause_s, deadline - now)
+            yield self._alarm, min(pause_s, due - now)
 
     def _lose_place(self) -> None:
         """Give the descriptors of the wait back, for want of one more; the number stays ours."""
@@ -328,43 +397,3 @@ class Caller:
         finally:
             if self._place is not None:
                 self._place.leave()
-
-
-class Alarm:
-    """What a caller in memory sleeps with: a `backend.Listener` without a descriptor."""
-
-    __slots__ = ("_lock", "_when_rung")
-
-    def __init__(self) -> None:
-        self._lock = allocate_lock()
-        self._lock.acquire()
-        self._when_rung: Callable[[], object] | None = None
-
-    @property
-    def wake(self) -> Alarm:
-        """What an event loop waits for, by `when_rung`."""
-        return self
-
-    def ring(self) -> None:
-        """End the sleep, in whatever thread that is."""
-        if self._lock.locked():
-            try:
-                self._lock.release()
-            except RuntimeError:
-                pass  # rung by another thread at the same moment
-        told = self._when_rung
-        if told is not None:
-            try:
-                told()
-            except RuntimeError:
-                pass  # its event loop is closed
-
-    def when_rung(self, told: Callable[[], object] | None) -> None:
-        """Call `told` at each ring from now on, in the thread that rings; at once if it has rung already."""
-        self._when_rung = told
-        if told is not None and not self._lock.locked():
-            told()
-
-    def listen(self, seconds: float) -> bool:
-        """Sleep until it rings, or for so many seconds at most: whether it has rung."""
-        return self._lock.acquire(timeout=min(max(0.0, seconds), TIMEOUT_MAX))

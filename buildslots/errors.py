@@ -7,6 +7,8 @@ from a worker process to its parent with everything it carries.
 
 from __future__ import annotations
 
+import errno
+
 # mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +20,17 @@ SHOWN = 60
 
 def _slot(number: int | None) -> str:
     return "a slot" if number is None else f"slot {number}"
+
+
+def without_password(text: str) -> str:
+    """`text` with *** in place of what a URL has for a password, even one that is written wrong."""
+    before, at, behind = text.rpartition("@")
+    scheme = before[: before.find("://") + 3] if "://" in before else ""
+    user, colon, _ = before.removeprefix(scheme).partition(":")
+    if at and colon:
+        text = f"{scheme}{user}:***@{behind}"
+    url, mark, query = text.partition("?")
+    return f"{url}?***" if mark and query and "://" in url else text
 
 
 class _Carrying:
@@ -46,7 +59,7 @@ class SettingError(_Carrying, ValueError):
     Attributes:
         source: Where the value was found, such as "--slots", "MAX_CONCURRENT_BUILDS" or
             "/home/me/.config/buildslots/config.toml, line 3, key slots".
-        value: The value as written.
+        value: The value as written, but for a password in it.
         problem: What is wrong with it, a phrase that follows the value: "is not a positive whole number".
     """
 
@@ -54,7 +67,7 @@ class SettingError(_Carrying, ValueError):
 
     def __init__(self, source: str, value: str, problem: str) -> None:
         self.source = source
-        self.value = value
+        self.value = value = without_password(value)
         self.problem = problem
         shown = value if len(value) <= SHOWN else value[: SHOWN - 3] + "..."
         # repr, not quotes: a value with a line end or a terminal escape in it stays one harmless line.
@@ -189,6 +202,29 @@ class PoolUnusableError(_Carrying, OSError):
         self.pool = pool
         self.cause = cause
         super().__init__(f"no slot of pool {pool!r} can be had: {cause}")
+
+
+class PoolUnreachableError(_Carrying, OSError):
+    """A pool on a server cannot be used: the server is not there, does not answer, or refuses.
+
+    >>> raise PoolUnreachableError("redis://localhost/0/license", "no answer")
+    Traceback (most recent call last):
+    buildslots.errors.PoolUnreachableError: the pool at redis://localhost/0/license cannot be used: no answer
+
+    `errno` is ENOTCONN, whatever the cause.
+
+    Attributes:
+        address: The pool's URL.
+        cause: What is wrong, in words.
+    """
+
+    _values = ("address", "cause")
+
+    def __init__(self, address: str, cause: str) -> None:
+        self.address = address
+        self.cause = cause
+        super().__init__(f"the pool at {address} cannot be used: {cause}")
+        self.errno = errno.ENOTCONN  # one without a number is a program's own: see `admission`
 
 
 class UnthrottledWarning(_Carrying, RuntimeWarning):

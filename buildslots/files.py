@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ROOMS = ("queue", "holders", "bells")
 """The directories in a pool's own. No link is followed in their places."""
+LINKLESS = (*ROOMS, "builds")
+"""Those, and the one of `tokens`."""
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 """For open(2): a FIFO that somebody put in the place of a file must not stop a build."""
 PLAIN = NO_WAIT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -72,7 +74,7 @@ class Room:
         above, _, name = self._path.rpartition("/")
         room = above.rpartition("/")[2]
         if self._pool is None:
-            self._fd = open_directory(above or "/", follow=room not in ROOMS)
+            self._fd = open_directory(above or "/", follow=room not in LINKLESS)
             return name, self._fd
         try:
             self._fd = os.open(room, os.O_RDONLY | DIRECTORY | PLAIN, dir_fd=self._pool)

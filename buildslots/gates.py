@@ -20,6 +20,10 @@ RESOURCES = ("cpu", "io", "memory")
 """What Linux tells the pressure of: Documentation/accounting/psi.rst."""
 
 
+MOST_TOLD = 100
+"""Characters of a bound in a record."""
+
+
 class Gates(Bounds):
     """Bounds within which the machine has to be before a build starts; None for those that do not matter.
 
@@ -57,6 +61,39 @@ class Gates(Bounds):
             _check(f"max_pressure of {resource}", percent, "is not a percentage", above=-1)
         super().__init__(min_free_memory, max_load, max_pressure)
 
+    @classmethod
+    def within(cls, bounds: Bounds) -> Gates:
+        """What looks whether the machine is within `bounds`."""
+        return cls(bounds.min_free_memory, bounds.max_load, bounds.max_pressure)
+
+    @classmethod
+    def told(cls, record: Mapping[str, str]) -> Gates | None:
+        """The bounds of a waiter, as its record has them; None if it has none, or none that can be."""
+        free, load, each = (record.get(name) for name in ("min_free_memory", "max_load", "max_pressure"))
+        if any(text is not None and len(text) > MOST_TOLD for text in (free, load, each)):
+            return None
+        pressure = [part.partition("=")[::2] for part in each.split(",")] if each else []
+        try:
+            gates = cls(
+                None if free is None else int(free),
+                None if load is None else float(load),
+                {resource: float(percent) for resource, percent in pressure},
+            )
+        except (SettingError, ValueError):
+            return None
+        return gates if gates.as_dict() else None
+
+    def never(self) -> str | None:
+        """What this machine can never have, in words that follow "waiting for"; None if nothing is."""
+        if self.min_free_memory is not None:
+            memory = _memory()
+            if memory is not None and memory[1] < self.min_free_memory:
+                from buildslots.words import size  # noqa: PLC0415 - as below
+
+                wanted, total = size(self.min_free_memory), size(memory[1])
+                return f"{wanted} of free memory (this machine has {total} in all)"
+        return None
+
     def closed_by(self) -> str | None:
         """What keeps a build from starting now, in words that follow "waiting for"; None if nothing does."""
         if self.min_free_memory is not None:
@@ -78,21 +115,29 @@ class Gates(Bounds):
 
 def free_memory() -> int | None:
     """Bytes that can be given to processes without swapping, of the whole machine; None if unknown."""
-    if sys.platform == "linux" and (free := _memory_of_linux()):
-        return free
+    memory = _memory()
+    return None if memory is None else memory[0]
+
+
+def _memory() -> tuple[int, int] | None:
+    """Bytes that can be given to processes without swapping, and that there are; None if unknown."""
+    if sys.platform == "linux" and (memory := _memory_of_linux()) and memory[0]:
+        return memory
     try:
         import psutil  # noqa: PLC0415 - takes 25 ms
 
-        return int(psutil.virtual_memory().available)
+        told = psutil.virtual_memory()
+        return int(told.available), int(told.total)
     except Exception:  # noqa: BLE001 - /proc is hidden or stripped, say, and psutil raises or warns
         return None
 
 
-def _memory_of_linux() -> int | None:
-    """MemAvailable of /proc/meminfo in bytes, as psutil has it (`virtual_memory` in psutil/_pslinux.py).
+def _memory_of_linux() -> tuple[int, int] | None:
+    """MemAvailable and MemTotal of /proc/meminfo in bytes, as psutil has them (`virtual_memory` there).
 
-    It is MemFree where more would be available than there is: LXC containers show their own total only.
-    None if the file does not say, or says 0, which some kernels do: psutil estimates it then.
+    The first is MemFree where more would be available than there is: LXC containers show their own total
+    only.
+    None if the file does not say; some kernels say that 0 is available, and psutil estimates it then.
     """
     try:
         fd = os.open("/proc/meminfo", os.O_RDONLY)
@@ -107,7 +152,7 @@ def _memory_of_linux() -> int | None:
         )
     except (OSError, KeyError, IndexError, ValueError):
         return None
-    return available if available <= total else free
+    return available if available <= total else free, total
 
 
 def load() -> float | None:

@@ -4,20 +4,31 @@ r"""The journal: what became of every build, one line of JSON an event, all pool
      "pid":4711,"start":"881234","host":"builder","pidns":"pid:[4026531836]","program":"make",
      "cwd":"/home/me/a","slot":0,"waited_s":1.5,"cap":3,"load":2.25}
 
-Every line has what the rows up to `cwd` name, and its event's fields besides:
+Every line has what the rows up to `priority` name, and its event's fields besides:
 
     v, t, event         1; Unix time; the event
     id, pool, dir, pid, program, cwd   which build; `command` in place of `program` if so configured
     start, host, pidns  which process that pid is, as in disk.records; Linux only
+    batch               the ID of a batch: the build is a task of it, and `program` the task's name
+    priority            "high" or "low"; a build without it is "normal"
     queued              cap, load: it joined the line
     started             slot, waited_s, cap, load
     fell_through        the same: it started beyond its cap, at the timeout
-    gave_up             waited_s, cause: "timeout" or "interrupted"; it never started
-    ended               slot, ran_s, status: the exit status, minus the signal that killed it, or null; load
+    gave_up             waited_s, cause: "timeout", "interrupted" or "unreachable" (the server of its pool);
+                        it never started
+    ended               slot, ran_s, status: the exit status, minus the signal that killed it, or null; load;
+                        cpu_s, max_rss: what the command used, if slot-run knows; tokens_max: the most CPU
+                        tokens that it had at once, if it took part in sharing them
     degraded            cause: it runs without any slot, because the machinery failed
 
 A build that needs several slots also has `weight` when it joins the line and starts, and `slots`, the
 numbers of all of them, beside `slot`, the lowest, when it starts.
+
+`cpu_s` is user and system time in seconds, `max_rss` resident memory in bytes, both of wait4(2). Both count
+the command, and those of its descendants that were waited for. `cpu_s` is their sum. `max_rss` is that of
+the largest single process, not the sum; on Linux it is hardly ever below slot-run's own 13 MiB or so, because
+the command begins in slot-run's memory (`exec_mmap` in fs/exec.c). Only slot-run knows them, and not on
+Windows: Python code and the tasks of batches have neither.
 
 A build that was killed together with its slot-run has no `ended`. `load` is the machine's load average over
 a minute. Nested builds are part of the build around them and do not appear.
@@ -37,20 +48,25 @@ at any moment loses no line.
 from __future__ import annotations
 
 import os
-import sys
 import time
 
-from buildslots.backend import Label
+from buildslots.backend import label_of, program_of
 from buildslots.disk.lock import lock_file, unlock
+from buildslots.disk.records import BATCH_LENGTH
 from buildslots.files import PLAIN, check_root, close, make_parents, open_in_room
-from buildslots.processes import identity
+from buildslots.processes import here, identity
 from buildslots.settings.places import state_dir
+from buildslots.settings.values import DEFAULT_PRIORITY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from buildslots.backend import Request
+    from buildslots.processes import Usage
     from buildslots.settings import Settings
 
 NAME = "journal.jsonl"
+START = b'{"v":1,'
+"""What each line begins with, and what nothing within a line has: JSON puts a backslash before its marks."""
 LIMIT = 4 * 1024 * 1024
 """Bytes; some 8,000 builds."""
 KEPT = 4
@@ -60,53 +76,60 @@ COMMAND_CHARACTERS = 4096
 
 
 class Log:
-    """What the journal is told of one build. No method raises."""
+    """What the journal is told of one build. No method raises.
 
-    __slots__ = ("_about", "_began", "_cap", "_path", "_slot", "_weight")
+    Attributes:
+        used: What its command has used, set before its end is told; None if nobody knows.
+        tokens_max: The most tokens that it had at once, likewise; None if it took no part in sharing them.
+    """
+
+    __slots__ = ("_about", "_began", "_path", "_slot", "tokens_max", "used")
 
     def __init__(self, settings: Settings, command: list[str], build: str) -> None:
         """Begin to tell of the build `command` with the id `build`; writes nothing yet."""
         self._about = self._path = ""
         self._slot = -1
+        self.used: Usage | None = None
+        self.tokens_max: int | None = None
         self._began = time.monotonic()
-        self._cap = settings.slots
-        self._weight = f',"weight":{settings.weight}' if settings.weight > 1 else ""
         try:
             path = os.path.join(state_dir(os.environ), NAME)
             check_root(path)
             self._path = path
         except OSError:
             pass  # no home; or root in the home of another user, where nothing is told
-        try:
-            cwd = os.getcwd()
-        except OSError:
-            cwd = "?"  # it was removed
+        label = label_of(command)
+        cwd = label.cwd if label is not None and label.cwd is not None else here()
         if settings.journal == "commands":
-            what = f'"command":[{",".join(map(_quoted, _shortened(command)))}]'
+            what = f'"command":[{",".join(map(quoted, _shortened(command)))}]'
         else:
-            what = f'"program":{_quoted(_cut(_program(command)))}'
+            what = f'"program":{quoted(cut(program_of(command)))}'
         self._about = (
-            f'"id":{_quoted(build)},"pool":{_quoted(settings.pool)},"dir":{_quoted(_cut(settings.dir))}'
+            f'"id":{quoted(build)},"pool":{quoted(settings.pool)},"dir":{quoted(cut(settings.address))}'
             f",{_process()},{what}"
-            f',"cwd":{_quoted(_cut(cwd))}'
+            f',"cwd":{quoted(cut(cwd))}'
         )
+        if label is not None and label.batch:
+            self._about += f',"batch":{quoted(label.batch[:BATCH_LENGTH])}'
+        if settings.priority != DEFAULT_PRIORITY:
+            self._about += f',"priority":{quoted(settings.priority)}'
 
-    def queued(self) -> None:
-        """It joined the line."""
-        self._write("queued", f'"cap":{self._cap}{self._weight}{_load()}')
+    def queued(self, request: Request) -> None:
+        """It joined the line, and asks for that."""
+        self._write("queued", f'"cap":{request.cap}{_weight(request.weight)}{_load()}')
 
-    def started(self, slots: tuple[int, ...], waited_s: float, *, overflow: bool) -> None:
-        """It runs now, in `slots`."""
+    def started(self, slots: tuple[int, ...], waited_s: float, *, overflow: bool, cap: int) -> None:
+        """It runs now, in `slots`, by that cap."""
         self._slot = slots[0]
         self._began = time.monotonic()
         event = "fell_through" if overflow else "started"
         several = f',"slots":[{",".join(map(str, slots))}]' if len(slots) > 1 else ""
-        where = f'"slot":{slots[0]}{several}{self._weight}'
-        self._write(event, f'{where},"waited_s":{waited_s:.6f},"cap":{self._cap}{_load()}')
+        where = f'"slot":{slots[0]}{several}{_weight(len(slots))}'
+        self._write(event, f'{where},"waited_s":{waited_s:.6f},"cap":{cap}{_load()}')
 
     def gave_up(self, cause: str) -> None:
         """It will not start."""
-        self._write("gave_up", f'"waited_s":{time.monotonic() - self._began:.6f},"cause":{_quoted(cause)}')
+        self._write("gave_up", f'"waited_s":{time.monotonic() - self._began:.6f},"cause":{quoted(cause)}')
 
     def ended(self, status: int | None, at: float, until: float) -> None:
         """It has ended.
@@ -118,11 +141,14 @@ class Log:
         """
         ran_s = until - self._began
         shown = "null" if status is None else int(status) if isinstance(status, int) else "null"
-        self._write("ended", f'"slot":{self._slot},"ran_s":{ran_s:.6f},"status":{shown}{_load()}', at)
+        used = f',"cpu_s":{self.used[0]:.6f},"max_rss":{self.used[1]}' if self.used else ""
+        tokens = "" if self.tokens_max is None else f',"tokens_max":{self.tokens_max}'
+        what = f'"slot":{self._slot},"ran_s":{ran_s:.6f},"status":{shown}{used}{tokens}'
+        self._write("ended", f"{what}{_load()}", at)
 
     def degraded(self, cause: str) -> None:
         """It runs without any slot."""
-        self._write("degraded", f'"cause":{_quoted(_cut(cause))}')
+        self._write("degraded", f'"cause":{quoted(cut(cause))}')
 
     def _write(self, event: str, fields: str, at: float | None = None) -> None:
         if not self._path:
@@ -134,6 +160,10 @@ class Log:
                 rotate(self._path)
         except Exception:  # noqa: BLE001, S110 - the journal is worth no build, whatever is wrong with it
             pass
+
+
+def _weight(weight: int) -> str:
+    return f',"weight":{weight}' if weight > 1 else ""
 
 
 def rotate(path: str) -> None:
@@ -213,21 +243,12 @@ def _process() -> str:
     global _this  # noqa: PLW0603 - a cache of what cannot change
     who = identity()
     if _this[0] is not who:
-        words = [f'"{name}":{value if name == "pid" else _quoted(value)}' for name, value in who.items()]
+        words = [f'"{name}":{value if name == "pid" else quoted(value)}' for name, value in who.items()]
         _this = who, ",".join(words)
     return _this[1]
 
 
 _this: tuple[dict[str, str], str] = ({}, "")
-
-
-def _program(command: list[str]) -> str:
-    """The name of the program in `command`; of this Python program, the name of its script."""
-    if command is sys.orig_argv and sys.argv[:1] not in ([], [""], ["-c"]):
-        command = sys.argv
-    if command and isinstance(command[0], Label):
-        return command[0]
-    return os.path.basename(command[0]) if command else ""
 
 
 def _shortened(command: list[str]) -> list[str]:
@@ -239,12 +260,12 @@ def _shortened(command: list[str]) -> list[str]:
     return command
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     """`text`, or its beginning: an argument may have 128 KiB, and each character may become six in a line."""
     return text if len(text) <= COMMAND_CHARACTERS else f"{text[: COMMAND_CHARACTERS - 1]}…"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """`text` as a JSON string; `json` would cost each build 7 ms, and much more than this loop."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'

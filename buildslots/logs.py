@@ -8,7 +8,9 @@ from __future__ import annotations
 import sys
 import time
 
-from buildslots.waiting import AGAIN_S, FIRST_S, Waiting
+from buildslots.logger import own_logger
+from buildslots.outlook import Outlook, never
+from buildslots.waiting import AGAIN_S, FIRST_S, seen
 from buildslots.words import span
 
 TYPE_CHECKING = False
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from buildslots.disk.directory import PoolDirectory
     from buildslots.settings import Settings
     from buildslots.slot import Slot
+    from buildslots.waiting import Waiting
 
 OWN = (
     "every slot of pool %r is held by this very program: what works for a holder in another thread or "
@@ -26,7 +29,8 @@ OWN = (
 )
 
 _said: dict[str, float] = {}
-"""When OWN may be said again, by the pool's directory: a program may have a thousand tasks."""
+"""When OWN, by the pool's directory, or another sentence may be said again: a program may have a thousand
+tasks."""
 
 
 class Teller:
@@ -39,6 +43,7 @@ class Teller:
     def __init__(self, settings: Settings, on_wait: Callable[[Waiting], object] | None) -> None:
         self._settings = settings
         self._on_wait = on_wait
+        self._outlook: Outlook | None = None
         self._spoken = self._is_first = False
         self._began = self.due = 0.0
 
@@ -47,7 +52,16 @@ class Teller:
         self._is_first = self._on_wait is not None or _listener() is not None
         self._began = time.monotonic()
         self.due = self._began if self._is_first else self._began + FIRST_S
+        if self._settings.gates is not None and "logging" in sys.modules:
+            self._tell_of_never()
         return self
+
+    def _tell_of_never(self) -> None:
+        """Warn at once of what the build waits for in vain, and not for each of a thousand tasks."""
+        sentence = never(self._settings)
+        if sentence is not None and self._began >= _said.get(sentence, 0.0):
+            _said[sentence] = self._began + AGAIN_S
+            own_logger().warning("pool %r: %s", self._settings.pool, sentence)
 
     def tell(self, pool: PoolDirectory, ticket: str, gate: str | None) -> None:
         """Tell of this moment; `gate` is what of the machine's state keeps the build back."""
@@ -58,17 +72,24 @@ class Teller:
             self.due = self._began + FIRST_S
             if logger is not None:
                 self._tell_of_own(pool, logger, now)
+                logger = None
         else:
             self.due = now + AGAIN_S
-            if logger is not None:
-                self._spoken = True
-                logger.info("%s", Waiting(pool, ticket, gate, self._settings, self._began))
+        if logger is None and self._on_wait is None:
+            return
+        self._outlook = self._outlook or Outlook(self._settings)
+        waiting = seen(pool, ticket, gate, self._settings, self._began, outlook=self._outlook)
+        if waiting is None:
+            self.due = now + FIRST_S
+            return
+        if logger is not None:
+            self._spoken = True
+            logger.info("%s", waiting)
         if self._on_wait is not None:
-            waiting = Waiting(pool, ticket, gate, self._settings, self._began)
             try:
                 self._on_wait(waiting)
             except Exception:  # noqa: BLE001 - the wait is not at fault, and goes on
-                _logger().exception("on_wait failed")
+                own_logger().exception("on_wait failed")
 
     def _tell_of_own(self, pool: PoolDirectory, logger: logging.Logger, now: float) -> None:
         if now < _said.get(pool.path, 0.0):
@@ -79,44 +100,41 @@ class Teller:
         else:
             _said.pop(pool.path, None)
 
-    def started(self, slot: Slot, despite: str | None) -> None:
+    def started(self, slot: Slot, despite: str | None, cap: int) -> None:
         """Say that the build starts, if something was said of its wait, or if it does not start as it should.
 
         Args:
             slot: What it starts under.
             despite: What of the machine's state it did not wait for any longer, in words.
+            cap: K, by which that was decided.
         """
         if slot.overflow or despite:
             when = f"within {span(slot.waited_s)}" if self._settings.timeout_s else "now"
             how = "all the same"
             if slot.overflow:
-                how = f"beyond the cap of {self._settings.slots} (overflow slot {slot.number})"
+                how = f"beyond the cap of {cap} (overflow slot {slot.number})"
             what = f"pool {slot.pool!r}: no {despite or 'slot'}"
-            _logger().warning("%s %s: this build runs %s", what, when, how)
+            own_logger().warning("%s %s: this build runs %s", what, when, how)
         elif self._spoken and (logger := _listener()) is not None:
             logger.info("starting after %s with slot %s", span(slot.waited_s), slot.number)
+
+
+def lost(what: str) -> None:
+    """Warn that slots which a build holds on a server were lost; `what` is a sentence. The build goes on."""
+    own_logger().warning("%s", what)
 
 
 def unthrottled(warning: Warning) -> None:
     """Log that a build runs without a slot, which `warning` tells who has no log."""
     if "logging" in sys.modules:
-        _logger().warning("%s", warning)
-
-
-def _logger() -> logging.Logger:
-    import logging  # noqa: PLC0415 - 10 ms
-
-    logger = logging.getLogger("buildslots")
-    if not logger.handlers:  # or a program without a log would have its warnings on stderr: logging's HOWTO
-        logger.addHandler(logging.NullHandler())
-    return logger
+        own_logger().warning("%s", warning)
 
 
 def _listener() -> logging.Logger | None:
     """The logger, if somebody wants to know of waits; None otherwise."""
     if "logging" not in sys.modules:
         return None
-    logger = _logger()
+    logger = own_logger()
     return logger if logger.isEnabledFor(20) else None  # logging.INFO
 
 

@@ -12,23 +12,23 @@ import sys
 # What may only be needed later is loaded now as well: a program may run for months, and this package be
 # upgraded or removed meanwhile. Only slot-run has no time for that.
 import buildslots.gates
-import buildslots.words  # noqa: F401
+import buildslots.words
 from buildslots import aio, logs
 from buildslots.admission import LATE_S, Admission
-from buildslots.backend import Label
 from buildslots.block import Block
 from buildslots.crowd import open_pool
 from buildslots.decorated import decorated
-from buildslots.disk import directory, kin, wait  # noqa: F401
-from buildslots.errors import PoolUnusableError, SettingError, SlotTimeoutError, UnthrottledWarning
+from buildslots.disk import directory, kin, seen, wait  # noqa: F401
+from buildslots.errors import PoolUnusableError, SlotTimeoutError, UnthrottledWarning
+from buildslots.look import cap_of, pool_status
 from buildslots.processes import occupy_standard
+from buildslots.rules import Ruled
 from buildslots.settings import Settings, compiled, file, machine, resolve  # noqa: F401
 from buildslots.settings.values import UNSET
 from buildslots.slot import Slot, slots_here
-from buildslots.status import pool_status
 
 try:
-    pass
+    import buildslots.journal  # noqa: F401
 except Exception:  # noqa: BLE001, S110 - it is worth no build, whatever is wrong with it
     pass
 
@@ -49,13 +49,12 @@ if TYPE_CHECKING:
 
 
 TRY_S = 0.007
-"""How long `try_acquire` and `acquire(0)` try to get the mutex: tasks call them, and the others of the loop
-stand still meanwhile."""
+"""How long `try_acquire` and `acquire(0)` try to get the mutex: the loop of tasks stands still meanwhile."""
 FAILURES = (OSError, ImportError)
 """What the machinery fails with: a call, or a module that cannot be loaded, for want of a descriptor, say."""
 
 
-class SlotPool(Block):
+class SlotPool(Block, Ruled):
     """The build slots of one pool, with settings as `slot-run` has them.
 
     Safe to share among threads and with forked children; pickled, it is the same pool with the same settings.
@@ -70,7 +69,8 @@ class SlotPool(Block):
     (0, 2)
 
     Args:
-        pool: Name of the pool; None for `BUILD_SLOTS_POOL` or the default pool.
+        pool: Name of the pool, or its URL if it is on a server; None for `BUILD_SLOTS_POOL` or the default
+            pool.
         slots: The cap K; None for environment, config file or the machine's default.
         timeout: How long `acquire()` waits: seconds, a duration such as "10m", or a timedelta; None for ever;
             by default environment, config file, or 120 s.
@@ -143,9 +143,9 @@ class SlotPool(Block):
         Raises:
             OSError: The pool has no place: no directory can be named.
         """
-        return self._usable_settings().slots
+        return cap_of(self._usable_settings())[0]
 
-    def acquire(
+    def acquire(  # noqa: PLR0913 - as the class
         self,
         timeout: Timeout = UNSET,
         on_timeout: str | None = None,
@@ -153,14 +153,13 @@ class SlotPool(Block):
         weight: int | None = None,
         cancel: Event | None = None,
         label: str | None = None,
+        priority: str | None = None,
     ) -> Slot:
         """Wait in line for a slot and take it.
 
-        In a process that runs under a slot of this pool (below `slot-run`, or with the environment
-        of `Slot.environ()`), that slot is returned at once, nested. If the pool directory cannot be
-        used, the slot returned holds nothing, at once, with an `UnthrottledWarning`.
-
-        The logger "buildslots" is told of long waits, and of builds that start beyond the cap or without.
+        Under a slot of this pool (below `slot-run`, or with the environment of `Slot.environ()`) that slot is
+        returned at once, nested. If the pool directory cannot be used, the slot returned holds nothing, with
+        an `UnthrottledWarning`. The logger "buildslots" is told of long waits, and of overflow.
 
         Args:
             timeout: How long to wait: seconds, "10m", a timedelta; 0 not at all, None for ever; by default as
@@ -169,18 +168,20 @@ class SlotPool(Block):
             weight: How many slots the build needs; it gets them together, in its turn. None for 1; more
                 than K counts as K, with a warning.
             cancel: Ends the wait within a tenth of a second when some other thread sets it.
-            label: What views, the waiting line and the journal call this build, in place of this program's
-                command line.
+            label: What views, the waiting line and the journal call this build.
+            priority: "high" or "low": stand in line as if it had come 5 minutes earlier or later.
 
         Raises:
-            SlotTimeoutError: A TimeoutError; no slot in time. Nothing is held, and the place in
-                line is gone.
+            SlotTimeoutError: A TimeoutError; no slot in time. Nothing is held, and the place in line is gone.
             SlotCancelledError: A RuntimeError; `cancel` was set. Likewise.
             SettingError: A ValueError; an argument is not usable.
             PoolUnusableError: An OSError; the pool cannot be used, and is strict.
+            PoolUnreachableError: An OSError; its server cannot be used, and `on_unreachable` is "fail".
         """
         try:
-            admission = self._admission(timeout, on_timeout, weight, label)
+            admission = self._admission(
+                timeout_s=timeout, on_timeout=on_timeout, weight=weight, priority=priority, label=label
+            )
         except OSError as error:  # no directory for the pool
             return self._unthrottled(error)
         try:
@@ -192,10 +193,10 @@ class SlotPool(Block):
             if not admission.has_failed:
                 raise
             return self._unthrottled(error)
-        teller.started(slot, admission.despite)
+        teller.started(slot, admission.despite, admission.cap)
         return _given(slot, admission)
 
-    async def acquire_async(
+    async def acquire_async(  # noqa: PLR0913 - as the class
         self,
         timeout: Timeout = UNSET,  # noqa: ASYNC109 - it bounds the wait, and may end in a slot
         on_timeout: str | None = None,
@@ -203,13 +204,16 @@ class SlotPool(Block):
         weight: int | None = None,
         cancel: Event | None = None,
         label: str | None = None,
+        priority: str | None = None,
     ) -> Slot:
         """`acquire` for a task of asyncio, trio or anyio: others run while it waits, without a thread.
 
         When the task is cancelled, nothing is held, and the place in line is gone.
         """
         try:
-            admission = self._admission(timeout, on_timeout, weight, label)
+            admission = self._admission(
+                timeout_s=timeout, on_timeout=on_timeout, weight=weight, priority=priority, label=label
+            )
         except OSError as error:  # no directory for the pool
             return self._unthrottled(error)
         try:
@@ -221,7 +225,7 @@ class SlotPool(Block):
             if not admission.has_failed:
                 raise
             return self._unthrottled(error)
-        teller.started(slot, admission.despite)
+        teller.started(slot, admission.despite, admission.cap)
         return _given(slot, admission)
 
     def try_acquire(self, *, weight: int | None = None, label: str | None = None) -> Slot | None:
@@ -242,16 +246,11 @@ class SlotPool(Block):
     def _wanted(self) -> tuple[SlotPool, Wish]:
         return self, {}
 
-    def _admission(
-        self, timeout: Timeout, on_timeout: str | None, weight: int | None, label: str | None = None
-    ) -> Admission:
-        settings = self._usable_settings()
-        settings = settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight, warn=logs.warn)
-        _check_label(label)
+    def _admission(self, **said: Any) -> Admission:
+        settings = self._usable_settings().replace(**said, warn=logs.warn)
         occupy_standard()
-        command: list[str] = sys.orig_argv if label is None else [Label(label)]
         late_s = TRY_S if settings.timeout_s == 0 else LATE_S
-        return Admission(settings, command, open_pool, late_s)
+        return Admission(settings, sys.orig_argv, open_pool, late_s)
 
     def _unthrottled(self, error: Exception) -> Slot:
         """A slot that holds nothing, because of `error`. Raises PoolUnusableError if the pool is strict."""
@@ -277,7 +276,7 @@ class SlotPool(Block):
         if self._settings is not None:
             try:
                 for slot in slots_here().get(()):
-                    if slot._covers(self._settings.dir):
+                    if slot._covers(self._settings.address):
                         return slot._inner()
             except OSError as error:
                 return self._unthrottled(error)
@@ -297,13 +296,12 @@ class build_slot(Block):  # noqa: N801 - used like a function
     >>> asyncio.run(build("all"))
     ('all', True)
 
-    Arguments as for `SlotPool`, and `weight`, `cancel` and `label` as for `SlotPool.acquire`. The first may
-    also be a `SlotPool`, which has its own `slots`, `gates`, `dir`, `on_wait` and `strict`. Wrong ones raise
-    here. As a decorator it reads the environment and the config file anew for each call.
+    Arguments as for `SlotPool` and `SlotPool.acquire`. The first may also be a `SlotPool`, which has its own
+    `slots`, `gates`, `dir`, `on_wait` and `strict`. Wrong ones raise here. As a decorator it reads the
+    environment and the config file anew for each call.
 
-    Re-entrant: inside of it, in the same thread or task and in tasks that it starts, a further
-    `build_slot()` of the same pool is the same slot. Raises what `SlotPool` and `SlotPool.acquire`
-    raise; the block is not entered then.
+    Re-entrant: inside of it, in the same thread or task and in tasks that it starts, a further `build_slot()`
+    of the same pool is the same slot. Raises what those raise, and then the block is not entered.
     """
 
     __slots__ = ("_name", "_options", "_pool", "_wish")
@@ -320,6 +318,7 @@ class build_slot(Block):  # noqa: N801 - used like a function
         dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the word that users know from --dir
         cancel: Event | None = None,
         label: str | None = None,
+        priority: str | None = None,
         on_wait: Callable[[Waiting], object] | None = None,
         strict: bool = False,
     ) -> None:
@@ -340,9 +339,10 @@ class build_slot(Block):  # noqa: N801 - used like a function
                 # The program may change its directory before a call.
                 self._options["dir"] = os.path.abspath(os.fsdecode(dir))
         if self._pool._settings is not None:  # what is wrong raises here
-            self._pool._settings.replace(timeout_s=timeout, on_timeout=on_timeout, weight=weight)
-        _check_label(label)
-        self._wish |= {"weight": weight, "cancel": cancel, "label": label}
+            self._pool._settings.replace(
+                timeout_s=timeout, on_timeout=on_timeout, weight=weight, priority=priority, label=label
+            )
+        self._wish |= {"weight": weight, "cancel": cancel, "label": label, "priority": priority}
         self._name = pool
 
     def __getstate__(self) -> tuple[str | SlotPool | None, SlotPool, dict[str, Any], Wish]:
@@ -391,8 +391,3 @@ def _given(slot: Slot, admission: Admission) -> Slot:
         logs.warn(sentence)
     slot._given = True
     return slot
-
-
-def _check_label(label: object) -> None:
-    if label is not None and not (isinstance(label, str) and label.strip()):
-        raise SettingError("label", repr(label), "is not a text that names the build")

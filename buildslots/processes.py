@@ -11,18 +11,27 @@ from buildslots.files import close
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from resource import struct_rusage
+    from typing import TypeAlias
+
+    Usage: TypeAlias = tuple[float, int]  # CPU seconds, and resident bytes of the largest process
 
 COERCED = (b"C.UTF-8", b"C.utf8", b"UTF-8")
 """What Python sets LC_CTYPE to where the locale is C: PEP 538, _TARGET_LOCALES in Python/pylifecycle.c."""
 PASSING_ON = b"sh bash dash ash busybox zsh ksh mksh make timeout xargs find strace systemd".split()
 """Programs that ignore SIGPIPE only if what they start is to ignore it too: `trap '' PIPE` in a shell,
 IgnoreSIGPIPE= in systemd.exec(5). Python, Rust, node and others ignore it for themselves alone."""
+LOWEST_FD = 64
+"""The lowest number of the slot's descriptors in the command: shell scripts and jobservers use low ones."""
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes that `ru_maxrss` counts in: getrusage(2)."""
 MOST_ANCESTORS = 256
 """So many processes, this one and those above it, are looked at."""
 MOST_FILES = 4096
 """Among so many open files of a process one is looked for."""
 
 _identity: tuple[int, dict[str, str]] = (0, {})
+_boot: list[str] = []
 
 
 def identity() -> dict[str, str]:
@@ -46,6 +55,28 @@ def identity() -> dict[str, str]:
     return _identity[1]
 
 
+def boot_id() -> str | None:
+    """The number of this boot of this machine, which no other has: random(4). None where there is none."""
+    if not _boot:
+        try:
+            fd = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY)
+            try:
+                _boot.append(os.read(fd, 64).decode("ascii", "replace").strip())
+            finally:
+                close(fd)
+        except OSError:
+            return None
+    return _boot[0]
+
+
+def here() -> str:
+    """The directory of this process; "?" if it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "?"
+
+
 def start_of(pid: int) -> int:
     """When process `pid` started, in clock ticks after boot: field 22 of proc_pid_stat(5); 0 if unknown."""
     return _parent_and_start(pid)[1]
@@ -53,6 +84,11 @@ def start_of(pid: int) -> int:
 
 def _parent_and_start(pid: int) -> tuple[int, int]:
     """Fields 4 and 22 of proc_pid_stat(5): the parent of process `pid`, and when it started; 0 if unknown."""
+    return _stat(pid)[1:]
+
+
+def _stat(pid: int) -> tuple[bytes, int, int]:
+    """Fields 3, 4 and 22 of proc_pid_stat(5): the state as well; b"" if unknown."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         try:
@@ -60,9 +96,9 @@ def _parent_and_start(pid: int) -> tuple[int, int]:
         finally:
             close(fd)
         fields = stat[stat.rindex(b")") + 2 :].split()  # the name in parentheses may hold anything
-        return int(fields[1]), int(fields[19])
+        return fields[0], int(fields[1]), int(fields[19])
     except (OSError, ValueError, IndexError):
-        return 0, 0
+        return b"", 0, 0
 
 
 def lineage() -> dict[int, int]:
@@ -177,6 +213,8 @@ def is_local(fields: Mapping[str, str]) -> bool:
 def lives(fields: Mapping[str, str], since: float | None) -> bool:
     """Whether the process that `fields` name lives; True where we cannot know (another pid namespace).
 
+    One that has ended, and for whose end nobody waits, does not: process 1 of a container may not.
+
     Args:
         fields: As `identity` has them.
         since: Unix time at which it lived; tells it from a later process with its pid where there is no
@@ -188,8 +226,8 @@ def lives(fields: Mapping[str, str], since: float | None) -> bool:
     if not is_local(fields):
         return True
     if fields.get("start", "0") != "0":
-        start = start_of(pid)
-        return fields["start"] == str(start) if start else _is_hidden(pid)
+        state, _, start = _stat(pid)
+        return (fields["start"] == str(start) and state != b"Z") if start else _is_hidden(pid)
     import psutil  # noqa: PLC0415 - where there is no /proc
 
     try:
@@ -228,6 +266,39 @@ def occupy_standard() -> None:
                 return  # no /dev, or no descriptor left
             if new > 2:  # another thread was quicker
                 close(new)
+
+
+def hand_down(fd: int) -> int | None:
+    """Let the command inherit a copy of `fd` with a high number, which is returned; or else `fd` itself."""
+    from fcntl import F_DUPFD, fcntl  # noqa: PLC0415 - Windows has none
+
+    try:
+        return fcntl(fd, F_DUPFD, LOWEST_FD)
+    except OSError:  # RLIMIT_NOFILE allows no such number, or no further descriptor at all
+        try:
+            os.set_inheritable(fd, True)
+        except OSError:
+            pass  # then a slot-run that is killed frees the slot too early: no reason not to run the command
+        return None
+
+
+def can_be_measured() -> bool:
+    """Whether `os.wait4` can tell what a child has used. It takes some 0.3 ms to find out.
+
+    `os.wait4` needs `resource`, and would load it by itself after it has reaped (wait_helper in CPython's
+    Modules/posixmodule.c). Then the next build would wait for that, not only the command's first moments. And
+    where no descriptor is left to load it, the exit status would be lost.
+    """
+    try:
+        import resource  # noqa: F401, PLC0415 - see above
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def used(usage: struct_rusage) -> Usage:
+    """What a child has used, of what `os.wait4` says."""
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * RSS_UNIT
 
 
 def find(program: bytes) -> bytes:

@@ -14,13 +14,17 @@ from buildslots.processes import occupy_standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextvars import ContextVar
     from types import TracebackType
     from typing import Self, TypeAlias
 
-    from buildslots.backend import Backend, Hold
+    from buildslots.backend import Backend, Chore, Hold
+    from buildslots.disk.directory import PoolDirectory
     from buildslots.journal import Log
+    from buildslots.settings import Settings
+    from buildslots.tokens.service import Service
+    from buildslots.tokens.threaded import ServedJobs
 
     Slots: TypeAlias = "ContextVar[tuple[Slot, ...]]"
 
@@ -57,13 +61,15 @@ class Slot:
 
     __slots__ = (
         "__weakref__",
-        "_directory",
+        "_address",
         "_given",
         "_hold",
         "_log",
         "_mark",
         "_pid",
         "_root",
+        "_service",
+        "_settings",
         "_told",
         "nested",
         "number",
@@ -78,17 +84,19 @@ class Slot:
     def __init__(  # noqa: PLR0913 - by this package only
         self,
         pool: str,
-        directory: str | None = None,
+        address: str | None = None,
         *,
         hold: Hold | None = None,
         mark: str | None = None,
         root: Slot | None = None,
         waited_s: float = 0.0,
         unthrottled: str | None = None,
+        settings: Settings | None = None,
     ) -> None:
         """Made by this package only: of a `hold`, of the `mark` of an outer slot, or of neither.
 
-        The outer slot is `root` if this process knows it as an object, and not by its environment only.
+        The outer slot is `root` if this process knows it as an object, and not by its environment only. The
+        `settings` are those of the build, if it may have jobs served.
         """
         self.pool = pool
         if hold is not None:
@@ -101,9 +109,11 @@ class Slot:
         self.nested = hold is None and mark is not None
         self.waited_s = waited_s
         self.unthrottled = unthrottled
-        self._directory = directory
+        self._address = address
         self._hold = hold
         self._log: Log | None = None
+        self._service: Service | None = None
+        self._settings = settings
         self._mark = mark
         self._root = root
         self._pid = os.getpid()
@@ -173,13 +183,89 @@ class Slot:
             self._told = True
         return env
 
+    def jobserver(
+        self,
+        command: Sequence[str] = (),
+        *,
+        jobs: int | None = None,
+        tokens: int | str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+    ) -> ServedJobs:
+        """Serve the jobs of a child process under this slot, as `slot-run --tokens --jobs N` does.
+
+        >>> with SlotPool().acquire() as slot, slot.jobserver(["make", "-j8"], jobs=4) as served:
+        ...     subprocess.run(served.command, env=served.environ, pass_fds=served.descriptors, check=True)
+
+        In the block the child has its jobs beyond the first from the tokens that all builds of the machine
+        share. After it the tokens are given back, so the child has to have ended. Only Linux has tokens;
+        elsewhere, and whatever fails, each program of the child has a fixed share of `jobs`.
+
+        Args:
+            command: The child's arguments. Without them a -jN that it has is not taken for N.
+            jobs: How many jobs it may run at once; None for what `command` and the environment say.
+            tokens: How many tokens builds share on this machine, 0 for none, "auto" for the cores less one;
+                None for what the settings of the pool say.
+            env: What its environment starts from; None for `os.environ`.
+            cwd: Its directory; None for that of this process.
+
+        Raises:
+            SettingError: An argument has a wrong value.
+            SlotReleasedError: The slot was released.
+        """
+        from buildslots.served import served_jobs  # noqa: PLC0415 - off the fast path
+
+        environ = self.environ(env)
+        return served_jobs(
+            self._settings,
+            command,
+            jobs=jobs,
+            tokens=tokens,
+            environ=environ,
+            cwd=cwd,
+            nonce=self.nonce,
+            inherited=self.descriptors,
+            told=self.had_tokens,
+        )
+
+    @property
+    def nonce(self) -> str:
+        """What marks the holding; empty if there is none: for this package."""
+        return (self._mark or "").partition(":")[2]
+
+    @property
+    def settings(self) -> Settings | None:
+        """Those of the build; None if it has none: for this package."""
+        return self._settings
+
+    def had_tokens(self, tokens_max: int) -> None:
+        """The journal is to say that the build had so many tokens at once: for this package."""
+        if self._log is not None:
+            self._log.tokens_max = max(tokens_max, self._log.tokens_max or 0)
+
+    def serve(self, service: Service) -> None:
+        """Have the jobs of the build served by `service`, until the release: for this package."""
+        self._service = service
+
+    @property
+    def chores(self) -> list[Chore]:
+        """What has to be done while the build runs, to serve its jobs: for this package."""
+        return [] if self._service is None else self._service.chores
+
+    @property
+    def served(self) -> list[int]:
+        """What the build has to inherit under these very numbers, for its jobs: for this package."""
+        return [] if self._service is None else self._service.descriptors
+
     def _check_held(self) -> None:
         if self.released:
             raise SlotReleasedError(self.pool, self.number)
 
     def _inner(self) -> Slot:
         """A nested slot under this one; it asks the one that holds, and not this one, whether it counts."""
-        return Slot(self.pool, self._directory, mark=self._mark, root=self._root or self)
+        return Slot(
+            self.pool, self._address, mark=self._mark, root=self._root or self, settings=self._settings
+        )
 
     def __enter__(self) -> Self:
         self._check_held()
@@ -210,8 +296,13 @@ class Slot:
             if self._told and is_ours and self._mark is not None:
                 _ended.append(self._mark)
                 del _ended[:-MARKS]
+        service, self._service = self._service, None
+        if service is not None and is_ours:
+            service.close(failed=status not in {None, 0})
         log, self._log = self._log, None
         if log is not None and is_ours:
+            if service is not None:
+                log.tokens_max = service.tokens_max
             log.ended(status, at, until)
 
     def __del__(self) -> None:
@@ -231,13 +322,13 @@ class Slot:
     def __reduce__(self) -> str:
         raise TypeError("a slot belongs to the process that took it, and cannot be pickled")
 
-    def _covers(self, directory: str) -> bool:
-        """Whether a build of the pool in `directory`, with this slot in its context, runs under it.
+    def _covers(self, address: str) -> bool:
+        """Whether a build of the pool at `address`, with this slot in its context, runs under it.
 
         A nested slot counts only while its root does. A root in another process is asked for in the pool,
         which raises OSError as in `_outer`.
         """
-        if self.released or self._mark is None or not _is_same(self._directory, directory):
+        if self.released or self._mark is None or not _is_same(self._address, address):
             return False
         root = self._root or self
         if root.released:
@@ -245,7 +336,7 @@ class Slot:
         if root._hold is not None and root._pid == os.getpid():
             return True
         number, _, nonce = self._mark.partition(":")
-        return open_pool(directory).is_ours(int(number), nonce)
+        return open_pool(address).is_ours(int(number), nonce)
 
 
 _ended: list[str] = []
@@ -253,8 +344,8 @@ _ended: list[str] = []
 
 
 def _is_same(one: str | None, other: str) -> bool:
-    """Whether two paths are one directory, which links and mounts may give several names."""
-    if one is None or one == other:
+    """Whether two addresses are one pool's: links and mounts may give a directory several names."""
+    if one is None or one == other or "://" in other:
         return one == other
     try:
         return os.path.samefile(one, other)
@@ -262,14 +353,26 @@ def _is_same(one: str | None, other: str) -> bool:
         return False  # one is not there
 
 
-def open_pool(directory: str, late_at: float = float("inf")) -> Backend:
-    """The pool in `directory`, as one build uses it.
+def open_pool(
+    address: str, late_at: float = float("inf"), say: Callable[[str], None] | None = None
+) -> Backend:
+    """The pool at `address`, as one build uses it.
 
     Args:
-        directory: Absolute.
+        address: An absolute directory, or a `settings.address.Address` of a pool on a server.
         late_at: `time.monotonic()` from which on nothing in the pool is worth a wait any more.
+        say: Is told in a sentence when slots that a build holds were lost; None if nobody wants to know.
     """
-    from buildslots.disk.directory import PoolDirectory  # noqa: PLC0415 - one of several backends
+    if type(address) is not str:
+        from buildslots.fleet.pool import FleetPool  # noqa: PLC0415 - few have pools on servers
+
+        return FleetPool(address, late_at, _open_host, say)  # type: ignore[arg-type]
+    return _open_host(address, late_at)
+
+
+def _open_host(directory: str, late_at: float) -> PoolDirectory:
+    """The pool of this machine in `directory`."""
+    from buildslots.disk.directory import PoolDirectory  # noqa: PLC0415 - one of two backends
 
     return PoolDirectory(directory, late_at)
 

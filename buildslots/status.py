@@ -7,18 +7,25 @@ slots are held.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
 
+from buildslots import outlook, shares
 from buildslots.disk import line, records
-from buildslots.disk.directory import PoolDirectory, Seen
+from buildslots.disk.directory import PoolDirectory
+from buildslots.disk.foreign import Locker
 from buildslots.disk.lock import locked
-from buildslots.processes import is_local, number
+from buildslots.disk.seen import Seen
+from buildslots.disk.taking import rules_of
+from buildslots.processes import is_local, lives, number, start_of
+from buildslots.settings.values import DEFAULT_PRIORITY, PRIORITIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from buildslots.disk.rules import Rules
+    from buildslots.reasons import Reason
     from buildslots.settings import Settings
+    from buildslots.shares import BuildTokens, PoolTokens
 
 MASSES = 1_000_000
 """So many names in the queue are counted, if they are not looked at."""
@@ -51,6 +58,10 @@ class Holder:
         cap: Its K, or None.
         host: Name of its machine or container, or None.
         elsewhere: Whether that, or its pid namespace, is not ours, so that its pid means nothing here.
+        batch: ID of the batch that it is a task of, or None; the command is the task's name then.
+        ownerless: Whether the process for which it is done is gone.
+        tokens: What it has of the machine's CPU tokens; None if it does not share them, or nobody knows.
+        silent_s: Seconds since the server of its pool has heard of it, if it should have by now; or None.
     """
 
     slot: int
@@ -67,6 +78,10 @@ class Holder:
     cap: int | None
     host: str | None
     elsewhere: bool
+    batch: str | None = None
+    ownerless: bool = False
+    tokens: BuildTokens | None = None
+    silent_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -84,8 +99,13 @@ class Waiter:
         waited_s: Seconds since it joined the line, or None.
         cap: Its K.
         weight: How many slots it needs together.
+        priority: "high", "normal" or "low".
+        eta_s: Seconds until it starts, by how long builds like those before it took; None if that is unknown.
+        reasons: What keeps it back now, in the order in which it matters.
         host: Name of its machine or container, or None.
         elsewhere: Whether that, or its pid namespace, is not ours, so that its pid means nothing here.
+        batch: ID of the batch that it is a task of, or None; the command is the task's name then.
+        silent_s: Seconds since the server of its pool has heard of it, if it should have by now; or None.
     """
 
     place: int
@@ -97,6 +117,44 @@ class Waiter:
     weight: int
     host: str | None
     elsewhere: bool
+    batch: str | None = None
+    priority: str = "normal"
+    eta_s: float | None = None
+    reasons: tuple[Reason, ...] = ()
+    silent_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Fleet:
+    """What there is to say of a pool on a server besides.
+
+    >>> SlotPool().status().fleet is None  # the pool is one of this machine
+    True
+
+    Attributes:
+        url: Where it is, without a password.
+        unreachable: Why it cannot be asked, in words; the rest of the status is then that of the pool of its
+            name on this machine. None if it can.
+        on_unreachable: What becomes of builds then: "local" (they take slots of that pool) or "fail".
+        lease_s: How long a slot is kept for who is silent; 0.0 if unknown, as all that follows.
+        restart_s: For how many more seconds nobody starts, because the server was restarted.
+        granted: Builds that have got their slots in their turn, since the pool was made.
+        overflowed: Builds that went beyond the cap at their timeout.
+        lapsed: Leases that ended because nobody was heard of.
+        regained: Builds whose lease was lost, and that have registered again.
+        deaf: Waiters that were passed over because nobody listened.
+    """
+
+    url: str
+    unreachable: str | None = None
+    on_unreachable: str = "local"
+    lease_s: float = 0.0
+    restart_s: float = 0.0
+    granted: int = 0
+    overflowed: int = 0
+    lapsed: int = 0
+    regained: int = 0
+    deaf: int = 0
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -109,12 +167,18 @@ class PoolStatus:
 
     Attributes:
         pool: Its name.
-        dir: Its directory, absolute.
+        dir: Its directory, absolute; the URL of a pool on a server.
         cap: K for who asks.
         cap_source: Where K comes from.
         holders: By slot number.
         waiters: First come first.
         unseen: How many names in the queue were not looked at, because there are too many.
+        paused_until: Unix time until which nobody starts; None if the pool is not paused.
+        paused_by: Who has set that; None if nobody has.
+        pause_reason: Why; "" if nobody said.
+        rules_problem: Why the pool's rules count as absent, in one sentence; None if they do not.
+        tokens: The CPU tokens of the machine; None if nobody uses any.
+        fleet: What there is to say besides of a pool on a server; None if it is one of this machine.
     """
 
     pool: str
@@ -124,6 +188,12 @@ class PoolStatus:
     holders: tuple[Holder, ...]
     waiters: tuple[Waiter, ...]
     unseen: int = 0
+    paused_until: float | None = None
+    paused_by: str | None = None
+    pause_reason: str = ""
+    rules_problem: str | None = None
+    tokens: PoolTokens | None = None
+    fleet: Fleet | None = None
 
     @property
     def held(self) -> int:
@@ -136,22 +206,63 @@ class PoolStatus:
         Without `unseen` where that is 0, as it is in all pools that nobody has filled on purpose.
         """
         told = asdict(self)
+        for told_of, waiter in zip(told["waiters"], self.waiters, strict=True):
+            told_of["reasons"] = [reason.as_dict() for reason in waiter.reasons]
         if not self.unseen:
             del told["unseen"]
         return told
 
 
+def cap_of(settings: Settings) -> tuple[int, str]:
+    """K as it counts for `settings`, and who says so: the pool, or else whoever does in the settings."""
+    return cap_by(settings, rules_of(settings.dir))
+
+
+def cap_by(settings: Settings, rules: Rules | None) -> tuple[int, str]:
+    """The same by those rules."""
+    cap = settings.slots if rules is None else rules.cap(settings.slots, is_own=settings.are_own_slots)
+    says = rules is not None and rules.slots == cap
+    return cap, "the pool" if says else settings.source("slots")
+
+
 def pool_status(settings: Settings) -> PoolStatus:
     """Look at the pool that `settings` name. Raises OSError if its directory cannot be read."""
     directory = PoolDirectory(settings.dir)
-    holders = _holders(directory, settings.slots)
+    rules = rules_of(settings.dir)
+    cap, cap_source = cap_by(settings, rules)
+    pause = None if rules is None else rules.pause(time.time())
+    seen = _held(directory)
+    holders = _holders(directory, seen, cap)
     names, unseen = _in_line(settings.dir)
-    waiters = tuple(_waiter(directory, place, name) for place, name in enumerate(names, 1))
+    tickets = [records.read(f"{settings.dir}/queue/{name}") or {} for name in names]
+    waiters = tuple(map(_waiter, range(1, len(names) + 1), names, tickets))
+    if waiters:
+        by_slot = {one.number: one.record for one in seen}
+        builds = [(None if h.foreign else by_slot[h.slot], list(h.slots)) for h in holders]
+        told = outlook.in_line(settings, builds, tickets, list(map(line.limit_of, names)), rules)
+        waiters = tuple(
+            replace(waiter, eta_s=eta_s, reasons=why)
+            for waiter, (eta_s, why) in zip(waiters, told, strict=True)
+        )
+    tokens, its_tokens = shares.look(settings)
+    records_of = {one.number: {} if one.is_foreign else one.record or {} for one in seen}
+    holders = tuple(replace(h, tokens=shares.found(records_of[h.slot], its_tokens)) for h in holders)
     caps = [h.cap for h in holders if h.cap] + [w.cap for w in waiters]
     if caps:  # what is beyond the cap is so for the builds, whoever looks
         holders = tuple(replace(h, overflow=h.slot >= max(caps)) if h.foreign else h for h in holders)
     return PoolStatus(
-        settings.pool, settings.dir, settings.slots, settings.slots_source, holders, waiters, unseen
+        settings.pool,
+        settings.dir,
+        cap,
+        cap_source,
+        holders,
+        waiters,
+        unseen,
+        None if pause is None else pause.until,
+        None if pause is None else pause.who,
+        "" if pause is None else pause.reason,
+        None if rules is None else rules.problem,
+        tokens,
     )
 
 
@@ -174,17 +285,24 @@ def _in_line(directory: str) -> tuple[list[str], int]:
 
 
 def pid_here(directory: str, holder: Holder) -> int | None:
-    """The pid by which this process can find the one that took `holder`'s slot of the pool in `directory`.
+    """The pid by which this process can find the build that has `holder`'s slot of the pool in `directory`.
 
-    None if that is gone or unknown, lives in another container, or has let go of the slot meanwhile:
-    its number would be another process's here.
+    It is that of the process that took the slot; of a batch, which has many, that of the task's command. None
+    if that is gone or unknown, lives in another container, or has let go of the slot meanwhile: its number
+    would be another process's here.
     """
     if holder.foreign:
         return holder.pid  # the system's word, not a record's
     record = Seen(directory, holder.slot).record
     if record is None or number(record.get("pid")) != holder.pid:
         return None
-    return holder.pid if is_local(record) and records.lives(record) else None
+    if not (is_local(record) and records.lives(record)):
+        return None
+    if "batch" not in record:
+        return holder.pid
+    pid, _, start = record.get("child", "").partition(" ")
+    child = number(pid)
+    return child if child and start in ("0", str(start_of(child))) else None
 
 
 def _held(directory: PoolDirectory) -> list[Seen]:
@@ -194,11 +312,11 @@ def _held(directory: PoolDirectory) -> list[Seen]:
     return directory.glimpse(lambda: [Seen(directory.path, slot) for slot in directory.held()])
 
 
-def _holders(directory: PoolDirectory, cap: int) -> tuple[Holder, ...]:
+def _holders(directory: PoolDirectory, held: list[Seen], cap: int) -> tuple[Holder, ...]:
     """Who holds the slots, whoever has several of them once: their records have one nonce."""
     found: dict[str, Holder] = {}
     foreign = 0
-    for seen in _held(directory):
+    for seen in held:
         if seen.is_foreign:
             holder = _foreign_holder(directory, seen.number, cap, ask=foreign < MOST_FOREIGN)
             foreign += 1
@@ -221,46 +339,51 @@ def _holder(slot: int, record: dict[str, str]) -> Holder:
         foreign=False,
         orphaned=not records.lives(record),
         pid=number(record.get("pid")),
-        command=_command(record),
+        command=command_of(record),
         cwd=record.get("cwd"),
         held_s=records.age_s(record),
         waited_s=records.seconds(record.get("waited")),
         cap=number(record.get("cap")),
         host=record.get("host"),
         elsewhere=not is_local(record),
+        batch=record.get("batch") or None,
+        ownerless=is_ownerless(record),
     )
 
 
-def _waiter(directory: PoolDirectory, place: int, name: str) -> Waiter:
-    record = records.read(f"{directory.path}/queue/{name}") or {}
+def is_ownerless(record: dict[str, str]) -> bool:
+    """Whether the process for which a build of this machine is done is gone, as far as that can be told."""
+    pid, _, start = record.get("owner", "").partition(" ")
+    if not number(pid) or start in {"", "0"}:
+        return False
+    return not lives(record | {"pid": pid, "start": start}, None)
+
+
+def _waiter(place: int, name: str, record: dict[str, str]) -> Waiter:
     return Waiter(
         place=place,
         pid=number(record.get("pid")),
-        command=_command(record),
+        command=command_of(record),
         cwd=record.get("cwd"),
         waited_s=records.age_s(record),
         cap=number(record.get("cap")) or line.limit_of(name),
         weight=number(record.get("weight")) or 1,
         host=record.get("host"),
         elsewhere=bool(record) and not is_local(record),
+        batch=record.get("batch") or None,
+        priority=priority_of(record),
     )
+
+
+def priority_of(record: dict[str, str]) -> str:
+    """The priority of the waiter that `record` is of."""
+    its = record.get("priority", "")
+    return its if its in PRIORITIES else DEFAULT_PRIORITY
 
 
 def _foreign_holder(directory: PoolDirectory, slot: int, cap: int, *, ask: bool) -> Holder:
     """A program that locked the slot file without a record: what the system, if we `ask` it, knows of it."""
-    pid = _lock_owner(f"{directory.path}/slot-{slot}") if ask else None
-    command: tuple[str, ...] = ()
-    cwd = held_s = None
-    if pid is not None:
-        import psutil  # noqa: PLC0415 - 25 ms, for foreign holders only
-
-        try:
-            process = psutil.Process(pid)
-            command = tuple(process.cmdline())
-            held_s = max(0.0, time.time() - process.create_time())  # at most: it may have locked later
-            cwd = process.cwd()
-        except psutil.Error:
-            pass  # gone, or somebody else's
+    locker = Locker(f"{directory.path}/slot-{slot}" if ask else None)
     return Holder(
         slot=slot,
         slots=(slot,),
@@ -268,10 +391,10 @@ def _foreign_holder(directory: PoolDirectory, slot: int, cap: int, *, ask: bool)
         overflow=slot >= cap,
         foreign=True,
         orphaned=False,
-        pid=pid,
-        command=command,
-        cwd=cwd,
-        held_s=held_s,
+        pid=locker.pid,
+        command=locker.command,
+        cwd=locker.cwd,
+        held_s=locker.age_s,
         waited_s=None,
         cap=None,
         host=None,
@@ -279,23 +402,6 @@ def _foreign_holder(directory: PoolDirectory, slot: int, cap: int, *, ask: bool)
     )
 
 
-def _lock_owner(path: str) -> int | None:
-    """The process that took the flock of the file at `path`, from /proc/locks (proc_locks(5)), or None."""
-    if sys.platform != "linux":
-        return None
-    try:
-        file = os.stat(path)
-        with open("/proc/locks", encoding="ascii") as locks:
-            lines = [line.split() for line in locks]
-    except OSError:
-        return None
-    # The device there is the superblock's, which on btrfs is not st_dev: the inode alone has to do then.
-    device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
-    flocks = {words[5]: int(words[4]) for words in lines if len(words) > 5 and words[1] == "FLOCK"}
-    same_inode = [pid for where, pid in flocks.items() if where.endswith(f":{file.st_ino}")]
-    pid = flocks.get(device, same_inode[0] if len(same_inode) == 1 else 0)
-    return pid if pid > 0 else None
-
-
-def _command(record: dict[str, str]) -> tuple[str, ...]:
+def command_of(record: dict[str, str]) -> tuple[str, ...]:
+    """The arguments of the build that `record` is of."""
     return tuple(record.get("command", "").split("\0")[:-1])

@@ -17,10 +17,15 @@ PATH_SHOWN = 120
 """Cells of a directory in a sentence or a table; of a longer one the end, which tells directories apart."""
 COMMAND_SHOWN = 200
 """Cells of a command line in a table; --json has all that is known of it."""
+WITHOUT_HIREDIS = (
+    "hiredis, which speaks to servers, is not installed here: install this package as 'buildslots[redis]'"
+)
 NAME_SHOWN = 64
 """Cells of the name of a host, a user or a file; Linux gives a host's 64 bytes (HOST_NAME_MAX)."""
 SENTENCE_SHOWN = 1000
 """Cells of an error, or of another text that may repeat what others wrote."""
+MOMENTS = "moments"
+"""An estimate of next to no time."""
 MARKS = 2
 """Marks that a character keeps: enough for Vietnamese, Thai and Arabic, too few for a stack of accents."""
 
@@ -62,6 +67,21 @@ def span(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def roughly(seconds: float) -> str:
+    """An estimate for people, who would take more digits for more than it is: "moments", "20 s", "3 min"."""
+    if seconds < 3:
+        return MOMENTS
+    if seconds < 57.5:
+        return f"{max(5 * round(seconds / 5), 5)} s"
+    minutes = max(round(seconds / 60), 1)
+    if minutes < 10:
+        return f"{minutes} min"
+    if minutes < 90:
+        return f"{5 * round(minutes / 5)} min"
+    hours = round(seconds / 3600)
+    return f"{hours} h" if hours < 48 else f"{round(seconds / 86400)} d"
+
+
 def size(count: int) -> str:
     """`count` bytes for people: "0 MiB", "734 MiB", "1.2 GiB"."""
     mebibytes = round(count / 2**20)
@@ -77,6 +97,14 @@ def counted(numbers: tuple[int, ...]) -> str:
         else:
             runs.append([number])
     return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def batch_name(batch: str) -> str:
+    """The name of a batch, out of the ID of one of its runs: NAME-DATE-TIME; the ID itself, if it is none."""
+    name, *date_and_time = batch.rsplit("-", 2)
+    if len(date_and_time) == 2 and len(date_and_time[0]) == 8 and date_and_time[0].isdecimal():
+        return name
+    return batch
 
 
 def printable(text: str) -> str:
@@ -258,3 +286,18 @@ def prose(text: str) -> str:
 def prose_path(path: str) -> str:
     """The same of a path, with ~ for the home directory."""
     return short_path(path).replace("`", "?")
+
+
+def whoami() -> str:
+    """Who does something, as others read it: the user's name and the host's."""
+    # By the uid: LOGNAME, which `getpass.getuser` asks first, is whatever the caller says it is.
+    try:
+        import pwd  # noqa: PLC0415 - for who sets the rules of a pool
+
+        who = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        who = f"uid-{os.geteuid()}"
+    except ImportError:  # Windows
+        who = os.environ.get("USERNAME", "?")
+    host = os.uname().nodename if hasattr(os, "uname") else "?"
+    return shown(f"{who}@{host}".replace(" ", "_"), NAME_SHOWN)

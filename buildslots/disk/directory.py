@@ -5,15 +5,16 @@ Relies on `disk.taking` for the slots and on `disk.line` for the order. After an
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from stat import S_ISFIFO, S_ISREG
 
 from buildslots.backend import Kin, Refusal
-from buildslots.disk import bells, line, records
-from buildslots.disk.holding import Hold, about
-from buildslots.disk.lock import Mutex, is_old, locked, write_to_lock
-from buildslots.disk.taking import MANY, held_slots, slot_numbers, take, take_beyond
+from buildslots.disk import line
+from buildslots.disk.holding import Hold, ticket_record
+from buildslots.disk.lock import Mutex, does_not_stay, is_old, locked, write_to_lock
+from buildslots.disk.taking import MANY, held_slots, rules_of, slot_numbers, take, take_beyond
 from buildslots.files import (
     NO_FILE,
     ROOMS,
@@ -28,16 +29,19 @@ from buildslots.files import (
     open_directory,
     put_aside,
 )
+from buildslots.settings.values import DEFAULT_PRIORITY, PRIORITIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from buildslots.backend import Request, Steps
+    from buildslots.backend import Hold as AnyHold
+    from buildslots.backend import Place, Request, Steps
     from buildslots.disk.bells import Poll
     from buildslots.disk.line import Ticket
-    from buildslots.disk.wait import Wait
+    from buildslots.disk.reader import Reader
+    from buildslots.disk.rules import Rules
 
     T = TypeVar("T")
 
@@ -52,6 +56,10 @@ LEAST_S = 0.5
 """Who has no more time than this puts no new file in its place."""
 GLIMPSE_S = 0.005
 """How long one that only looks tries to get it: it may be a task, and the others stand still meanwhile."""
+ELSEWHERE = "@"
+"""What the nonces of slots on servers begin with: see `fleet.client`."""
+READER = "-"
+"""What the nonces of those begin with who may only read the pool: see `disk.reader`."""
 REPAIRS = 20
 """How often one step makes place for a file that cannot be used."""
 REFUSALS, REFUSED_S = 10, 0.005
@@ -78,17 +86,25 @@ class PoolDirectory:
 
     # What an admission asks: see `backend.Backend`.
 
-    def attempt(self, request: Request) -> Steps[Hold | Refusal]:
+    def attempt(self, request: Request) -> Steps[AnyHold | Refusal]:
         """Take slots if they are free and nobody is in line."""
         check_root(self.path)
-        return (yield from self.under_mutex(lambda: self.try_take(request)))
+        try:
+            return (yield from self.under_mutex(lambda: self.try_take(request)))
+        except OSError as error:
+            return self._reader(error).attempt(request)
 
     def enter(
         self, request: Request, poll: Callable[[], Poll] | None = None
-    ) -> Steps[tuple[Hold, None] | tuple[None, Wait]]:
+    ) -> Steps[tuple[AnyHold, None] | tuple[None, Place]]:
         """The same; otherwise join the line."""
         check_root(self.path)
-        found = yield from self.under_mutex(lambda: self.take_or_join(request))
+        try:
+            found = yield from self.under_mutex(lambda: self.take_or_join(request))
+        except OSError as error:
+            reader = self._reader(error)
+            taken = reader.attempt(request)
+            return (None, reader.look(request)) if isinstance(taken, Refusal) else (taken, None)
         if isinstance(found, Hold):
             return found, None
         try:
@@ -99,22 +115,28 @@ class PoolDirectory:
             found.leave()
             raise
 
-    def join(self, request: Request, number: int, poll: Callable[[], Poll] | None = None) -> Wait:
+    def join(self, request: Request, number: int, poll: Callable[[], Poll] | None = None) -> Place:
         """Join the line at the place of `number`; without the mutex, which makes only arriving exact."""
         from buildslots.disk.wait import Wait  # noqa: PLC0415 - as above
 
-        record = records.record(about(request), since=number / 1e6)
-        steps = self.with_repairs(lambda: line.Ticket(self.path, request.limit, record, number=number))
+        ruled = self.ruled(request)
+        record = ticket_record(ruled, since=(number + self.head_start_us(request)) / 1e6)
+        steps = self.with_repairs(lambda: line.Ticket(self.path, ruled.limit, record, number=number))
         try:
             while True:
                 time.sleep(next(steps)[1])
         except StopIteration as end:
             ticket: Ticket = end.value
+        except OSError as error:
+            return self._reader(error).look(request, number)
         return Wait(self, ticket, request, poll)
 
-    def exceed(self, request: Request, refusal: Refusal) -> Steps[Hold]:
+    def exceed(self, request: Request, refusal: Refusal) -> Steps[AnyHold]:
         """Take slots beyond the cap, after `refusal`."""
-        return (yield from self.under_mutex(lambda: take_beyond(self.path, request, refusal.gate)))
+        try:
+            return (yield from self.under_mutex(lambda: take_beyond(self.path, request, refusal.gate)))
+        except OSError as error:
+            return self._reader(error).exceed(request, refusal)
 
     def is_ours(self, number: int, nonce: str) -> bool:
         """Whether slot `number` is still held by the very holding that `nonce` marks.
@@ -122,36 +144,92 @@ class PoolDirectory:
         It is when the slot is locked, the bell, if there is one, has not rung, and the record has the nonce.
         Raises OSError if that cannot be told: only what is not there is nobody's.
         """
-        if not locked(f"{self.path}/slot-{number}"):
+        if nonce.startswith(ELSEWHERE) or not locked(f"{self.path}/slot-{number}"):
             return False
+        if nonce.startswith(READER):
+            from buildslots.disk.reader import is_above  # noqa: PLC0415 - only in a sandbox
+
+            return is_above(self.path, number)
+        from buildslots.disk.seen import Seen  # noqa: PLC0415 - only below a slot
+
         seen = Seen(self.path, number, strict=True)
         return seen.nonce == nonce and seen.has_owner is not False
 
+    def _reader(self, error: OSError) -> Reader:
+        """This pool, for who may not write into it, which is what `error` says; or else raises that.
+
+        What a sandbox has made read-only, and what is closed to us but for reading.
+        """
+        try:
+            can_be_read = error.errno in {errno.EROFS, errno.EACCES} and bool(slot_numbers(self.path))
+        except OSError:
+            can_be_read = False
+        if not can_be_read:
+            raise error
+        from buildslots.disk.reader import Reader  # noqa: PLC0415 - only in a sandbox
+
+        return Reader(self, error)
+
     def kin(self) -> Kin:
         """What those who hold the slots are to this process. Raises nothing."""
-        from buildslots.disk.kin import kin_of  # noqa: PLC0415 - only a process that has to wait needs it
+        from buildslots.disk.kin import kin_of  # noqa: PLC0415 - only a process that has to wait needs them
+        from buildslots.disk.seen import Seen  # noqa: PLC0415
 
         try:
             return kin_of(self.path, (Seen(self.path, number) for number in self.held()))
         except OSError:
             return Kin(None, is_own=False)  # what cannot be told keeps nobody from waiting
 
+    # The rules of the pool.
+
+    def ruled(self, request: Request) -> Request:
+        """`request` with the cap that the pool's rules give it."""
+        rules = self.rules()
+        return request if rules is None else rules.applied(request)
+
+    def rules(self) -> Rules | None:
+        """The pool's rules; None if it has none. What is wrong with them is told once, in `repaired`."""
+        return rules_of(self.path, self.repaired)
+
+    def head_start_us(self, request: Request) -> int:
+        """By how many microseconds its priority lets `request` stand in line before its arrival."""
+        if request.priority == DEFAULT_PRIORITY:
+            return 0
+        rules = self.rules()
+        head_start_s = line.HEAD_START_S if rules is None else rules.head_start_s
+        return PRIORITIES[request.priority] * int(head_start_s * 1e6)
+
+    def paused_s(self, since: float) -> float:
+        """For how many seconds since that `time.monotonic()` nobody could start; infinity in a pause."""
+        rules = self.rules()
+        if rules is None:
+            return 0.0
+        return float("inf") if rules.pause(time.time()) else rules.paused_s(since)
+
     # Arriving. Only under the mutex.
 
     def try_take(self, request: Request) -> Hold | Refusal:
         """Take slots if they are free and nobody is in line."""
         if line.tickets(self.path):
+            rules = self.rules()
+            pause = None if rules is None else rules.pause(time.time())
+            if pause is not None:
+                return Refusal(request.limit, str(pause), is_paused=True)
             return Refusal(request.limit)
-        return take(self.path, request, request.limit)
+        return take(self.path, request, told=self.repaired)
 
     def take_or_join(self, request: Request) -> Hold | Ticket:
         """The same; otherwise join the line."""
         before = line.tickets(self.path)
         if not before:
-            found = take(self.path, request, request.limit)
+            found = take(self.path, request, told=self.repaired)
             if isinstance(found, Hold):
                 return found
-        return line.Ticket(self.path, request.limit, records.record(about(request)), before)
+        request = self.ruled(request)
+        head_start_us = self.head_start_us(request)
+        return line.Ticket(
+            self.path, request.limit, ticket_record(request), before, head_start_us=head_start_us
+        )
 
     # The mutex, and repairs.
 
@@ -248,6 +326,16 @@ class PoolDirectory:
 
     # Looking. Makes nothing and removes nothing.
 
+    def has_room(self, request: Request) -> bool:
+        """Whether slots seem to be free for `request`, and nobody is in line. Raises OSError."""
+        rules = self.rules()
+        if rules is not None and rules.pause(time.time()):
+            return False
+        try:
+            return not line.tickets(self.path) and len(self.held()) < self.ruled(request).limit
+        except FileNotFoundError:
+            return True  # nobody has used it yet
+
     def held(self) -> list[int]:
         """The numbers of the held slots, ascending; exact only under the mutex."""
         return held_slots(self.path)
@@ -279,50 +367,6 @@ class PoolDirectory:
         return max(changes)
 
 
-class Seen:
-    """What is seen of slot `number` from outside: its last record, and whether its bell still has an owner.
-
-    One look for all who ask: status, the waiting line, the nesting check, release. The bell is asked before
-    the record is read. Whoever takes a slot writes its record before it hangs its bell; so behind a bell that
-    has an owner there is the record of that owner, or of a later one, and never an earlier one's.
-
-    Attributes:
-        number: N of `slot-N`.
-        has_owner: Whether whoever hung the bell, or its child, lives and has not let go; None without a bell.
-        record: The last record; None if there is none, if it has ended, or if it cannot be read.
-    """
-
-    __slots__ = ("has_owner", "number", "record")
-
-    def __init__(self, directory: str, number: int, *, strict: bool = False) -> None:
-        """Look at the pool `directory`. With `strict` an OSError is raised, and does not pass for "none"."""
-        self.number = number
-        self.has_owner: bool | None = None
-        self.record: dict[str, str] | None = None
-        try:
-            self.has_owner = bells.has_owner(f"{directory}/bells/slot-{number}")
-        except OSError:
-            if strict:
-                raise
-        try:
-            self.record = records.read_or_fail(f"{directory}/holders/slot-{number}")
-        except OSError:
-            if strict:
-                raise
-
-    @property
-    def nonce(self) -> str | None:
-        """What marks the holding, as its record says."""
-        return None if self.record is None else self.record.get("nonce")
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether nothing of ours explains that the slot is locked: after a crash the record remains."""
-        if self.record is None or self.has_owner is False:
-            return True
-        return self.has_owner is None and not records.lives(self.record)
-
-
 class _Mishaps:
     """What went wrong in one step of a build in the pool `directory`, and what can be done about it."""
 
@@ -340,7 +384,7 @@ class _Mishaps:
         if isinstance(error, FileNotFoundError):  # never made, or removed under us
             self._removed += 1
             if self._removed == line.REMOVALS:
-                raise line.does_not_stay(self._directory.path) from error
+                raise does_not_stay(self._directory.path) from error
             try:
                 self._directory.make()
             except OSError as other:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 
+from buildslots.backend import label_of
 from buildslots.disk import bells, records
 from buildslots.disk.lock import keep_young, unlock
 from buildslots.files import DIR_FDS, close, open_directory
@@ -18,6 +19,7 @@ from buildslots.processes import forget, forks
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from buildslots.backend import Request
+    from buildslots.gates import Gates
 
 
 class Hold:
@@ -26,6 +28,7 @@ class Hold:
     Attributes:
         numbers: N of each `slot-N`, ascending.
         nonce: What marks this one holding in its records, for the nesting check.
+        cap: K, by which it was taken.
         overflow: Whether they were taken beyond the cap.
         despite: The closed gate for which it does not wait any longer, in words; None if there was none.
     """
@@ -41,6 +44,7 @@ class Hold:
         "_pid",
         "_records",
         "_waited_s",
+        "cap",
         "despite",
         "nonce",
         "numbers",
@@ -58,6 +62,7 @@ class Hold:
         """
         self.numbers = tuple(locks)
         self.nonce = request.nonce
+        self.cap = request.cap
         self.overflow = overflow
         self.despite = despite
         self._directory = directory
@@ -71,7 +76,7 @@ class Hold:
         self._records: list[int] = []
         for lock in locks.values():
             keep_young(lock)
-        record = self._record()
+        record = self._record(0 if request.tells else None)
         # Once for both rooms: to look at the way to it takes longer than to open it.
         pool = open_directory(directory) if DIR_FDS else None
         try:
@@ -94,7 +99,7 @@ class Hold:
         self._locks = list(locks.values())
         locks.clear()
 
-    def _record(self, child: int | None = None) -> bytes:
+    def _record(self, child: int | None) -> bytes:
         return records.record(self._about, waited_s=self._waited_s, overflow=self.overflow, child=child)
 
     @property
@@ -111,6 +116,9 @@ class Hold:
                 records.write(record, text)
             except OSError:
                 pass  # a hint only
+
+    chore = None
+    """The lock is all that keeps them."""
 
     @property
     def descriptors(self) -> list[int]:
@@ -196,9 +204,27 @@ def _is_at(fd: int, path: str) -> bool:
         return False
 
 
-def about(request: Request) -> bytes:
-    """What records say of the build that asks for `request`."""
-    return records.about(request.command, cap=request.cap, weight=request.weight, nonce=request.nonce)
+def about(request: Request, own: int | None = None, gates: Gates | None = None) -> bytes:
+    """What records say of the build that asks for `request`; of a waiter also its `own` cap and its gates."""
+    label = label_of(request.command)
+    return records.about(
+        request.command,
+        cap=request.cap,
+        nonce=request.nonce,
+        cwd=label and label.cwd,
+        weight=request.weight,
+        batch=label and label.batch,
+        own=own,
+        priority=request.priority,
+        gates=gates,
+        owner=request.owner,
+    )
+
+
+def ticket_record(request: Request, since: float | None = None) -> bytes:
+    """The record in the ticket of a build that asks for `request`, and waits since that Unix time."""
+    own = request.own_cap if request.is_own_cap else None
+    return records.record(about(request, own, request.gates), since=since)
 
 
 def _close_last(fds: list[int]) -> None:

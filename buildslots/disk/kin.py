@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from buildslots.disk.directory import Seen
+    from buildslots.disk.seen import Seen
 
 STARTING_S = 1.0
 """So long after a slot was taken its slot-run may not have said yet which command it runs."""
@@ -45,7 +45,7 @@ def kin_of(directory: str, held: Iterable[Seen]) -> Kin:
             continue
         if record.get("pid") not in (this, *parents):
             strangers += 1
-        elif "child" not in record and record["pid"] in parents:
+        elif record.get("child") == "?" and record["pid"] in parents:
             may_start = may_start or (records.age_s(record) or 0.0) < STARTING_S
         command = _command_above(record, above)
         if command is not None and _is_told_truly(directory, seen.number, above):
@@ -57,8 +57,8 @@ def kin_of(directory: str, held: Iterable[Seen]) -> Kin:
 def _command_above(record: dict[str, str], above: dict[int, int]) -> int | None:
     """The process of the command that runs under a slot, if it is ourselves or is `above` us.
 
-    Only slot-run says which that is. A program that takes a slot by itself may start processes for other
-    builds as well; its children are nested by `Slot.environ()`.
+    Only slot-run and batches say which that is. A program that takes a slot by itself may start processes for
+    other builds as well; its children are nested by `Slot.environ()`.
     """
     child, _, start = record.get("child", "").partition(" ")
     return next((pid for pid, began in above.items() if (child, start) == (str(pid), str(began))), None)

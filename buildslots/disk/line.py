@@ -7,12 +7,11 @@ removes a ticket that is locked.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 
 from buildslots.disk import bells, records
-from buildslots.disk.lock import has_name, keep_young, lock_file, locked, share, unlock
+from buildslots.disk.lock import does_not_stay, has_name, keep_young, lock_file, locked, share, unlock
 from buildslots.files import (
     NO_FILE,
     PLAIN,
@@ -31,19 +30,21 @@ if TYPE_CHECKING:
 
 NUMBER_DIGITS = 20
 LARGEST_NUMBER = 10**17
-"""In microseconds the year 5138. A larger number is no ticket: it would leave none behind it."""
+"""In microseconds the year 5138. A larger number is no ticket."""
 LARGEST_LIMIT = 10**9 - 1
 """What a ticket's name says of a larger limit, so that names stay short."""
+HEAD_START_S = 300
+"""How far a priority lets a build stand before its arrival, or behind it, unless the pool's rules say it."""
 TIDY_S = 0.1
-"""How long one look at the line may take over tickets of the dead. There may be any number: somebody has made
-them, or the machine was switched off. What is left counts as alive, until a later look has come to it."""
+"""How long one look at the line may take over tickets of the dead. What is left counts as alive meanwhile."""
 MANY = 5000
-"""So many tickets are looked at in one look: no more have ever waited in one pool. A waiter that sees so many
-never counts as the head, because it has not seen all of them."""
+"""So many tickets are looked at in one look. A waiter that sees so many never counts as the head."""
 REMOVALS = 100
 """How often one makes anew what somebody removes, before one gives up."""
+LATE = 3
+"""How often one looks at the line until no more are found dead."""
 YOUNG_S = 1.0
-"""How long another user's ticket that cannot be opened may be one that is being made."""
+"""How long another user's ticket that cannot be opened may be in the making."""
 
 
 def waiting(directory: str, most: int = MANY) -> list[str]:
@@ -155,8 +156,27 @@ def tickets(directory: str) -> list[str]:
 
     After TIDY_S the last one that was not looked at yet counts as alive.
     """
-    names = waiting(directory)
-    return _live(directory, names, least=int(len(names) >= MANY))
+    return _up_to_live(directory)
+
+
+def _up_to_live(directory: str, before: str | None = None) -> list[str]:
+    """The same, of the tickets before the ticket `before`.
+
+    If all are dead it looks again. Who joins late, with the number of an earlier arrival, does so before
+    another one of its process leaves; and both may have come after the names were read.
+    """
+    names: list[str] = []
+    dead: list[str] = []
+    for _ in range(LATE):
+        names = waiting(directory)
+        least = int(len(names) >= MANY)
+        if before is not None:
+            names = names[: max(sum(name < before for name in names), least)]
+        found = names.copy()
+        if _live(directory, names, least) or found in ([], dead):
+            break
+        dead = found  # and there still, if they cannot be removed
+    return names
 
 
 def _live(directory: str, names: list[str], least: int) -> list[str]:
@@ -169,26 +189,6 @@ def _live(directory: str, names: list[str], least: int) -> list[str]:
     return names
 
 
-def places(directory: str, names: list[str]) -> int:
-    """How many wait with the tickets `names`, as far as that can be seen within TIDY_S.
-
-    By inode: a member of a shared pool could give one ticket many names.
-    """
-    until = time.monotonic() + TIDY_S
-    files: set[tuple[int, int]] = set()
-    for name in reversed(names):
-        path = f"{directory}/queue/{name}"
-        try:
-            about = os.lstat(path)
-            if (about.st_dev, about.st_ino) not in files and locked(path):
-                files.add((about.st_dev, about.st_ino))
-        except OSError:
-            continue  # gone, or none that we may look at
-        if time.monotonic() > until:
-            break
-    return len(files)
-
-
 class Ticket:
     """A place in line, until `leave()`.
 
@@ -199,7 +199,7 @@ class Ticket:
 
     __slots__ = ("_before", "_directory", "_fd", "_pid", "_record", "_rejoined", "bell", "name")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a place in line depends on
         self,
         directory: str,
         limit: int,
@@ -207,8 +207,11 @@ class Ticket:
         before: list[str] | None = None,
         *,
         number: int | None = None,
+        head_start_us: int = 0,
     ) -> None:
-        """Join the line of the pool `directory` at its end, under the mutex; or at the place of `number`.
+        """Join the line of the pool `directory`, under the mutex; or at the place of `number`, without.
+
+        Raises OSError, and then nothing is left behind.
 
         Args:
             directory: Of the pool.
@@ -216,9 +219,7 @@ class Ticket:
             record: What others are told of us.
             before: Those in line, if they are known; see `tickets`.
             number: That of an earlier arrival; None for now.
-
-        Raises:
-            OSError: Nothing is left behind then.
+            head_start_us: How far before now its priority lets it stand, in microseconds.
         """
         self._directory = directory
         self._record = record
@@ -233,12 +234,17 @@ class Ticket:
             return
         if self._before is None:
             self._before = tickets(directory)
-        now = number = time.time_ns() // 1000
-        if self._before:
-            number = max(now, number_of(self._before[-1]) + 1)
+        now = number = time.time_ns() // 1000 - head_start_us
+        if self._before and number_of(self._before[-1]) >= now:
+            from buildslots.disk.equals import last_equal  # noqa: PLC0415 - rarely somebody is further back
+
+            number = max(now, last_equal(directory, self._before, now, record) + 1)
         if number >= LARGEST_NUMBER:
             number = now
         self._take_place(number, min(limit, LARGEST_LIMIT))
+        if self._before and self._before[-1] > self.name:
+            self._before = None
+            self._knock_behind()
 
     def in_line(self) -> bool:
         """Whether this ticket still has its name: somebody may have removed the pool directory."""
@@ -259,22 +265,41 @@ class Ticket:
         self._take_place(number_of(self.name), limit_of(self.name))
         self._knock_behind()
 
+    def under(self, limit: int, record: bytes) -> Ticket:
+        """This place in line with another limit in its name; this object if that is the same one.
+
+        The new ticket is there before the old one goes, so that nobody behind becomes the head in between.
+        Raises OSError, and then the old one stays.
+        """
+        if min(limit, LARGEST_LIMIT) == limit_of(self.name):
+            self._record = record
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            records.write(self._fd, record)
+            return self
+        new = Ticket(self._directory, limit, record, number=number_of(self.name))
+        try:
+            self.leave()
+            # Who knocks at all tickets may have read the names before the new one was there.
+            bells.knock(f"{self._directory}/bells/{new.name}")
+        except BaseException:  # a Ctrl-C: whoever keeps its traceback keeps the new ticket
+            new.leave()
+            raise
+        return new
+
     def _knock_behind(self) -> None:
         """Knock at the next ticket behind: it may take itself for the head already."""
-        for name in waiting(self._directory):
-            if name > self.name and bells.knock(f"{self._directory}/bells/{name}"):
-                break
+        try:
+            for name in waiting(self._directory):
+                if name > self.name and bells.knock(f"{self._directory}/bells/{name}"):
+                    break
+        except BaseException:
+            self.leave()
+            raise
 
     def ahead(self) -> list[str]:
         """The tickets before this one, first come first; the last of them, if any, was live just now."""
         names, self._before = self._before, None
-        if names is None:
-            names = waiting(self._directory)
-            least = int(len(names) >= MANY)
-            names = _live(
-                self._directory, names[: max(sum(name < self.name for name in names), least)], least
-            )
-        return names
+        return _up_to_live(self._directory, self.name) if names is None else names
 
     def leave(self) -> None:
         """Leave the line: wake whoever comes next, and remove the files. Idempotent, raises nothing.
@@ -332,11 +357,6 @@ class Ticket:
             raise
 
 
-def does_not_stay(directory: str) -> FileNotFoundError:
-    """What is wrong when somebody removes the pool `directory` again and again."""
-    return FileNotFoundError(errno.ENOENT, "the pool directory does not stay", directory)
-
-
 def _remove(directory: str, name: str, *, ours: bool = True) -> bool:
     """Remove the ticket `name` and its bell; raises nothing. Whether nothing of them is left.
 
@@ -364,4 +384,4 @@ def _is_ours(fd: int) -> bool:
     try:
         return records.begins(os.read(fd, len(records.MAGIC)))
     except OSError:
-        return False  # a FIFO, say
+        return False

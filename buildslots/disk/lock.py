@@ -173,6 +173,11 @@ def lock_file(
     raise TimeoutError(errno.ETIMEDOUT, "somebody replaces it all the time", path)
 
 
+def does_not_stay(directory: str) -> FileNotFoundError:
+    """What is wrong when somebody removes the pool `directory` again and again."""
+    return FileNotFoundError(errno.ENOENT, "the pool directory does not stay", directory)
+
+
 class Mutex:
     """The mutex of a pool, at `path`. Not reentrant.
 
@@ -239,6 +244,10 @@ class Mutex:
     def is_old(self) -> bool:
         """Whether it was got, and is old: so is all that was new when somebody last looked at that."""
         return self._fd >= 0 and is_old(os.fstat(self._fd))
+
+    def is_ours(self) -> bool:
+        """Whether it was got, and no other file has taken its place meanwhile. Raises OSError."""
+        return self._fd >= 0 and has_name(self._fd, self._path)
 
     def release(self) -> None:
         """Unlock it, if it was got. Idempotent, raises nothing."""

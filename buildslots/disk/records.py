@@ -13,13 +13,19 @@ import time
 from stat import S_ISREG
 
 from buildslots.files import NO_FILE, PLAIN, close, open_in_room, put_aside
-from buildslots.processes import identity, start_of
+from buildslots.processes import here, identity, start_of
 from buildslots.processes import lives as process_lives
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from buildslots.settings.values import Bounds
 
 MAGIC = b"buildslots-record 1\n"
 END = b"end\n"
 COMMAND_BYTES = 4096
 """So much of a command's arguments stands in a record; a linker's may run to megabytes."""
+BATCH_LENGTH = 128
+"""Characters of a batch's ID; those that we make have fewer."""
 ENDED_AT = 16384
 """Where in the file the nonce of the last record that has ended stands; no record is so long."""
 NONCE_BYTES = 32
@@ -40,7 +46,7 @@ def record(
         since: Unix time from which the wait counts; None for now.
         waited_s: How long a holder had waited.
         overflow: Whether a holder runs beyond its cap.
-        child: The process of the command that runs under the slot.
+        child: The process of the command that runs under the slot; 0 if it is about to start.
     """
     text = MAGIC + b"since %.6f\n" % (time.time() if since is None else since)
     if waited_s is not None:
@@ -48,11 +54,23 @@ def record(
     if overflow:
         text += b"overflow\n"
     if child is not None:
-        text += b"child %d %d\n" % (child, start_of(child))
+        text += b"child %d %d\n" % (child, start_of(child)) if child else b"child ?\n"
     return text + about + END
 
 
-def about(command: list[str], *, cap: int, nonce: str, cwd: str | None = None, weight: int = 1) -> bytes:
+def about(  # noqa: C901, PLR0913 - one for each line, by keyword only
+    command: list[str],
+    *,
+    cap: int,
+    nonce: str,
+    cwd: str | None = None,
+    weight: int = 1,
+    batch: str | None = None,
+    own: int | None = None,
+    priority: str = "normal",
+    gates: Bounds | None = None,
+    owner: str | None = None,
+) -> bytes:
     """The lines of a record of this process that stay the same.
 
     Args:
@@ -61,18 +79,31 @@ def about(command: list[str], *, cap: int, nonce: str, cwd: str | None = None, w
         nonce: What marks this one holding or wait.
         cwd: Directory of the build; None for that of this process.
         weight: How many slots it needs or holds together.
+        batch: ID of the batch that it is a task of; None if it is none.
+        own: The cap that a waiter has said itself, whatever the pool's rules make of it.
+        priority: "high", "normal" or "low".
+        gates: What a waiter wants of the machine as well.
+        owner: The process for which it is done: its number and its start.
     """
     if cwd is None:
-        try:
-            cwd = os.getcwd()
-        except OSError:
-            cwd = "?"  # it was removed
+        cwd = here()
     lines = [_process(), b"cap %d\nnonce %b\n" % (cap, nonce.encode())]
     if weight > 1:
         lines.append(b"weight %d\n" % weight)
-    if len(cwd) > COMMAND_BYTES:
-        cwd = "?"  # so deep that no call takes its name
-    lines.append(b"cwd %b\n" % _escaped(cwd))
+    if priority != "normal":
+        lines.append(b"priority %b\n" % priority.encode())
+    if own is not None:
+        lines.append(b"own %d\n" % own)
+    if gates is not None:
+        lines.append(_bounds(gates))
+    if owner is not None:
+        lines.append(b"owner %b\n" % owner.encode())
+    where = _escaped(cwd)
+    if len(where) > COMMAND_BYTES:
+        where = b"?"  # so deep that no call takes its name
+    lines.append(b"cwd %b\n" % where)
+    if batch:
+        lines.append(b"batch %b\n" % _escaped(batch[:BATCH_LENGTH]))
     room = COMMAND_BYTES
     for count, argument in enumerate(command):
         line = b"arg %b\n" % _escaped(argument)
@@ -82,6 +113,19 @@ def about(command: list[str], *, cap: int, nonce: str, cwd: str | None = None, w
             break
         lines.append(line)
     return b"".join(lines)
+
+
+def _bounds(gates: Bounds) -> bytes:
+    """The lines of what a build wants of the machine, in the words of slot-run's options."""
+    lines = []
+    if gates.min_free_memory is not None:
+        lines.append(f"min_free_memory {gates.min_free_memory}\n")
+    if gates.max_load is not None:
+        lines.append(f"max_load {gates.max_load:.10g}\n")
+    if gates.max_pressure:
+        each = [f"{resource}={percent:.10g}" for resource, percent in gates.max_pressure.items()]
+        lines.append(f"max_pressure {','.join(each)}\n")
+    return "".join(lines).encode("ascii")
 
 
 def _process() -> bytes:

@@ -9,6 +9,10 @@ import time
 
 from buildslots.disk import bells, line
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PLACE_S = 0.5
 FIRST_KNOCK_S = 0.1
 """How long a free slot may lie before the second in line knocks at the head; each one further back waits for
@@ -40,16 +44,23 @@ class Sleepers:
     def __init__(self) -> None:
         self._forget()
 
-    def overtake(self, directory: str, ahead: list[str], limit: int, held: int) -> int:
+    def overtake(
+        self,
+        directory: str,
+        ahead: list[str],
+        limit: int,
+        held: int,
+        limit_of: Callable[[str], int] = line.limit_of,
+    ) -> int:
         """Look; once those `ahead` are asleep: below how many held slots we may take one. Else 0.
 
         A slot counts as free while fewer slots are `held` than the limit of anybody ahead, and our own
-        `limit`: then each of them could have taken it.
+        `limit`: then each of them could have taken it. `limit_of` tells that of a ticket.
         """
         now = time.monotonic()
         if held < limit:  # rarely. Dead tickets go now: their limits and their unread knocks would count
             ahead = [name for name in ahead if line.live(directory, name)]
-        limit = min([limit, *map(line.limit_of, ahead)])
+            limit = min([limit, *map(limit_of, ahead)])
         if not ahead or held >= limit:
             self._forget()
         elif self._ahead != ahead:  # first seen, or somebody ahead took a slot: not all are asleep

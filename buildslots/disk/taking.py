@@ -12,6 +12,7 @@ import time
 from buildslots.backend import Refusal
 from buildslots.disk.holding import Hold, Locks
 from buildslots.disk.lock import has_name, is_locked, locked, open_lock, try_lock
+from buildslots.files import PLAIN
 from buildslots.processes import close_kept, forget, keep_from_children
 
 TYPE_CHECKING = False
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from buildslots.backend import Request
+    from buildslots.disk.rules import Rules
+    from buildslots.settings import Settings
 
 LOOKS = 10
 """How often a slot is tried that is not held but looked at, which takes a microsecond."""
@@ -38,8 +41,52 @@ FDS_A_SLOT = 6
 """Descriptors that a slot takes at most while it is taken and handed down."""
 
 
-def take(directory: str, request: Request, limit: int, *, gates: bool = True) -> Hold | Refusal:
-    """Take the lowest free slots, all that it needs, if fewer than `limit` are held.
+def rules_of(directory: str, told: list[str] | None = None) -> Rules | None:
+    """The rules of the pool in `directory`; None if it has none, as nearly always. Raises nothing.
+
+    If what is there counts as absent, `told` gets a sentence that says why, once.
+    """
+    try:
+        fd = os.open(f"{directory}/rules", os.O_RDONLY | PLAIN)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno is None:
+            raise  # no system call's: somebody has put it into this thread
+        fd = -1
+    from buildslots.disk import rules  # noqa: PLC0415 - most pools have none
+
+    found = rules.read(directory) if fd < 0 else rules.read_open(fd, directory)
+    if found is not None and found.problem is not None and told is not None and found.problem not in told:
+        told.append(found.problem)
+    return found
+
+
+def tokens_of(settings: Settings) -> int | None:
+    """C, of how many CPU tokens a build by `settings` may have its share; None for none. Pools may say it."""
+    is_own = settings.source("tokens") != "default"
+    return ruled_tokens(settings.dir, settings.tokens, is_own=is_own)
+
+
+def ruled_tokens(directory: str, own: int | None, *, is_own: bool) -> int | None:
+    """The same for a caller of the pool in `directory` that has said `own` itself, if it has (`is_own`)."""
+    rules = rules_of(directory)
+    if rules is None or rules.tokens is None:
+        return own
+    from buildslots.settings import auto_tokens  # noqa: PLC0415 - most pools have no rules
+
+    return rules.tokens_of(own, auto_tokens()[0], is_own=is_own)
+
+
+def take(
+    directory: str,
+    request: Request,
+    most: int | None = None,
+    *,
+    gates: bool = True,
+    told: list[str] | None = None,
+) -> Hold | Refusal:
+    """Take the lowest free slots, all that it needs, if fewer than its limit are held.
 
     For the head of the line, or under the mutex. Locks first and counts then: of two processes that take at
     the same moment the one that counts last sees the lock of the other, so both cannot pass.
@@ -47,12 +94,20 @@ def take(directory: str, request: Request, limit: int, *, gates: bool = True) ->
     Args:
         directory: Of the pool.
         request: What is wanted.
-        limit: Below how many held slots it may start.
+        most: Below how many held slots it may start, if that is less than its limit.
         gates: Whether the state of the machine matters.
+        told: Gets a sentence about rules that count as absent.
 
     Raises:
         OSError: Something of the pool cannot be used. Nothing is held.
     """
+    rules = rules_of(directory, told)
+    if rules is not None:
+        pause = rules.pause(time.time())
+        if pause is not None:
+            return Refusal(request.limit, str(pause), is_paused=True)
+        request = rules.applied(request)
+    limit = request.limit if most is None else min(most, request.limit)
     _check_weight(request.weight)
     locks = Locks()
     try:
@@ -82,7 +137,7 @@ def _lock_lowest(directory: str, weight: int, limit: int, locks: Locks) -> int:
     held: set[int] = set()
     number = skipped = 0
     while len(locks) < weight and len(held) < limit:
-        is_held = _lock_slot(directory, number, locks, LOOKS if skipped < SKIPPED else 1)
+        is_held = lock_slot(directory, number, locks, LOOKS if skipped < SKIPPED else 1)
         if is_held:
             held.add(number)
         elif is_held is None:
@@ -92,10 +147,10 @@ def _lock_lowest(directory: str, weight: int, limit: int, locks: Locks) -> int:
             elif skipped > SKIPPED and time.monotonic() > until:
                 return limit
         number += 1
-    return _count(directory, limit, locks, held, until) if len(held) < limit else limit
+    return count_held(directory, limit, locks, held, until) if len(held) < limit else limit
 
 
-def _count(directory: str, limit: int, locks: Locks, held: set[int], until: float) -> int:
+def count_held(directory: str, limit: int, locks: Locks, held: set[int], until: float) -> int:
     """How many slots others hold, those in `held` included; `limit` if so many or more, or if time is up.
 
     What was held already counts, though it may be free by now: that errs on the safe side.
@@ -119,7 +174,7 @@ def _above_all(directory: str, number: int) -> int:
     return largest if largest < LARGEST else max(number, int.from_bytes(os.urandom(4), "big") % LARGEST)
 
 
-def _lock_slot(directory: str, number: int, locks: Locks, looks: int) -> bool | None:
+def lock_slot(directory: str, number: int, locks: Locks, looks: int, flags: int = os.O_CREAT) -> bool | None:
     """Lock slot `number` into `locks`: False. True if it is held. None if somebody looks at it all the time.
 
     Who looks at a slot has a shared lock of it, which is none that counts, but keeps us from locking it.
@@ -128,7 +183,7 @@ def _lock_slot(directory: str, number: int, locks: Locks, looks: int) -> bool | 
     if number > LARGEST:
         raise OSError(errno.ERANGE, "no slot has so large a number", path)
     for _ in range(looks):
-        fd = open_lock(path)
+        fd = open_lock(path, flags)
         keep_from_children(fd)
         try:
             if try_lock(fd):
@@ -161,7 +216,7 @@ def take_despite(directory: str, request: Request, gate: str | None) -> Hold | N
     """
     if gate is None:
         return None
-    found = take(directory, request, request.limit, gates=False)
+    found = take(directory, request, gates=False)
     if isinstance(found, Refusal):
         return None
     found.despite = gate
@@ -176,6 +231,9 @@ def take_beyond(directory: str, request: Request, gate: str | None) -> Hold:
     """
     if found := take_despite(directory, request, gate):
         return found
+    rules = rules_of(directory)
+    if rules is not None:
+        request = rules.applied(request)
     _check_weight(request.weight)
     locks = Locks()
     number = request.cap
@@ -183,7 +241,7 @@ def take_beyond(directory: str, request: Request, gate: str | None) -> Hold:
     try:
         while len(locks) < request.weight:
             late = time.monotonic() > until
-            _lock_slot(directory, number, locks, 1 if late else LOOKS)
+            lock_slot(directory, number, locks, 1 if late else LOOKS)
             number = _above_all(directory, number) + 1 if late and number not in locks else number + 1
         return Hold(directory, locks, request, overflow=True, despite=gate)
     finally:

@@ -11,14 +11,17 @@ Loaded only by a process that has to wait.
 from __future__ import annotations
 
 import errno
+import os
 import time
 
 from buildslots.backend import Refusal
-from buildslots.disk import bells, line
+from buildslots.disk import bells, line, records
 from buildslots.disk.ears import POLL_S, Ears
-from buildslots.disk.holding import Hold
+from buildslots.disk.holding import Hold, ticket_record
+from buildslots.disk.lock import locked
 from buildslots.disk.sleepers import Sleepers
 from buildslots.disk.taking import take, take_beyond, take_despite
+from buildslots.processes import number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from buildslots.backend import Notice, Request, Steps
     from buildslots.disk.bells import Poll
     from buildslots.disk.directory import PoolDirectory
+    from buildslots.disk.rules import Rules
 
 GATE_S = 0.25
 """How often the head looks whether the machine is as it has to be."""
@@ -53,11 +57,15 @@ class Wait:
         "_ears",
         "_gate",
         "_is_head",
+        "_is_told",
         "_new_poll",
         "_overtake_limit",
         "_pace",
         "_poll_s",
         "_request",
+        "_resumes_at",
+        "_ruled",
+        "_rules",
         "_sleepers",
         "_ticket",
         "_wakes",
@@ -75,6 +83,10 @@ class Wait:
         self._directory = directory
         self._ticket = ticket
         self._request = request
+        self._ruled = request  # as the pool's rules have it
+        self._rules: Rules | None = None
+        self._is_told = False  # whether the ticket says what follows from the rules
+        self._resumes_at = NEVER  # `time.monotonic()` at which a pause ends, if one is on
         self._new_poll = poll or bells.poll
         self._sleepers = Sleepers()
         self._pace: Pace | None = None
@@ -93,8 +105,12 @@ class Wait:
         """By which places are sorted."""
         return line.number_of(self._ticket.name)
 
-    def until(self, deadline: float, notice: Notice | None = None) -> Steps[Hold | Refusal]:
+    def until(
+        self, deadline: float, notice: Notice | None = None, since: float | None = None
+    ) -> Steps[Hold | Refusal]:
         """Wait until there is a slot for us, or until `time.monotonic()` is `deadline`.
+
+        Pauses since that time, or of the whole wait for None, make that later.
 
         One look comes after the deadline: who was stopped for long may find a free slot. The place is still
         ours then, and also when an exception ends this. Raises OSError when the directory fails.
@@ -116,9 +132,10 @@ class Wait:
                     return found
                 self._gate = found.gate
                 self._sleepers.look_at = time.monotonic() + GATE_S
-            if time.monotonic() >= deadline or (has_slept and self._pace is not None):
+            due = self._due(deadline, self._request.began if since is None else since)
+            if time.monotonic() >= due or (has_slept and self._pace is not None and due != NEVER):
                 return Refusal(ears.held, self._gate)
-            yield from self._sleep(ears, deadline, notice)
+            yield from self._sleep(ears, due, notice)
             has_slept = True
 
     def paced_start(self, refusal: Refusal, paced_s: float) -> Steps[Hold | float]:
@@ -146,7 +163,13 @@ class Wait:
 
     def _overtake(self) -> Hold | Refusal:
         """Take the slot that those ahead have left lying in their sleep. Under the mutex."""
-        return take(self._directory.path, self._request, self._overtake_limit)
+        return take(self._directory.path, self._request, most=self._overtake_limit)
+
+    def _due(self, deadline: float, since: float) -> float:
+        """The deadline of a wait that lasts since then, with the time of pauses; infinity while one is on."""
+        if self._rules is None:
+            return deadline
+        return NEVER if self._resumes_at != NEVER else deadline + self._rules.paused_s(since)
 
     def _look(self) -> Hold | Ears | None:
         """Take a slot if it is our turn, or begin to listen; None if we are in line no more.
@@ -159,6 +182,9 @@ class Wait:
             self._young_at = time.monotonic() + YOUNG_S
             self._directory.keep_young()
             self._ticket.keep_young()
+        self._read_rules()
+        # What is free in a pause is not left lying by those ahead: nobody may take it.
+        limit = self._ruled.limit if self._resumes_at == NEVER else 0
         for tries in range(TOO_LATE):
             ahead: list[str] = []
             if tries or not self._is_head:
@@ -168,13 +194,13 @@ class Wait:
                 self._is_head = not ahead
             self._gate = None
             if self._is_head:
-                found = take(path, self._request, self._request.limit)
+                found = take(path, self._request)
                 if isinstance(found, Hold):
                     return found
                 self._gate = found.gate
             self._close_ears()
             ears = self._ears = Ears(path, self._ticket, ahead, self._new_poll())
-            if self._is_head and ears.held < self._request.limit and self._gate is None:
+            if self._is_head and ears.held < limit and self._gate is None:
                 ears.too_late = True  # a slot was let go of after our try and before we listened
             if not ears.too_late:
                 break
@@ -183,8 +209,48 @@ class Wait:
             ears.period_s = POLL_S
         self._overtake_limit = 0
         if not ears.too_late and len(ahead) <= MOST_PASSED:
-            self._overtake_limit = self._sleepers.overtake(path, ahead, self._request.limit, ears.held)
+            self._overtake_limit = self._sleepers.overtake(path, ahead, limit, ears.held, self._limit_of)
         return ears
+
+    def _read_rules(self) -> None:
+        """Learn what the pool says, and let the ticket say what follows for us. Raises nothing."""
+        self._rules = self._directory.rules()
+        before, self._ruled = self._ruled, self._request
+        self._resumes_at = NEVER
+        if self._rules is not None:
+            self._ruled = self._rules.applied(self._request)
+            now = time.time()
+            if pause := self._rules.pause(now):
+                self._resumes_at = time.monotonic() + pause.until - now
+        # Between the making of the ticket and this look they may have changed, too.
+        is_new = self._rules is not None and not self._is_told
+        if is_new or self._ruled.cap != before.cap or self._ruled.limit != line.limit_of(self._ticket.name):
+            self._is_told = True
+            now = time.monotonic()
+            record = ticket_record(self._ruled, since=time.time() - (now - self._request.began))
+            try:
+                self._ticket = self._ticket.under(self._ruled.limit, record)
+            except OSError as error:
+                if error.errno is None:
+                    raise  # no system call's: somebody has put it into this thread
+                # A full disk, say. Only those behind read it, and overtake us later or sooner
+            self._is_head = False
+
+    def _limit_of(self, ticket: str) -> int:
+        """Below how many held slots the owner of `ticket` may start.
+
+        The name tells, unless its owner sleeps since before the rules were changed: then its record has to.
+        """
+        limit = line.limit_of(ticket)
+        if self._rules is None:
+            return limit
+        record = records.read(f"{self._directory.path}/queue/{ticket}") or {}
+        own, is_own = number(record.get("own")), "own" in record
+        if own is None:
+            own = number(record.get("cap")) if self._request.is_own_cap else self._request.own_cap
+        if own is None:
+            return limit
+        return self._rules.limit(own, number(record.get("weight")) or 1, is_own=is_own)
 
     def _sleep(self, ears: Ears, deadline: float, notice: Notice | None) -> Steps[None]:
         """Sleep until there may be something new to see, or the deadline has passed."""
@@ -193,7 +259,8 @@ class Wait:
             now = time.monotonic()
             if notice is not None and now >= notice.due:
                 notice.tell(self._directory, self._ticket.name, self._gate)
-            until = min(glance_at, deadline, self._sleepers.look_at, NEVER if notice is None else notice.due)
+            news_at = min(deadline, self._sleepers.look_at, self._resumes_at)
+            until = min(glance_at, news_at, NEVER if notice is None else notice.due)
             if self._gate is not None:
                 until = min(until, now + GATE_S)
             if ears.is_deaf:
@@ -208,7 +275,7 @@ class Wait:
                 self._is_head = self._is_head and not ears.knocked
                 self._poll_s = FIRST_POLL_S
                 return
-            if self._is_head or now >= min(deadline, self._sleepers.look_at) or not self._nothing_new(ears):
+            if self._is_head or now >= news_at or not self._nothing_new(ears):
                 self._is_head = False
                 return
             glance_at = now + ears.period_s
@@ -219,7 +286,7 @@ class Wait:
             return (
                 not ears.is_deaf
                 and self._ticket.in_line()
-                and len(self._directory.held()) >= self._request.limit
+                and len(self._directory.held()) >= self._ruled.limit
             )
         except OSError as error:
             # What is wrong is for `_look` to say. But not that this process has no descriptor left just now:
@@ -256,10 +323,12 @@ class Pace:
     def left_s(self, ahead: list[str]) -> float:
         """Seconds until it is our turn, behind the tickets `ahead`; 0 or less if it is."""
         now = time.monotonic()
-        turns = 1 + line.places(self._directory.path, ahead)
+        turns = 1 + _places(self._directory.path, ahead)
         if turns < self._turns:
             self._turns, self._came_forward = turns, now if self._turns != NEVER else self._came_forward
-        quiet_s, stuck_s = self._quiet_s(now), now - self._came_forward
+        # In a pause nothing can happen.
+        stuck_s = now - self._came_forward - self._directory.paused_s(self._came_forward)
+        quiet_s = self._quiet_s(now)
         return min(turns * self._paced_s - quiet_s, (turns + 1) * self._paced_s - stuck_s)
 
     def _quiet_s(self, now: float) -> float:
@@ -272,4 +341,24 @@ class Pace:
         if changed != self._changed:
             self._changed = changed
             self._quiet_since = max(self._began, now - max(0.0, time.time() - changed))
-        return now - self._quiet_since
+        return now - self._quiet_since - self._directory.paused_s(self._quiet_since)
+
+
+def _places(directory: str, names: list[str]) -> int:
+    """How many wait with the tickets `names`, as far as that can be seen within `line.TIDY_S`.
+
+    By inode: a member of a shared pool could give one ticket many names.
+    """
+    until = time.monotonic() + line.TIDY_S
+    files: set[tuple[int, int]] = set()
+    for name in reversed(names):
+        path = f"{directory}/queue/{name}"
+        try:
+            about = os.lstat(path)
+            if (about.st_dev, about.st_ino) not in files and locked(path):
+                files.add((about.st_dev, about.st_ino))
+        except OSError:
+            continue  # gone, or none that we may look at
+        if time.monotonic() > until:
+            break
+    return len(files)

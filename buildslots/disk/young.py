@@ -44,7 +44,7 @@ def refresh(chain: list[str]) -> None:
 
 
 def _refresh_pool(pool: int, until: float) -> None:
-    ours = {"mutex", *ROOMS}
+    ours = {"mutex", "rules", "rules.lock", *ROOMS}
     _refresh_names(pool, [n for n in os.listdir(pool) if n in ours or n.startswith("slot-")], until)
     for name in ("holders", "bells"):
         room = os.open(name, os.O_RDONLY | DIRECTORY | PLAIN, dir_fd=pool)

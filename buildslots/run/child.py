@@ -18,17 +18,27 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
-from fcntl import F_DUPFD, fcntl
 
 from buildslots.files import close
-from buildslots.processes import ignored_by_caller, restore_environment
+from buildslots.processes import can_be_measured, hand_down, ignored_by_caller, restore_environment, used
+from buildslots.run.terminal import (
+    foreground,
+    is_orphaned,
+    leads_our_job,
+    lend_terminal,
+    send,
+    shell_takes_over,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import NoReturn
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
+
+    from buildslots.backend import Chore
+    from buildslots.processes import Usage
 else:
     import _signal  # `signal` itself wraps the same functions in enum, at 4 ms
 
@@ -48,19 +58,25 @@ OF_TERMINAL = STOPPING | {
     _signal.SIGWINCH,
 }
 """Signals that the terminal driver sends to whole process groups: tty_ioctl(4), credentials(7)."""
+SIGIO = getattr(_signal, "SIGIO", 0)
+"""What O_ASYNC sends when a descriptor is ready: fcntl(2)."""
+OF_KERNEL = OF_TERMINAL | {SIGIO}
 RESTORED: list[int] = [_signal.SIGPIPE, _signal.SIGXFSZ]
 """Signals that Python ignores for itself. The command gets their default action, as with `subprocess`, unless
 the caller ignores them too."""
 LEFT_ALONE = STOPPING | {_signal.SIGCONT, *RESTORED}
 """Signals that are not held back before there is a command. Ctrl-Z stops slot-run at once then. Those that
 Python ignores come of our own writes, and blocked they would be kept for the command."""
-SI_USER, SI_KERNEL = 0, 0x80
+SI_USER, SI_KERNEL, SI_LEAST = 0, 0x80, -60
 """`si_code` of a signal of kill(2), and of the kernel's own, as the terminal driver's:
 include/uapi/asm-generic/siginfo.h, sigaction(2)."""
 FIRST_LOOK_S, LAST_LOOK_S = 0.005, 1.0  # how soon, and how often, to look if the command leads a group now
+CAN_TIME = hasattr(_signal, "sigtimedwait")
+NAP_S = 0.1
+"""How often to look for a signal where the system cannot wait for one with a time limit: macOS."""
+SHORT_NAP_S = 0.01
+"""The same while we sleep for an instant anyway."""
 SHELL = "/bin/sh"
-LOWEST_FD = 64
-"""The lowest number of the slot's descriptors in the command: shell scripts and jobservers use low ones."""
 _mask: set[int] | None = None
 """The signal mask that slot-run was started with. The command gets the same."""
 
@@ -79,15 +95,14 @@ def admit_signals() -> None:
 
 
 def nap(seconds: float, signals: set[int]) -> int:
-    """Sleep for `seconds`, or until one of the blocked `signals` has come: its number, or 0."""
-    if hasattr(_signal, "sigtimedwait"):
-        try:
-            info = _signal.sigtimedwait(signals, seconds)
-        except OSError:
-            info = None  # a shorter sleep is no harm
-        return info.si_signo if info and info.si_signo in signals else 0
-    time.sleep(seconds)  # macOS
-    return next(iter(_signal.sigpending() & signals), 0)
+    """Sleep for `seconds`, or until just after one of the blocked `signals` has come: its number, or 0.
+
+    Not by sigtimedwait: `_timed_signal` says what it does after a stop.
+    """
+    until = time.monotonic() + seconds
+    while not (come := _signal.sigpending() & signals) and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, SHORT_NAP_S))
+    return next(iter(come), 0)
 
 
 def become(path: bytes, command: list[bytes]) -> NoReturn:
@@ -102,13 +117,14 @@ def become(path: bytes, command: list[bytes]) -> NoReturn:
         os.execv(SHELL, [os.fsencode(SHELL), path, *command[1:]])
 
 
-def spawn(path: bytes, command: list[bytes], inherited: list[int]) -> int:
+def spawn(path: bytes, command: list[bytes], inherited: Sequence[int], kept: Sequence[int] = ()) -> int:
     """Start `command`: its pid, for `supervise`. Signals are held back until that takes them.
 
     Args:
         path: The program, as `find` found it.
         command: Its arguments, the program's name first. It gets our own environment.
-        inherited: Descriptors that it is to have as well.
+        inherited: Descriptors that it is to have as well, under whatever numbers.
+        kept: Those that it is to have under these very numbers.
 
     Raises:
         OSError: It cannot be executed.
@@ -118,7 +134,9 @@ def spawn(path: bytes, command: list[bytes], inherited: list[int]) -> int:
     # A handler, for two reasons: an inherited SIG_IGN would make the kernel reap the command,
     # and outside Linux a signal whose default is to be ignored may not stay pending.
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
-    copies = [copy for fd in inherited if (copy := _hand_down(fd)) is not None]
+    copies = [copy for fd in inherited if (copy := hand_down(fd)) is not None]
+    for fd in kept:
+        os.set_inheritable(fd, True)
     start = _posix_spawn if restore_environment() else _fork
     restored = _restored()
     try:
@@ -134,7 +152,7 @@ def spawn(path: bytes, command: list[bytes], inherited: list[int]) -> int:
             close(fd)  # whether that works or not, the command runs
     # Signals that came before there was a command have not reached it, not even those of the terminal.
     for signum in FORWARDED & _signal.sigpending():
-        _kill(pid, signum)
+        send(pid, signum)
         if signum not in STOPPING:  # these are kept for `supervise`, because they are meant for us as well
             _signal.sigwait([signum])
     return pid
@@ -180,44 +198,69 @@ def pid_of(process: int) -> int:
     return process
 
 
-def supervise(pid: int) -> int:
-    """Pass signals on to the command `pid` until its end: exit status, or minus the signal it died of."""
+def supervise(pid: int, *, measured: bool, chores: Sequence[Chore] = ()) -> tuple[int, Usage | None]:
+    """Pass signals on to the command `pid` until its end: exit status, or minus the signal it died of.
+
+    If `measured`, what it used comes with it, as far as that can be had. The `chores` are done meanwhile.
+    """
+    wait = os.wait4 if measured and can_be_measured() else os.waitpid
     told_to_stop = False  # slot-run itself, by the terminal or by kill
-    pause_s = FIRST_LOOK_S if os.getpid() == os.getpgrp() and _foreground() else None
+    look_s = FIRST_LOOK_S if CAN_TIME and os.getpid() == os.getpgrp() and foreground() else None
     while True:
-        signum, from_terminal = _next_signal(pause_s)
-        if not signum:
-            pause_s = min(2 * (pause_s or FIRST_LOOK_S), LAST_LOOK_S)
-            if _leads_our_job(pid):
-                _lend_terminal(pid)
+        signum, from_kernel = _next_signal(_soonest(chores, look_s))
+        is_ready = signum == SIGIO and from_kernel
+        if not signum or (is_ready and chores):
+            for chore in chores:
+                chore.do()
+            if look_s is not None and not signum:
+                look_s = min(2 * look_s, LAST_LOOK_S)
+                if leads_our_job(pid):
+                    lend_terminal(pid)
         elif signum == _signal.SIGCHLD:
-            ended, status = _wait(pid)
-            if ended and os.WIFSTOPPED(status):
-                _stop_too(os.WSTOPSIG(status), pid, told=told_to_stop)
-                told_to_stop = False
-            elif ended:
-                return os.waitstatus_to_exitcode(status)
+            changed, status, usage = _wait(pid, wait)
+            if changed and (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
+                _follow(status, pid, chores, told_to_stop=told_to_stop)
+                told_to_stop = told_to_stop and os.WIFCONTINUED(status)
+            elif changed:
+                return os.waitstatus_to_exitcode(status), usage
         else:
             told_to_stop = signum != _signal.SIGCONT and (told_to_stop or signum in STOPPING)
-            _pass_on(signum, pid, from_terminal=from_terminal)
+            _pass_on(signum, pid, from_terminal=from_kernel and not is_ready)
 
 
-def _wait(pid: int) -> tuple[int, int]:
-    """What has become of the command `pid`, as `os.waitpid` has it; (0, 0) if nothing.
+def _soonest(chores: Sequence[Chore], look_s: float | None) -> float | None:
+    """In how many seconds there is something to do, whatever signals come; None if there is nothing."""
+    due_s = [seconds for chore in chores if (seconds := chore.due_s()) is not None]
+    return min(due_s if look_s is None else [look_s, *due_s], default=None)
+
+
+def _follow(status: int, pid: int, chores: Sequence[Chore], *, told_to_stop: bool) -> None:
+    """Do what there is to do when the command has stopped, or goes on."""
+    if os.WIFCONTINUED(status):
+        for chore in chores:
+            chore.continues()
+        return
+    for chore in chores:
+        chore.stops()
+    _stop_too(os.WSTOPSIG(status), pid, told=told_to_stop)
+
+
+def _wait(pid: int, wait: Callable[[int, int], tuple[Any, ...]]) -> tuple[int, int, Usage | None]:
+    """What has become of the command `pid`, as `os.waitpid` has it, (0, 0) if nothing; and what it used.
 
     As pid 1 of a container slot-run inherits all whose parent has ended. It takes their ends as well, because
     they would stay zombies: "The namespace init process" in pid_namespaces(7).
     """
-    found = 0, 0
+    found: tuple[int, int, Usage | None] = 0, 0, None
     while True:
         try:
-            ended, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            changed, status, *usage = wait(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
         except ChildProcessError:
             return found
-        if not ended:
+        if not changed:
             return found
-        if ended == pid:
-            found = ended, status
+        if changed == pid:
+            found = changed, status, used(usage[0]) if usage else None
 
 
 def die_of(signum: int) -> None:
@@ -238,99 +281,70 @@ def die_of(signum: int) -> None:
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [signum])
 
 
-def _hand_down(fd: int) -> int | None:
-    """Let the command inherit a copy of `fd` with a high number, which is returned; or else `fd` itself."""
-    try:
-        return fcntl(fd, F_DUPFD, LOWEST_FD)
-    except OSError:  # RLIMIT_NOFILE allows no such number, or no further descriptor at all
-        try:
-            os.set_inheritable(fd, True)
-        except OSError:
-            pass  # then a slot-run that is killed frees the slot too early: no reason not to run the command
-        return None
-
-
-def _kill(pid: int, signum: int) -> None:
-    """Send a signal, if we may: a setuid command can be another user's process."""
-    try:
-        os.kill(pid, signum)
-    except OSError:
-        pass
-
-
 def _next_signal(pause_s: float | None) -> tuple[int, bool]:
-    """The next of the WATCHED signals, or 0 after `pause_s`; and whether the terminal sent it to a group."""
-    if hasattr(_signal, "sigwaitinfo"):
+    """The next of the WATCHED signals, or 0 after `pause_s`; and whether the kernel sent it.
+
+    That is: the terminal sent it to a whole group, or a descriptor of ours is ready.
+    """
+    if CAN_TIME:
         while True:
-            info = _signal.sigwaitinfo(WATCHED) if pause_s is None else _signal.sigtimedwait(WATCHED, pause_s)
+            try:
+                info = _signal.sigwaitinfo(WATCHED) if pause_s is None else _timed_signal(pause_s)
+            except LookupError:
+                return _signal.SIGCHLD, False  # whoever looks at the command in vain has lost nothing
             if info is None:
                 return 0, False
             # Our own write to a closed pipe or beyond `ulimit -f` is no business of the command: SIGPIPE in
             # pipe(7), SIGXFSZ in setrlimit(2). Python ignores both, but what is blocked is kept all the same.
             if info.si_code != SI_USER or info.si_pid != os.getpid():
-                return info.si_signo, info.si_code == SI_KERNEL and info.si_signo in OF_TERMINAL
+                return info.si_signo, info.si_code == SI_KERNEL and info.si_signo in OF_KERNEL
+    watched = WATCHED - set(RESTORED)
+    until = None if pause_s is None else time.monotonic() + pause_s
+    while until is not None and not _signal.sigpending() & watched:
+        if time.monotonic() > until:
+            return 0, False
+        time.sleep(NAP_S)
     # macOS tells not who sent a signal. In the foreground we take one that the terminal can send for one that
     # it did send.
-    signum = _signal.sigwait(WATCHED - set(RESTORED))
-    return signum, signum in OF_TERMINAL and _foreground() == os.getpgrp()
+    signum = _signal.sigwait(watched)
+    return signum, signum in OF_TERMINAL and foreground() == os.getpgrp()
+
+
+def _timed_signal(pause_s: float) -> _signal.struct_siginfo | None:
+    """The next of the WATCHED signals, or None after `pause_s`; LookupError if nobody knows which has come.
+
+    A stop ends sigtimedwait(2), too (EINTR, signal(7)), and so does the freezer of cgroups. If the time is
+    over when we go on, CPython returns what the system has never filled in (Modules/signalmodule.c): any
+    number may stand there, and would be sent to the command. After a stop SIGCONT is pending.
+    """
+    until = time.monotonic() + pause_s
+    info = _signal.sigtimedwait(WATCHED, pause_s)
+    if info is None or time.monotonic() < until:
+        return info
+    is_one = info.si_signo in WATCHED and not info.si_errno and SI_LEAST <= info.si_code <= SI_KERNEL
+    if not is_one or _signal.SIGCONT in _signal.sigpending():
+        raise LookupError
+    return info
 
 
 def _pass_on(signum: int, pid: int, *, from_terminal: bool) -> None:
     """Send a signal that came to slot-run to the command `pid`, unless the command has got it already."""
-    apart = _leads_our_job(pid)
+    apart = leads_our_job(pid)
     if signum == _signal.SIGCONT and apart:
-        _lend_terminal(pid)  # `fg` has given it to our group, where the command is not
+        lend_terminal(pid)  # `fg` has given it to our group, where the command is not
     if not from_terminal:
         # `kill` may mean one process or the whole group; we cannot know. A job is stopped and continued as a
         # whole, or else `fg` would leave most of it stopped. All else we take for sent to one process.
         group = apart and signum in (_signal.SIGTSTP, _signal.SIGCONT)
-        _kill(-pid if group else pid, signum)
+        send(-pid if group else pid, signum)
     elif signum in (_signal.SIGHUP, _signal.SIGCONT) and os.getsid(0) == os.getpid():
         # A terminal that hangs up tells the leader of the session alone: credentials(7), and
         # tty_signal_session_leader in drivers/tty/tty_jobctrl.c. Without slot-run that leader would be the
         # command. The other processes get their SIGHUP when the leader ends.
-        _kill(pid, signum)
+        send(pid, signum)
     elif apart:
-        _kill(-pid, signum)  # the terminal's group is ours, and the command has left it
+        send(-pid, signum)  # the terminal's group is ours, and the command has left it
     # Else the command is in our group, and has got what the terminal sent to all of that.
-
-
-def _leads_our_job(pid: int) -> bool:
-    """Whether the command leads a process group of its own, where without slot-run it would lead ours.
-
-    timeout(1) and others call setpgid(0, 0). At a shell's prompt that does nothing without slot-run, because
-    the shell has made them the leader of their job already. With slot-run, which leads the job, it takes them
-    away from the terminal: no keys reach them, and reading stops them. In a script they do that to
-    themselves without slot-run too (see --foreground in timeout(1)), and slot-run does not change it.
-    """
-    try:
-        return os.getpid() == os.getpgrp() and os.getpgid(pid) == pid
-    except OSError:
-        return False  # it has ended
-
-
-def _lend_terminal(pid: int, *, asked: bool = False) -> bool:
-    """Put the command's own process group into the foreground, if our group is there; whether it was.
-
-    In a pipeline our group has further processes, perhaps a pager that reads keys. There the command gets the
-    terminal only if it has `asked` for it by reading. The shell takes the terminal back by itself.
-    """
-    try:
-        if not asked and stat.S_ISFIFO(os.fstat(1).st_mode):
-            return False
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:
-        return False
-    try:
-        if os.tcgetpgrp(terminal) != os.getpgrp():
-            return False
-        os.tcsetpgrp(terminal, pid)
-    except OSError:
-        return False  # it has ended, or made itself a session of its own
-    finally:
-        os.close(terminal)
-    _kill(-pid, _signal.SIGCONT)  # whoever in it has read before, and was stopped for that
-    return True
 
 
 def _stop_too(signum: int, pid: int, *, told: bool) -> None:
@@ -340,61 +354,21 @@ def _stop_too(signum: int, pid: int, *, told: bool) -> None:
     or by `kill`: who does that to us also undoes it to us. It is so if a shell with job control waits for us.
     Otherwise somebody has stopped the command alone, and will continue the command alone.
     """
-    apart = _leads_our_job(pid)
-    if apart and signum in (_signal.SIGTTIN, _signal.SIGTTOU) and _lend_terminal(pid, asked=True):
+    apart = leads_our_job(pid)
+    if apart and signum in (_signal.SIGTTIN, _signal.SIGTTOU) and lend_terminal(pid, asked=True):
         return
     pending = _signal.sigpending()
     if _signal.SIGCONT in pending:
         return  # it is passed on next; stopping now would throw it away (signal(7))
-    if not (told or STOPPING & pending or _shell_takes_over(signum)):
-        if apart and signum == _signal.SIGTSTP and _is_orphaned():
+    if not (told or STOPPING & pending or shell_takes_over(signum)):
+        if apart and signum == _signal.SIGTSTP and is_orphaned():
             # Ctrl-Z in a window of its own (`tmux new-window 'slot-run timeout …'`): nobody could continue
             # it, so the kernel ignores SIGTSTP in an "orphaned" group (setpgid(2)). Our group is one, the
             # command's own is not, because it has us.
-            _kill(-pid, _signal.SIGCONT)
+            send(-pid, _signal.SIGCONT)
         return
     os.kill(os.getpid(), signum)
     if signum != _signal.SIGSTOP:  # the signal is blocked, and stops us when it is let in
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [signum])
         _signal.pthread_sigmask(_signal.SIG_BLOCK, WATCHED)
     _pass_on(_signal.SIGCONT, pid, from_terminal=False)
-
-
-def _shell_takes_over(signum: int) -> bool:
-    """Whether our parent is a shell that hears of it when slot-run stops by `signum`, and can undo it.
-
-    Such a shell has put us into a process group of our own, and has the same terminal. It is waiting for us
-    if it has left the foreground. If it has not, we are in the background: then it needs to know only that we
-    want the terminal, for which the user has to type `fg`.
-    """
-    foreground = _foreground()
-    parent = os.getppid()
-    try:
-        group = os.getpgid(parent)
-        if not foreground or os.getsid(parent) != os.getsid(0) or group == os.getpgrp():
-            return False
-    except OSError:
-        return False
-    return group != foreground or signum in (_signal.SIGTTIN, _signal.SIGTTOU)
-
-
-def _is_orphaned() -> bool:
-    """Whether our process group, which we lead, has no parent in its session that could continue it."""
-    try:
-        return os.getppid() == 0 or os.getsid(os.getppid()) != os.getsid(0)
-    except OSError:
-        return True
-
-
-def _foreground() -> int:
-    """The process group in the foreground of our terminal, or 0."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:
-        return 0
-    try:
-        return max(os.tcgetpgrp(terminal), 0)
-    except OSError:
-        return 0
-    finally:
-        os.close(terminal)

@@ -19,7 +19,11 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Sequence
     from typing import NoReturn, Protocol, Self, TypeAlias
+
+    from buildslots.backend import Chore
+    from buildslots.processes import Usage
 
     Spawned: TypeAlias = "tuple[subprocess.Popen[bytes], Job]"
 
@@ -69,15 +73,16 @@ def find(program: bytes) -> bytes:
 
 def become(path: bytes, command: list[bytes]) -> NoReturn:
     """Run `command` and exit as it does: Windows cannot replace a process. Raises OSError."""
-    os._exit(supervise(spawn(path, command, [])))
+    status, _ = supervise(spawn(path, command, []), measured=False)
+    os._exit(status)
 
 
-def spawn(path: bytes, command: list[bytes], inherited: list[int]) -> Spawned:
-    """Start `command`, whose program `find` found at `path`; `inherited` is of no use here.
+def spawn(path: bytes, command: list[bytes], inherited: Sequence[int], kept: Sequence[int] = ()) -> Spawned:
+    """Start `command`, whose program `find` found at `path`; `inherited` and `kept` are of no use here.
 
     Raises OSError when it cannot be executed.
     """
-    del inherited
+    del inherited, kept
     # Ctrl-C reaches the command as well. slot-run stays, and holds the slot until the command has ended.
     _signal.signal(_signal.SIGINT, lambda *_: None)
     process = subprocess.Popen([os.fsdecode(word) for word in (path, *command[1:])])
@@ -91,11 +96,18 @@ def pid_of(spawned: Spawned) -> int:
     return spawned[0].pid
 
 
-def supervise(spawned: Spawned) -> int:
-    """Wait for the end of the command: its exit status."""
+def supervise(spawned: Spawned, *, measured: bool, chores: Sequence[Chore] = ()) -> tuple[int, Usage | None]:
+    """Wait for the end of the command, doing the `chores`: its exit status. What it used is not asked for."""
+    del measured
     process, job = spawned
     with job:
-        return process.wait()
+        while True:
+            due_s = [seconds for chore in chores if (seconds := chore.due_s()) is not None]
+            try:
+                return process.wait(min(due_s, default=None)), None
+            except subprocess.TimeoutExpired:
+                for chore in chores:
+                    chore.do()
 
 
 def die_of(signum: int) -> None:

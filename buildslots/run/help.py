@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 
 from buildslots.run.options import OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from buildslots.run.options import Option
 
@@ -27,9 +28,11 @@ ENVIRONMENT = (
     ("MAX_CONCURRENT_BUILDS", "K of the default pool"),
     ("MAX_CONCURRENT_BUILDS_<NAME>", "K of a named pool"),
     ("BUILD_SLOTS_POOL", "as --pool"),
+    ("BUILD_SLOTS_URL", "where the pool of its name is, on a server"),
     ("BUILD_SLOTS_TIMEOUT", "as --timeout"),
     ("BUILD_SLOTS_DISABLE", "1: run at once, without a slot"),
     ("BUILD_SLOTS_ON_TIMEOUT", "as --on-timeout"),
+    ("BUILD_SLOTS_TOKENS", "as --tokens"),
     ("BUILD_SLOTS_DIR", "as --dir"),
     ("BUILD_SLOTS_JOURNAL", "off, programs or commands"),
 )
@@ -39,7 +42,7 @@ NESTING = (
 )
 STATUS = (
     ("75", "no slot in time, with --on-timeout fail"),
-    ("125", "wrong usage"),
+    ("125", "wrong usage, or --detach is not possible here"),
     ("126", "COMMAND cannot be executed"),
     ("127", "COMMAND is not found"),
 )
@@ -64,7 +67,7 @@ def help_text() -> str:
 def _names(option: Option) -> str:
     """An option's names, its letter first. A long name without a letter stands below the other long names."""
     indent = "" if option.names[0][1] != "-" else "    "
-    return f"{indent}{', '.join(option.names)} {option.value}".rstrip()
+    return f"{indent}{', '.join(option.names)}{option.behind}"
 
 
 def _rows(rows: Iterable[tuple[str, str]], column: int) -> str:
@@ -83,3 +86,19 @@ def _rows(rows: Iterable[tuple[str, str]], column: int) -> str:
             break_on_hyphens=False,
         )
     return "\n".join(lines) + "\n"
+
+
+def show(what: str, say: Callable[[str], None]) -> bool:
+    """Print the help, or for "--version" the version; if that cannot be, False, and `say` is told why."""
+    if what == "--help":
+        text = help_text()
+    else:
+        from buildslots import __version__  # noqa: PLC0415 - for one of the two
+
+        text = f"slot-run {__version__}\n"
+    try:
+        os.write(1, text.encode())
+    except OSError as error:
+        say(f"cannot write: {error}")
+        return False
+    return True

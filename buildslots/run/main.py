@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from buildslots.admission import Admission
-from buildslots.errors import SettingError, SlotTimeoutError
+from buildslots.admission import Admission, is_to_fail
+from buildslots.errors import PoolUnreachableError, SettingError, SlotTimeoutError
 from buildslots.processes import given_arguments, occupy_standard
 from buildslots.run.options import Options, UnknownOptionError, UsageError
-from buildslots.settings import resolve
-from buildslots.slot import HELD, NUMBER
+from buildslots.settings import IMPORTANCE, resolve
+from buildslots.slot import HELD, NUMBER, open_pool
 
 if sys.platform == "win32":
     from buildslots.run import child_windows as child
@@ -22,9 +22,12 @@ else:
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
+    from buildslots.backend import Backend
     from buildslots.run.notice import Notice
+    from buildslots.run.owner import Owner
     from buildslots.settings import Settings
     from buildslots.slot import Slot
 else:
@@ -34,6 +37,8 @@ USAGE = 125
 """The exit status of env(1), nohup(1) and timeout(1) for failures of their own; so are 126 and 127."""
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
+CLAUDE_PID = "CLAUDE_PID"
+"""What Claude Code tells its shells: its own number."""
 NO_SLOT = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
 SENTENCE, NAME = 1000, 300
@@ -88,49 +93,144 @@ def run(args: list[str]) -> int:
         say(f"{error} (see slot-run --help)")
         return USAGE
     if options.show is not None:
-        return _show(options.show)
+        from buildslots.run.help import show  # noqa: PLC0415 - nobody else needs it
+
+        return 0 if show(options.show, say) else USAGE
     command = given[-len(options.command) :]
     try:
         path = find(command[0])
     except (OSError, ValueError) as error:
         return _not_run(options.command, error)
     try:
-        return _run_in_slot(options, path, command)
+        runs = _detached(options, command) if options.detach else None
+        return _run_in_slot(options, path, command, runs)
     except SettingError as error:
         say(f"{error} (see slot-run --help)")
         return USAGE
 
 
-def _run_in_slot(options: Options, path: bytes, command: list[bytes]) -> int:
-    """Get a slot and run `command`, which is at `path`, under it, or without one if our machinery fails.
+def _detached(options: Options, command: list[bytes]) -> Callable[[int], None]:
+    """Become the process of a detached build: what to call with the command's pid when that runs.
 
     Raises SettingError.
     """
-    slot: Slot | None = None
+    from buildslots.run.detach import CannotDetachError, detach  # noqa: PLC0415 - seldom wanted
+
+    _settings(options)  # a mistake is said here, and not in a log
+    _owner(options)
+    name = options.label or os.path.basename(options.command[0])
     try:
-        settings = resolve(
-            pool=options.pool,
-            slots=options.slots,
-            timeout_s=options.timeout_s,
-            on_timeout=options.on_timeout,
-            weight=options.weight,
-            gates=options.gates,
-            dir=options.dir,
-            warn=say,
-        )
-        with Admission(settings, options.command) as admission:
-            slot = _slot(admission, settings, quiet=options.quiet)
-            return _run_command(path, command, slot, admission)
+        return detach(command, name, say, new=options.new)
+    except CannotDetachError as error:
+        say(f"cannot detach: {error}")
+        os._exit(USAGE)
+
+
+def _settings(options: Options) -> Settings:
+    """What counts for this build. Raises SettingError."""
+    return resolve(
+        pool=options.pool,
+        slots=options.slots,
+        timeout_s=options.timeout_s,
+        on_timeout=options.on_timeout,
+        weight=options.weight,
+        priority=options.priority,
+        label=options.label,
+        nice=options.nice,
+        tokens=options.tokens,
+        jobs=options.jobs,
+        gates=options.gates,
+        dir=options.dir,
+        warn=say,
+    )
+
+
+def _run_in_slot(
+    options: Options, path: bytes, command: list[bytes], runs: Callable[[int], None] | None
+) -> int:
+    """Get a slot and run `command`, which is at `path`, under it, or without one if our machinery fails.
+
+    `runs` is called with its pid, as soon as it runs. Raises SettingError.
+    """
+    slot: Slot | None = None
+    settings: Settings | None = None
+    owner = _owner(options)
+    told = [] if runs is None else [runs]
+    if owner is not None and options.owner_gone == "end":
+        told.append(owner.end_with_it)
+    try:
+        settings = _settings(options)
+        mark = None if owner is None else owner.mark
+        with Admission(settings, options.command, _open_pool, tells=True, owner=mark) as admission:
+            slot = _slot(admission, settings, quiet=options.quiet, owner=owner)
+            _be_as_important_as(settings)
+            return _run_command(path, _served(settings, command, slot), slot, admission, told)
     except SettingError:
         raise
     except SlotTimeoutError as error:
-        say(f"{error}; giving up (--on-timeout fail)")
+        source = "option" if settings is None else settings.source("on_timeout")
+        say(f"{error}; giving up ({'--on-timeout' if source == 'option' else f'{source}:'} fail)")
         return NO_SLOT
     except Exception as error:
         if slot is not None:
             raise  # it is not our machinery that failed
+        if getattr(error, "is_owner_gone", False):
+            say(str(error))
+            return NO_SLOT
+        if isinstance(error, PoolUnreachableError) and settings is not None and is_to_fail(settings):
+            say(f"{error}; giving up ({settings.source('on_unreachable')}: fail)")
+            return NO_SLOT
         say(f"running without a slot: {error if isinstance(error, OSError) else repr(error)}")
-    return _run_command(path, command, None, None)
+    if settings is not None:
+        _be_as_important_as(settings)
+        command = _served(settings, command)
+    return _run_command(path, command, None, None, told)
+
+
+def _open_pool(address: str, late_at: float) -> Backend:
+    """The pool at `address`, which says on stderr if slots are lost."""
+    return open_pool(address, late_at, say)
+
+
+def _owner(options: Options) -> Owner | None:
+    """The process for which the build is done, if one is named. Raises SettingError: it is not there.
+
+    A detached build is to outlive the agent, and another one may wait for it: its owner has to be named.
+    """
+    pid, named = options.owner, "" if options.detach else os.environ.get(CLAUDE_PID, "")
+    if pid is None and not (named.isascii() and named.isdigit() and len(named) < 8):
+        return None
+    from buildslots.run.owner import find_owner  # noqa: PLC0415 - only who has one needs it
+
+    return find_owner(pid, named)
+
+
+def _be_as_important_as(settings: Settings) -> None:
+    """Do to this process what the settings say of the command, which inherits it. Raises nothing."""
+    if not settings.said.keys() & IMPORTANCE:
+        return
+    try:
+        from buildslots.run.importance import apply  # noqa: PLC0415 - only who has such settings
+    except (ImportError, OSError) as error:  # no descriptor is left
+        say(f"running as important as slot-run itself: {error}")
+    else:
+        apply(settings, say)
+
+
+def _served(settings: Settings, command: list[bytes], slot: Slot | None = None) -> list[bytes]:
+    """See to the command's jobs by the settings and the pool: what to run in its place. Raises nothing."""
+    try:
+        from buildslots.disk.taking import tokens_of  # noqa: PLC0415 - loaded, but for a pool on a server
+
+        tokens = tokens_of(settings)
+        if settings.disabled or not (tokens or settings.jobs):
+            return command
+        from buildslots.run.jobs import served  # noqa: PLC0415 - with such settings only
+
+        return served(settings, command, slot, tokens, say)
+    except (ImportError, OSError) as error:  # no descriptor is left
+        say(f"running without CPU tokens: {error}")
+        return command
 
 
 def say(text: str) -> None:
@@ -195,7 +295,7 @@ def _nap(seconds: float) -> None:
         raise Interrupted(signum)
 
 
-def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
+def _slot(admission: Admission, settings: Settings, *, quiet: bool, owner: Owner | None) -> Slot:
     """The slot to run under. Raises what `Admission.acquire` raises."""
     notices: list[Notice] = []
 
@@ -206,7 +306,10 @@ def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
 
         gc.enable()  # a wait may be long; see _buildslots
         if settings.gates is not None:
-            from buildslots import words  # noqa: F401, PLC0415 - a closed gate says so
+            from buildslots.outlook import never  # noqa: PLC0415 - and words: a closed gate says so
+
+            if (sentence := never(settings)) is not None:
+                say(sentence)
         if not quiet:
             from buildslots.run.notice import Notice  # noqa: PLC0415 - only a slot-run that waits needs it
 
@@ -215,7 +318,7 @@ def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
         return notices[0] if notices else None
 
     try:
-        slot = admission.acquire(notice, nap=_nap)
+        slot = admission.acquire(notice, nap=_nap, watch=owner)
     except BaseException as error:
         child.defer_signals()
         admission.close(error)  # before anything is said: a terminal may be stopped
@@ -230,59 +333,47 @@ def _slot(admission: Admission, settings: Settings, *, quiet: bool) -> Slot:
         for spoken in notices:
             spoken.started(slot)
     else:
-        _say_all_the_same(slot, settings, admission.despite)
+        from buildslots.run.notice import all_the_same  # noqa: PLC0415 - said once after a wait
+
+        say(all_the_same(slot, settings, admission))
     return slot
 
 
-def _say_all_the_same(slot: Slot, settings: Settings, despite: str | None) -> None:
-    """Say that the command runs though there is no slot, or despite the machine's state."""
-    from buildslots.words import span  # noqa: PLC0415 - said once after a wait
-
-    when = f" within {span(slot.waited_s)}" if settings.timeout_s else " is free" if slot.overflow else " now"
-    how = "all the same"
-    if slot.overflow:
-        how = f"beyond the cap of {settings.slots} (overflow slot {slot.number})"
-    say(f"no {despite or 'slot'}{when}: running {how}")
-
-
-def _show(what: str) -> int:
-    if what == "--help":
-        from buildslots.run.help import help_text  # noqa: PLC0415 - nobody else needs it
-
-        text = help_text()
-    else:
-        from buildslots import __version__  # noqa: PLC0415
-
-        text = f"slot-run {__version__}\n"
-    try:
-        os.write(1, text.encode())
-    except OSError as error:
-        say(f"cannot write: {error}")
-        return USAGE
-    return 0
-
-
-def _run_command(path: bytes, command: list[bytes], slot: Slot | None, admission: Admission | None) -> int:
-    """Run `command` under `slot`, and tell `admission` when it has started.
+def _run_command(
+    path: bytes,
+    command: list[bytes],
+    slot: Slot | None,
+    admission: Admission | None,
+    told: Sequence[Callable[[int], None]],
+) -> int:
+    """Run `command` under `slot`, and tell `admission`, and those that are `told`, when it has started.
 
     Without a slot to give back, slot-run becomes the command.
     """
     _mark_environment(slot)
     try:
-        if slot is None or admission is None or not slot.descriptors:
+        if slot is None or admission is None or not (slot.descriptors or admission.chores or slot.chores):
+            for tell in told:
+                tell(os.getpid())
             child.become(path, command)
-        process = child.spawn(path, command, slot.descriptors)
+        process = child.spawn(path, command, slot.descriptors, slot.served)
     except OSError as error:
         status = _not_run([os.fsdecode(word) for word in command], error)
-        if admission is not None:
+        if slot is not None and admission is not None:
             admission.close(error)  # it never ran: to the journal it is no build, and none that failed
+            slot.release()
         return status
     except BaseException:
         if slot is not None and admission is not None:
             admission.started(slot)
         raise
-    admission.started(slot, child.pid_of(process))
-    status = child.supervise(process)
+    for tell in told:
+        tell(child.pid_of(process))
+    log = admission.started(slot, child.pid_of(process))
+    chores = [*admission.chores, *slot.chores]
+    status, used = child.supervise(process, measured=log is not None, chores=chores)
+    if log is not None:
+        log.used = used
     slot.release(status)
     if status < 0:
         child.die_of(-status)

@@ -1,16 +1,16 @@
-"""The config file, read once: what it says is kept as plain text, so that the next build parses no TOML.
+"""A file with settings, read once: what it says is kept as plain text, so that the next build parses no TOML.
 
 To parse TOML, and to find the lines for messages, takes longer than Python's own start. What was kept is in a
 private file in the user's cache directory: a line for each value, which goes through the same checks as one
-in the config file. It counts only if
+in the file with settings. It counts only if
 
 - nobody else can have written it: the file and its directory belong to this user, and only this user may
   write them;
-- it was made of this config file, by device, inode, size and times, and by this code;
+- it was made of this file, by path, device, inode, size and times, and by this code;
 - it is whole.
 
-Otherwise the config file is read. No failure here is spoken of, and none stops a build: at worst every build
-reads the config file.
+Otherwise the file with settings is read. No failure here is spoken of, and none stops a build: at worst every
+build reads the file.
 """
 
 from __future__ import annotations
@@ -21,36 +21,26 @@ import stat
 import time
 
 from buildslots.files import PLAIN, make_directory, make_parents
+from buildslots.settings.config import KEYS, Config
 from buildslots.settings.places import kept_dir
-from buildslots.settings.values import (
-    GATES,
-    Config,
-    parse_duration,
-    parse_journal,
-    parse_on_timeout,
-    parse_pool,
-    parse_slots,
-)
+from buildslots.settings.values import parse_pool
 
 # mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-INSTALLATIONS = 13
-"""So many files there are at most. Each installation has one, believing only what its own code has made:
-two that take turns, as slot-run and a project's library do, would undo it each time. Some may share one."""
+MOST_KEPT = 509
+"""So many files there are at most, a prime. Each installation has its own for each file with settings,
+because it believes only what its own code has made. Two may share one: then each undoes what the other kept,
+and reads its file again."""
 
 TICK_NS = 2 * 10**9
 """The longest tick of a file system's clock, FAT's. A file that has just been changed may change again within
 the same tick: its times and size stay the same, and nobody sees it (https://git-scm.com/docs/racy-git)."""
 
-_PARSERS: dict[str, Callable[[str, str], object]] = {
-    "slots": parse_slots,
-    "timeout_s": parse_duration,
-    "on_timeout": parse_on_timeout,
-    "journal": parse_journal,
-}
+CODE = ("address.py", "compiled.py", "config.py", "file.py", "lines.py", "options.py", "values.py")
+"""The files of this code: what they make of a file with settings may be another thing when they change."""
 
 # What can go wrong with a file that is not what we have written.
 _FAILURES = (OSError, ValueError, LookupError)
@@ -58,15 +48,20 @@ _FAILURES = (OSError, ValueError, LookupError)
 # The largest prime below 2^61. A remainder notices what a power cut leaves: an end that is missing, or zeros.
 _MODULUS = 2**61 - 1
 
-# The lines about the config file that this process has said; a server that builds all day says each once.
+# The lines about files with settings that this process has said; a server that builds all day says each once.
 _reported: set[str] = set()
 
 
-def load(path: str, environ: Mapping[str, str], warn: Callable[[str], None]) -> Config:
-    """Return what the config file at `path` says; `warn` is told in a line each what is wrong with it."""
+def load(
+    path: str, environ: Mapping[str, str], warn: Callable[[str], None], *, of_project: bool = False
+) -> Config:
+    """Return what the file at `path` says; `warn` is told in a line each what is wrong with it.
+
+    With `of_project` only what a project may say counts, and only if it is ours or root's alone to write.
+    """
     directory = _directory(environ)
     found = _kept(directory, path) if directory else None
-    config, lines = found or _read(directory, path)
+    config, lines = found or _read(directory, path, of_project=of_project)
     for line in lines:
         if line not in _reported:
             _reported.add(line)
@@ -74,15 +69,15 @@ def load(path: str, environ: Mapping[str, str], warn: Callable[[str], None]) -> 
     return config
 
 
-def _read(directory: str | None, path: str) -> tuple[Config, list[str]]:
-    """Read the config file, and keep what it says if it can be kept."""
+def _read(directory: str | None, path: str, *, of_project: bool) -> tuple[Config, list[str]]:
+    """Read the file, and keep what it says if it can be kept."""
     from buildslots.settings import file  # noqa: PLC0415 - the reader of TOML: this module is there to avoid it
 
     now = time.time_ns()
-    config, lines, facts = file.read(path)
+    config, lines, facts = file.read(path, of_project=of_project)
     if directory and facts and now - max(facts.st_mtime_ns, facts.st_ctime_ns) >= TICK_NS:
         try:
-            _keep(directory, packed(path, facts, config, lines))
+            _keep(directory, name(path), packed(path, facts, config, lines))
         except _FAILURES:
             pass
     return config, lines
@@ -99,7 +94,7 @@ def _directory(environ: Mapping[str, str]) -> str | None:
 
 
 def packed(path: str, facts: os.stat_result, config: Config, lines: list[str]) -> bytes:
-    """What to keep of a config file with those facts: what it says, and the lines about its mistakes.
+    """What to keep of a file with those facts: what it says, and the lines about its mistakes.
 
     Raises ValueError if that cannot be written so that it is the same when it is read: a load of 1e-9, say.
     """
@@ -112,14 +107,7 @@ def packed(path: str, facts: os.stat_result, config: Config, lines: list[str]) -
 
 def _text(config: Config, lines: list[str]) -> str:
     """All that is to be kept: a row for each value, of its key, its pool, itself and its source."""
-    rows = [
-        (key, pool, _value(value), source)
-        for key in _PARSERS
-        for pool, (value, source) in getattr(config, key).items()
-    ]
-    rows += [
-        (key, pool, _value(bound), "") for pool in config.gates for key, bound in config.gates[pool].items()
-    ]
+    rows = [(*where, _value(value), source) for where, (value, source) in config.said.items()]
     rows += [("", "", "", line) for line in lines]
     return "".join("\t".join(row) + "\n" for row in rows)
 
@@ -143,20 +131,18 @@ def _config(text: str) -> tuple[Config, list[str]]:
             parse_pool(pool, source)
         if not key:
             lines.append(source)
-        elif key in GATES:
-            config.gates.setdefault(pool, {})[key] = GATES[key][0](value, source)
         else:
-            getattr(config, key)[pool] = _PARSERS[key](value, source), source
+            config.said[key, pool] = KEYS[key][0](value, source), source
     return config, lines
 
 
 def _said(config: Config, lines: list[str]) -> list[object]:
-    return [*(getattr(config, attribute) for attribute in Config.__slots__), lines]
+    return [config.said, lines]
 
 
-def name() -> str:
-    """What the file of this installation is called: by the place of its code, as a number modulo a prime."""
-    return f"config-{int.from_bytes(os.fsencode(__file__), 'big') % INSTALLATIONS:x}"
+def name(path: str) -> str:
+    """What is kept of the file at `path` is called by that, and by the place of this code."""
+    return f"kept-{int.from_bytes(os.fsencode(f'{path}:{__file__}'), 'big') % MOST_KEPT:x}"
 
 
 def _head(path: str, facts: os.stat_result) -> bytes:
@@ -166,7 +152,7 @@ def _head(path: str, facts: os.stat_result) -> bytes:
     files, whatever an installer does to their other times: the version stays the same between two commits.
     """
     here = os.path.dirname(__file__)
-    code = [os.stat(os.path.join(here, module)) for module in ("compiled.py", "file.py", "values.py")]
+    code = [os.stat(os.path.join(here, module)) for module in CODE]
     its = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     ours = [(one.st_ctime_ns, one.st_size) for one in code]
     return ascii((path, its, ours)).encode() + b"\n"
@@ -177,10 +163,10 @@ def _sum(values: bytes) -> bytes:
 
 
 def _kept(directory: str, path: str) -> tuple[Config, list[str]] | None:
-    """What was kept of the config file at `path`, if it still counts."""
+    """What was kept of the file at `path`, if it still counts."""
     try:
         head = _head(path, os.stat(path))
-        content = _private_content(directory)
+        content = _private_content(directory, name(path))
         values = content[len(head) + 16 :]
         if content[: len(head) + 16] != head + _sum(values):
             return None
@@ -189,11 +175,11 @@ def _kept(directory: str, path: str) -> tuple[Config, list[str]] | None:
         return None
 
 
-def _private_content(directory: str) -> bytes:
-    """What is in the file in which we keep it; OSError if there is none, or others may have written it."""
+def _private_content(directory: str, kept: str) -> bytes:
+    """What is in the file `kept`; OSError if there is none, or others may have written it."""
     above = _opened_private(directory, None, stat.S_IFDIR)
     try:
-        descriptor = _opened_private(name(), above, stat.S_IFREG)
+        descriptor = _opened_private(kept, above, stat.S_IFREG)
     finally:
         os.close(above)
     try:
@@ -214,14 +200,14 @@ def _opened_private(path: str, above: int | None, kind: int) -> int:
     return descriptor
 
 
-def _keep(directory: str, content: bytes) -> None:
-    """Put `content` in the place of what was kept before; whoever reads sees the one or the other."""
+def _keep(directory: str, kept: str, content: bytes) -> None:
+    """Put `content` in the place of what was `kept` before; whoever reads sees the one or the other."""
     if not os.path.isdir(directory):
         make_parents(directory)
         make_directory(directory, shared=False)
     above = _opened_private(directory, None, stat.S_IFDIR)
     try:
-        _replace(above, name(), content)
+        _replace(above, kept, content)
     finally:
         os.close(above)
 

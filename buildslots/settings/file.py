@@ -1,4 +1,4 @@
-"""The user's config file: read, checked, and complained about with file, line and key.
+"""A file with settings: read, checked, and complained about with file, line and key.
 
 Loaded only where there is such a file, and `compiled` does not know it yet. Nothing in it is ever fatal to a
 build: what is wrong is reported in one line, and left out.
@@ -10,22 +10,23 @@ import os
 import stat
 
 from buildslots.errors import SHOWN, SettingError
+from buildslots.settings.address import parse_url
+from buildslots.settings.config import (
+    KEYS,
+    NUMBERS,
+    OF_CONFIGS,
+    OF_PROJECTS,
+    OF_SERVERS,
+    SWITCHES,
+    WORDS,
+    Config,
+)
+from buildslots.settings.lines import MOST_DOTS, key_lines, statements
 from buildslots.settings.values import (
     DEFAULT_POOL,
-    GATES,
-    MAX_SLOTS,
     MAX_TIMEOUT_S,
-    NOT_A_DURATION,
-    NOT_JOURNAL,
-    NOT_ON_TIMEOUT,
-    NOT_SLOTS,
     TOO_LONG,
-    TOO_MANY_SLOTS,
-    Config,
     is_seconds,
-    parse_duration,
-    parse_journal,
-    parse_on_timeout,
     parse_pool,
     shown_number,
 )
@@ -33,49 +34,37 @@ from buildslots.words import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
-    T = TypeVar("T")
     KeyPath = tuple[str, ...]
 
-# A config file is a few lines. The limit is for what a path can lead to (a core dump, /dev/zero).
-_CONFIG_BYTES = 16384
-
-# Dots in a line, outside comments and texts: our longest key has three. tomllib takes quadratic time over the
-# parts of a key, and for each line below a [table] as much as its name has parts: 2 s for 16 KiB of "a.a.a".
-_DOTS = 16
+# A file with settings is a few lines. The limit is for what a path can lead to (a core dump, /dev/zero).
+_BYTES = 16384
 
 # Mistakes that are reported one by one: nobody reads 3,000 of them, and difflib, which looks for what was
 # meant, takes its time for each.
 _PROBLEMS = 10
 
-# What tells where a statement of TOML ends, and whether a dot is one of a key. A text that is not closed goes
-# to the end of its line, or of the file: the reader complains of it before it comes to what follows. Each
-# alternative takes whatever stands behind its first characters, so that nothing is looked at twice.
-_TOKENS = r"""
-    (?P<text> \"{3} (?: [^"\\]+ | \\[\s\S]? | "{1,2}(?!") )* (?: "{3,5} )?
-            | '{3} (?: [^']+ | '{1,2}(?!') )* (?: '{3,5} )?
-            | " (?: [^"\\\n]+ | \\[^\n]? )* "?
-            | ' [^'\n]* '? )
-  | \#[^\n]*
-  | (?P<mark> [.\n\[\]{}] )
-"""
+YOURS = "it is yours, in your config file"
+PUSHING = "it may ask for less of the machine, never for more"
+UNBOUND = 'nothing would bound its builds then, unless on_timeout = "fail"'
+OF_ONE = "it is of one pool, and belongs below a line [pools.NAME]"
+ELSEWHERE = "a pool on a server is not for a project to name: its pool has a name, and you say where that is"
+MORE = {"slots": PUSHING, "pools": PUSHING, "dir": PUSHING}
+"""What a project may not say, though others may; and why not."""
 
 
-def read(path: str) -> tuple[Config, list[str], os.stat_result | None]:
-    """Read the config file at `path`.
+def read(path: str, *, of_project: bool = False) -> tuple[Config, list[str], os.stat_result | None]:
+    """Read the file at `path`, which is a project's, the user's or the system's.
 
     Returns:
         What it says; what is wrong with it, in lines that are fit for a terminal; and the facts about it, of
         before it was read. None in their place if the same file may be read otherwise another time.
     """
     problems: list[str] = []
-    content, facts = _read_config(path, problems)
+    content, facts = _read_content(path, problems, of_project=of_project)
     config = Config()
     if content:
         try:
-            config = _parsed_config(path, content, problems)
+            config = _parsed_config(path, content, problems, of_project=of_project)
         except RecursionError as error:
             # Brackets nested a thousand deep; or the caller, who has called us from as deep.
             problems.append(f"{path}: {error}; the whole file is ignored")
@@ -85,16 +74,19 @@ def read(path: str) -> tuple[Config, list[str], os.stat_result | None]:
     return config, [printable(problem) for problem in problems], facts
 
 
-def _read_config(path: str, problems: list[str]) -> tuple[bytes, os.stat_result | None]:
-    """Return the content of the config file, nothing if there is none, and its facts if it is a file."""
+def _read_content(path: str, problems: list[str], *, of_project: bool) -> tuple[bytes, os.stat_result | None]:
+    """Return the content of the file, nothing if there is none that counts, and its facts if it is a file."""
     # O_NONBLOCK: a FIFO in its place must not stop a build; it reads as empty. O_BINARY is Windows'.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    problem = None
     try:
         descriptor = os.open(path, flags)
         try:
             facts = os.fstat(descriptor)
             content = b""
-            while len(content) <= _CONFIG_BYTES and (block := os.read(descriptor, _CONFIG_BYTES + 1)):
+            if of_project:
+                problem = _distrust(path, facts)
+            while not problem and len(content) <= _BYTES and (block := os.read(descriptor, _BYTES + 1)):
                 content += block
         finally:
             os.close(descriptor)
@@ -107,22 +99,59 @@ def _read_config(path: str, problems: list[str]) -> tuple[bytes, os.stat_result 
         # A path with a character that the locale cannot encode.
         problems.append(f"{path!a}: cannot be read: {error}; ignored")
         return b"", None
-    if len(content) > _CONFIG_BYTES:
-        problems.append(f"{path}: is larger than {_CONFIG_BYTES // 1024} KiB; ignored")
+    if len(content) > _BYTES:
+        problem = f"is larger than {_BYTES // 1024} KiB"
+    if problem:
+        problems.append(f"{path}: {problem}; ignored")
         content = b""
     return content, facts if stat.S_ISREG(facts.st_mode) else None
 
 
-def _parsed_config(path: str, content: bytes, problems: list[str]) -> Config:
-    """Parse and check the content of the config file."""
+def _distrust(path: str, facts: os.stat_result) -> str | None:
+    """Why somebody else may have said what the project's file at `path` says; None if nobody else can.
+
+    Raises OSError.
+    """
+    if not stat.S_ISREG(facts.st_mode):
+        return "is no regular file"
+    if not hasattr(os, "geteuid"):
+        return None  # Windows: its access lists are not looked at
+    if os.geteuid() == 0:
+        return "root obeys no project"
+    # The link's own owner, too: whoever made it has said which file of ours this is to be.
+    for owner in (facts.st_uid, os.lstat(path).st_uid):
+        if owner not in {os.geteuid(), 0}:
+            return f"belongs to user {owner}, and neither to you nor to root"
+    if facts.st_mode & stat.S_IWOTH or (facts.st_mode & stat.S_IWGRP and not _is_our_own(facts.st_gid)):
+        return "others can write it (chmod go-w)"
+    return None
+
+
+def _is_our_own(gid: int) -> bool:
+    """Whether the group is ours alone, and of our name, as systems make one for each user.
+
+    There umask is 002, and what git checks out its group can write: pam_umask(8), "usergroups".
+    """
+    import grp  # noqa: PLC0415 - for files that a group can write
+    import pwd  # noqa: PLC0415
+
+    try:
+        ours, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return group.gr_name == ours.pw_name and gid == ours.pw_gid and set(group.gr_mem) <= {ours.pw_name}
+
+
+def _parsed_config(path: str, content: bytes, problems: list[str], *, of_project: bool) -> Config:
+    """Parse and check the content of the file."""
     import tomllib  # noqa: PLC0415 - it brings re, typing and more; only those who have a file pay
 
     try:
         # Without the mark that Windows editors put at the start; TOML does not know it.
         text = content.decode("utf-8").removeprefix("\ufeff")
-        statements, crowded = _statements(text)
+        cut, crowded = statements(text)
         if crowded:
-            problem = f", line {crowded}: more than {_DOTS} dots outside comments and texts"
+            problem = f", line {crowded}: more than {MOST_DOTS} dots outside comments and texts"
             problems.append(f"{path}{problem}; the whole file is ignored")
             return Config()
         document = tomllib.loads(text)
@@ -135,7 +164,8 @@ def _parsed_config(path: str, content: bytes, problems: list[str]) -> Config:
         # A number of 5000 digits: the reader lets this through from below.
         problem = f": {error}"
     else:
-        return _Checker(printable(path), _key_lines(statements), problems).check(document)
+        checker = _Checker(printable(path), key_lines(cut), problems)
+        return checker.check_project(document) if of_project else checker.check(document)
     problems.append(f"{path}{problem}; the whole file is ignored")
     return Config()
 
@@ -150,7 +180,7 @@ def _toml_problem(message: str, text: str) -> str:
 
 
 class _Checker:
-    """Goes through a parsed config file, keeps what is right and names what is not."""
+    """Goes through a parsed file, keeps what is right and names what is not."""
 
     __slots__ = ("config", "lines", "path", "problems")
 
@@ -161,8 +191,9 @@ class _Checker:
         self.config = Config()
 
     def check(self, document: dict[str, object]) -> Config:
-        """Check a whole document."""
+        """Check a whole document of the user or the system."""
         pools = document.pop("pools", {})
+        document.pop("agents", None)  # whoever asks which commands are builds reads that: agents.heavy
         self._settings(document, (), "")
         if isinstance(pools, dict):
             for name, table in pools.items():
@@ -171,6 +202,25 @@ class _Checker:
             self._ignored(
                 SettingError(self._source(("pools",)), _toml_text(pools), "is not a table of pools")
             )
+        return self.config
+
+    def check_project(self, document: dict[str, object]) -> Config:
+        """Check a whole document of a project, which may ask for less of the machine, and never for more."""
+        for key in [key for key in document if key in MORE or (key in KEYS and key not in OF_PROJECTS)]:
+            del document[key]
+            self._ignored(f"{self._source((key,))}: not for a project to say: {MORE.get(key, YOURS)}")
+        pool = document.get("pool")
+        if isinstance(pool, str) and "://" in pool:
+            del document["pool"]
+            self._ignored(f"{self._source(('pool',))}: {ELSEWHERE}")
+        self._settings(document, (), "", OF_PROJECTS)
+        said = self.config.said
+        if said.get(("priority", ""), ("",))[0] == "high":
+            source = said.pop(("priority", ""))[1]
+            self._ignored(f"{source}: 'high' is not for a project to say: {PUSHING}")
+        if said.get(("timeout", ""), (None,))[0] == 0 and said.get(("on_timeout", ""), ("",))[0] != "fail":
+            source = said.pop(("timeout", ""))[1]
+            self._ignored(f"{source}: 0 is not for a project to say: {UNBOUND}")
         return self.config
 
     def _pool(self, name: str, table: object) -> None:
@@ -184,29 +234,24 @@ class _Checker:
         else:
             self._settings(table, ("pools", name), name)
 
-    def _settings(self, table: dict[str, object], above: KeyPath, pool: str) -> None:
+    def _settings(
+        self, table: dict[str, object], above: KeyPath, pool: str, keys: tuple[str, ...] = OF_CONFIGS
+    ) -> None:
         """Check one table; `pool` is "" for the root, whose number of slots is the default pool's."""
         for key, value in table.items():
             source = self._source((*above, key))
+            if key not in keys:
+                known = keys if above or keys is OF_PROJECTS else (*keys, "pools")
+                hint = _hint(key, known) if len(self.problems) < _PROBLEMS else ""
+                self._ignored(f"{source}: no such setting{hint}")
+                continue
+            if key in OF_SERVERS and not above:
+                self._ignored(f"{source}: {OF_ONE}")
+                continue
+            # The root comes first, so that [pools.default] overwrites it.
+            whose = DEFAULT_POOL if key == "slots" and not pool else pool
             try:
-                if key == "slots":
-                    # The root comes first, so that [pools.default] overwrites it.
-                    self.config.slots[pool or DEFAULT_POOL] = (_slots_from_toml(value, source), source)
-                elif key == "timeout":
-                    self.config.timeout_s[pool] = (_timeout_from_toml(value, source), source)
-                elif key == "on_timeout":
-                    word = _word_from_toml(value, source, parse_on_timeout, NOT_ON_TIMEOUT)
-                    self.config.on_timeout[pool] = (word, source)
-                elif key == "journal":
-                    word = _word_from_toml(value, source, parse_journal, NOT_JOURNAL)
-                    self.config.journal[pool] = (word, source)
-                elif key in GATES:
-                    parse, problem = GATES[key]
-                    gate = _word_from_toml(_as_text(value), source, parse, problem)
-                    self.config.gates.setdefault(pool, {})[key] = gate
-                else:
-                    hint = _hint(key, root=not above) if len(self.problems) < _PROBLEMS else ""
-                    self._ignored(f"{source}: no such setting{hint}")
+                self.config.said[key, whose] = _from_toml(key, value, source), source
             except SettingError as error:
                 self._ignored(error)
 
@@ -219,30 +264,36 @@ class _Checker:
         return f"{self.path}{f', line {line}' if line else ''}, key {'.'.join(map(_toml_key, key))}"
 
 
-def _hint(key: str, *, root: bool) -> str:
-    """Return ", perhaps 'slots'" for a key that is nearly one of ours."""
+def _hint(key: str, known: tuple[str, ...]) -> str:
+    """Return ", perhaps 'slots'" for a key that is nearly one of those."""
     import difflib  # noqa: PLC0415 - only for a mistake
 
-    known = ["slots", "timeout", "on_timeout", "journal", *GATES, *(["pools"] if root else [])]
     close = difflib.get_close_matches(key, known, 1)
     return f", perhaps {close[0]!r}" if close else ""
 
 
-def _slots_from_toml(value: object, source: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SettingError(source, _toml_text(value), NOT_SLOTS)
-    if value > MAX_SLOTS:
-        raise SettingError(source, _toml_text(value), TOO_MANY_SLOTS)
-    return value
-
-
-def _timeout_from_toml(value: object, source: str) -> float | None:
-    if isinstance(value, str):
-        return parse_duration(value, source)
-    if is_seconds(value):
-        return float(value)
-    too_long = isinstance(value, (int, float)) and value > MAX_TIMEOUT_S
-    raise SettingError(source, _toml_text(value), TOO_LONG if too_long else NOT_A_DURATION)
+def _from_toml(key: str, value: object, source: str) -> object:
+    """Return the value of a key. Raises SettingError: it cannot have that."""
+    parse, problem = KEYS[key]
+    if key in NUMBERS:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise SettingError(source, _toml_text(value), problem)
+        return parse(shown_number(value), source)
+    if key in SWITCHES:
+        if not isinstance(value, bool):
+            raise SettingError(source, _toml_text(value), problem)
+        return value
+    if key == "timeout" and not isinstance(value, str):
+        if is_seconds(value):
+            return float(value)
+        too_long = isinstance(value, (int, float)) and value > MAX_TIMEOUT_S
+        raise SettingError(source, _toml_text(value), TOO_LONG if too_long else problem)
+    text = value if key in WORDS else _as_text(value)
+    if not isinstance(text, str):
+        raise SettingError(source, _toml_text(value), problem)
+    if key == "url":
+        return str(parse_url(text, source))
+    return parse(text, source)
 
 
 def _as_text(value: object) -> object:
@@ -252,12 +303,6 @@ def _as_text(value: object) -> object:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return format(value, "f") if isinstance(value, float) else shown_number(value)
     return value
-
-
-def _word_from_toml(value: object, source: str, parse: Callable[[str, str], T], problem: str) -> T:
-    if isinstance(value, str):
-        return parse(value, source)
-    raise SettingError(source, _toml_text(value), problem)
 
 
 def _toml_text(value: object) -> str:
@@ -279,76 +324,3 @@ def _toml_key(key: str) -> str:
     bare = key.replace("_", "0").replace("-", "0")
     shown = key if len(key) <= SHOWN else key[: SHOWN - 3] + "..."
     return shown if bare.isascii() and bare.isalnum() else repr(shown)
-
-
-def _statements(text: str) -> tuple[list[tuple[int, str]], int]:
-    """Cut a TOML text into its statements, each with the number of its first line.
-
-    Also returns the first line with more than `_DOTS` dots, where it stops; 0 if there is none.
-    """
-    import re  # noqa: PLC0415 - tomllib's too
-
-    found: list[tuple[int, str]] = []
-    start = depth = dots = 0
-    first = line = 1
-    for token in re.finditer(_TOKENS, text, re.VERBOSE):
-        mark = token["mark"]
-        if mark == ".":
-            dots += 1
-            if dots > _DOTS:
-                return found, line
-        elif mark == "\n":
-            line += 1
-            dots = 0
-            if depth <= 0:  # less than 0 in what is no TOML
-                found.append((first, text[start : token.end()]))
-                start, first, depth = token.end(), line, 0
-        elif mark:
-            depth += 1 if mark in "[{" else -1
-        elif token["text"]:
-            line += token["text"].count("\n")
-    found.append((first, text[start:]))
-    return found, 0
-
-
-def _key_lines(statements: list[tuple[int, str]]) -> dict[KeyPath, int]:
-    """Find the line on which each key and table of a valid TOML text starts, for messages only.
-
-    The reader keeps no positions. So it reads each statement once more, alone, and the statement's keys are
-    those of what it reads as. Keys in an inline table have the line on which the table starts.
-    """
-    import tomllib  # noqa: PLC0415 - as above
-
-    lines: dict[KeyPath, int] = {}
-    table: KeyPath = ()
-    for line, text in statements:
-        bare = text.strip()
-        if not bare or bare.startswith("#"):
-            continue
-        try:
-            paths = _paths(tomllib.loads(bare))
-        except (ValueError, RecursionError):
-            continue
-        header = bare.startswith("[")
-        for path in paths:
-            lines.setdefault(path if header else table + path, line)
-        if header:
-            table = paths[-1]
-    return lines
-
-
-def _paths(value: object, depth: int = 3) -> list[KeyPath]:
-    """Return the path of every key in nested tables, outer before inner, down to pools.NAME.KEY.
-
-    Deeper keys are nobody's, and a file may have them a thousand deep.
-    """
-    if isinstance(value, list) and value:
-        # [[a]] is an array with a table in it.
-        value = value[0]
-    if not isinstance(value, dict) or not depth:
-        return []
-    found: list[KeyPath] = []
-    for key, inner in value.items():
-        found.append((key,))
-        found.extend((key, *rest) for rest in _paths(inner, depth - 1))
-    return found

@@ -21,8 +21,11 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeVar
 
     Read = Callable[[str], bytes | None]
+    N = TypeVar("N", int, float)
+    Limit = Callable[[str, Read], N | None]
 
 # (divisor, least, most), as in help/config.md, "The default cap". Two at least, so that a long build on a
 # small machine does not make everybody else wait for its end.
@@ -212,23 +215,46 @@ def cgroup_quota(read: Read = read_file) -> float | None:
     Returns:
         The smallest quota, in cores, such as 1.5; None if there is none or none can be found out.
     """
-    version, path = _cpu_cgroup(read("/proc/self/cgroup") or b"")
+    return _smallest(b"cpu", _quota_v1, _quota_v2, read)
+
+
+def machine_memory(read: Read = read_file) -> int | None:
+    """Return how many bytes of memory there are for the processes here; None if that is unknown.
+
+    It is the machine's memory, or less if the cgroups of this process or their ancestors allow less.
+
+    Args:
+        read: Returns the content of a file, None if it cannot be read.
+    """
+    try:
+        import psutil  # noqa: PLC0415 - takes 25 ms; for advice only
+
+        total = int(psutil.virtual_memory().total)
+    except Exception:  # noqa: BLE001 - /proc is hidden, say, and psutil raises what it likes
+        return None
+    limit = _smallest(b"memory", _limit_v1, _limit_v2, read) if sys.platform.startswith("linux") else None
+    return total if limit is None else min(total, limit)
+
+
+def _smallest(controller: bytes, in_v1: Limit[N], in_v2: Limit[N], read: Read) -> N | None:
+    """Return the smallest limit of a controller in the cgroup of this process and its ancestors, or None."""
+    version, path = _cgroup(read("/proc/self/cgroup") or b"", controller)
     if not version:
         return None
-    quota_in = _quota_v1 if version == 1 else _quota_v2
+    limit_in = in_v1 if version == 1 else in_v2
     smallest = None
-    for directory in _directories(read("/proc/self/mountinfo") or b"", version, path):
-        quota = quota_in(directory, read)
-        if quota is not None and (smallest is None or quota < smallest):
-            smallest = quota
+    for directory in _directories(read("/proc/self/mountinfo") or b"", version, path, controller):
+        limit = limit_in(directory, read)
+        if limit is not None and (smallest is None or limit < smallest):
+            smallest = limit
     return smallest
 
 
-def _cpu_cgroup(table: bytes) -> tuple[int, str]:
-    """Find the cgroup that limits CPU time in the text of /proc/self/cgroup; version 0 if there is none.
+def _cgroup(table: bytes, controller: bytes) -> tuple[int, str]:
+    """Find the cgroup of a controller in the text of /proc/self/cgroup; version 0 if there is none.
 
     Lines are "hierarchy:controllers:path", the controllers of v2 are empty (cgroups(7)). A controller belongs
-    to one hierarchy at a time, so a v1 hierarchy that names cpu settles the question on a machine that has
+    to one hierarchy at a time, so a v1 hierarchy that names it settles the question on a machine that has
     both.
     """
     found = (0, "")
@@ -236,14 +262,14 @@ def _cpu_cgroup(table: bytes) -> tuple[int, str]:
         fields = line.split(b":", 2)
         if len(fields) != 3 or not fields[2].startswith(b"/"):
             continue
-        if b"cpu" in fields[1].split(b","):
+        if controller in fields[1].split(b","):
             return 1, os.fsdecode(fields[2])
         if not fields[1]:
             found = (2, os.fsdecode(fields[2]))
     return found
 
 
-def _directories(mounts: bytes, version: int, path: str) -> Iterator[str]:
+def _directories(mounts: bytes, version: int, path: str, controller: bytes) -> Iterator[str]:
     """Yield the directory of the cgroup `path` and those of its ancestors, as far as they can be seen.
 
     A mount shows the hierarchy from its root downwards. In a container without a cgroup namespace, `path` is
@@ -251,7 +277,7 @@ def _directories(mounts: bytes, version: int, path: str) -> Iterator[str]:
     mount that does not contain the cgroup says nothing about it. The same hierarchy may be mounted more than
     once; all mounts are followed, because one of them may show more ancestors than another.
     """
-    for mount_point, root in _mounts(mounts, version):
+    for mount_point, root in _mounts(mounts, version, controller):
         inside = path if root == "/" else path.removeprefix(root)
         if root != "/" and (inside == path or inside[:1] not in {"", "/"}):
             continue
@@ -264,8 +290,8 @@ def _directories(mounts: bytes, version: int, path: str) -> Iterator[str]:
             yield "/".join([mount_point, *names[:depth]])
 
 
-def _mounts(mounts: bytes, version: int) -> Iterator[tuple[str, str]]:
-    """Yield (mount point, root) of every mount of the cpu hierarchy, from the text of /proc/self/mountinfo.
+def _mounts(mounts: bytes, version: int, controller: bytes) -> Iterator[tuple[str, str]]:
+    """Yield (mount point, root) of every mount of the hierarchy, from the text of /proc/self/mountinfo.
 
     "36 35 98:0 ROOT POINT options [tags...] - TYPE source super-options", proc_pid_mountinfo(5).
     """
@@ -278,7 +304,7 @@ def _mounts(mounts: bytes, version: int) -> Iterator[tuple[str, str]]:
         fields, about = left.split(b" "), right.split(b" ")
         if len(fields) < 5 or len(about) < 3 or about[0] != kind:
             continue
-        if version == 1 and b"cpu" not in about[2].split(b","):
+        if version == 1 and controller not in about[2].split(b","):
             continue
         yield _unescaped(fields[4]), _unescaped(fields[3])
 
@@ -310,6 +336,21 @@ def _quota_v1(directory: str, read: Read) -> float | None:
     if quota is None or quota.startswith(b"-"):
         return None
     return _cores(quota.strip(), (read(directory + "/cpu.cfs_period_us") or b"").strip())
+
+
+def _limit_v2(directory: str, read: Read) -> int | None:
+    """Return the bytes in memory.max, which may be "max"."""
+    return _bytes(read(directory + "/memory.max"))
+
+
+def _limit_v1(directory: str, read: Read) -> int | None:
+    """Return the same of a cgroup v1 directory, where a huge number stands for no limit."""
+    return _bytes(read(directory + "/memory.limit_in_bytes"))
+
+
+def _bytes(text: bytes | None) -> int | None:
+    digits = (text or b"").strip()
+    return int(digits) or None if digits.isdigit() and len(digits) < 20 else None
 
 
 def _cores(quota: bytes, period: bytes) -> float | None:

@@ -15,7 +15,7 @@ from buildslots.settings.values import DEFAULT_POOL
 # mypy takes a name TYPE_CHECKING for typing's own; importing typing would cost every build 8 ms.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 def pool_dir(pool: str, base: str) -> str:
@@ -76,14 +76,79 @@ def state_dir(environ: Mapping[str, str]) -> str:
     Raises:
         OSError: There is no home directory to put it in.
     """
+    return _own_dir(environ, "XDG_STATE_HOME", ".local/state", "user_state_dir")
+
+
+def shims_dir(environ: Mapping[str, str]) -> str:
+    """Return the directory of the shims, which people have on their PATH: it never moves.
+
+    On Linux `$XDG_DATA_HOME/buildslots/shims`, or `~/.local/share/buildslots/shims`; elsewhere platformdirs
+    says.
+
+    Raises:
+        OSError: There is no home directory to put it in.
+    """
+    return os.path.join(_own_dir(environ, "XDG_DATA_HOME", ".local/share", "user_data_dir"), "shims")
+
+
+PROJECT = ".buildslots.toml"
+"""What a project's file with settings is called."""
+
+LEVELS = 32
+"""In so many directories a project's file is looked for."""
+
+
+def project_path(environ: Mapping[str, str]) -> str | None:
+    """Return the path of the project's file: in the working directory, or in the nearest one above it.
+
+    Not above the user's home, the top of a git repository, or a mount point.
+    """
+    try:
+        directory = os.getcwd()
+        here = os.stat(directory)
+        home = os.stat(_home(environ))
+        device = here.st_dev
+        for _ in range(LEVELS):
+            path = os.path.join(directory, PROJECT)
+            if os.access(path, os.F_OK):
+                return path
+            is_top = os.path.samestat(here, home) or os.access(os.path.join(directory, ".git"), os.F_OK)
+            above = os.path.dirname(directory)
+            here = os.stat(above)
+            if is_top or above == directory or here.st_dev != device:
+                return None
+            directory = above
+    except (OSError, ValueError):
+        pass  # a directory has been removed meanwhile; or there is no home
+    return None
+
+
+def config_paths(environ: Mapping[str, str]) -> list[str]:
+    """Return the paths of those config files that there are, the user's first."""
+    return [path for find in (config_path, system_config_path) if (path := _existing(find, environ))]
+
+
+def _existing(find: Callable[[Mapping[str, str]], str], environ: Mapping[str, str]) -> str | None:
+    try:
+        path = find(environ)
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None  # or there is no home
+    except (OSError, ValueError):
+        pass  # the reader says what is wrong with it
+    return path
+
+
+def system_config_path(_environ: Mapping[str, str]) -> str:
+    """Return the path of the machine's config file, which its administrator writes. It need not exist.
+
+    `/etc/buildslots/config.toml` on Linux; elsewhere platformdirs says.
+    """
     if sys.platform == "linux":
-        return os.path.join(_xdg_dir(environ, "XDG_STATE_HOME", ".local/state"), "buildslots")
+        return "/etc/buildslots/config.toml"
     import platformdirs  # noqa: PLC0415 - 20 ms
 
-    try:
-        return platformdirs.user_state_dir("buildslots", appauthor=False)
-    except RuntimeError as error:
-        raise _no_home() from error
+    return os.path.join(platformdirs.site_config_dir("buildslots", appauthor=False), "config.toml")
 
 
 def config_path(environ: Mapping[str, str]) -> str:
@@ -94,16 +159,23 @@ def config_path(environ: Mapping[str, str]) -> str:
     Raises:
         OSError: There is no home directory to look in.
     """
-    if sys.platform == "linux":
-        directory = os.path.join(_xdg_dir(environ, "XDG_CONFIG_HOME", ".config"), "buildslots")
-    else:
-        import platformdirs  # noqa: PLC0415 - 20 ms
+    return os.path.join(_own_dir(environ, "XDG_CONFIG_HOME", ".config", "user_config_dir"), "config.toml")
 
-        try:
-            directory = platformdirs.user_config_dir("buildslots", appauthor=False)
-        except RuntimeError as error:
-            raise _no_home() from error
-    return os.path.join(directory, "config.toml")
+
+def _own_dir(environ: Mapping[str, str], variable: str, below_home: str, elsewhere: str) -> str:
+    """Return this program's directory of one kind: by the XDG rule on Linux, else by that of platformdirs.
+
+    Raises:
+        OSError: There is no home directory.
+    """
+    if sys.platform == "linux":
+        return os.path.join(_xdg_dir(environ, variable, below_home), "buildslots")
+    import platformdirs  # noqa: PLC0415 - 20 ms
+
+    try:
+        return str(getattr(platformdirs, elsewhere)("buildslots", appauthor=False))
+    except RuntimeError as error:
+        raise _no_home() from error
 
 
 def _xdg_dir(environ: Mapping[str, str], name: str, below_home: str) -> str:
@@ -113,6 +185,11 @@ def _xdg_dir(environ: Mapping[str, str], name: str, below_home: str) -> str:
     """
     directory = environ.get(name, "")
     return directory if os.path.isabs(directory) else os.path.join(_home(environ), below_home)
+
+
+def home_dir(environ: Mapping[str, str]) -> str:
+    """Return the user's home directory. Raises OSError where there is none."""
+    return _home(environ)
 
 
 def _home(environ: Mapping[str, str]) -> str:

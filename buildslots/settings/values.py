@@ -31,6 +31,12 @@ DEFAULT_ON_TIMEOUT = "run"
 ON_TIMEOUT = ("run", "paced", "fail")
 """Start beyond the cap; the same, but one after the other; or do not start."""
 
+PRIORITIES = {"high": 1, "normal": 0, "low": -1}
+"""Each is a head start in line: so many times that of the pool's rules."""
+
+DEFAULT_PRIORITY = "normal"
+"""The priority of a build if nobody says otherwise."""
+
 DEFAULT_JOURNAL = "programs"
 """What the journal keeps of a build: its program's name ("programs"), its whole command line ("commands",
 which may hold secrets), or nothing ("off")."""
@@ -39,12 +45,16 @@ VARIABLES = frozenset(
     (
         "BUILD_SLOT",  # these two are what a command is told
         "BUILD_SLOTS_HELD",
+        "BUILD_SLOTS_AGENT",
         "BUILD_SLOTS_DIR",
         "BUILD_SLOTS_DISABLE",
         "BUILD_SLOTS_JOURNAL",
         "BUILD_SLOTS_ON_TIMEOUT",
         "BUILD_SLOTS_POOL",
+        "BUILD_SLOTS_PRIORITY",
         "BUILD_SLOTS_TIMEOUT",
+        "BUILD_SLOTS_TOKENS",
+        "BUILD_SLOTS_URL",
         "MAX_CONCURRENT_BUILDS",
     )
 )
@@ -69,7 +79,7 @@ NOT_ABSOLUTE = (
     "is not an absolute path, and would be another pool in every directory (a ~ is your home only where a "
     "shell replaces it: write $HOME)"
 )
-_NOT_A_POOL = (
+NOT_A_POOL = (
     "is not the name of a pool: letters, digits, '.', '_' and '-', a letter or digit first and no '.' last"
 )
 NOT_SLOTS = "is not a positive whole number"
@@ -77,11 +87,14 @@ TOO_MANY_SLOTS = f"is more than {MAX_SLOTS} slots"
 NOT_A_DURATION = "is not a duration such as 90, 90s, 2m, 1h30m or none"
 TOO_LONG = "is longer than ten years; 'none' waits for ever"
 NOT_ON_TIMEOUT = "is none of 'run', 'paced' and 'fail'"
+NOT_PRIORITY = "is none of 'high', 'normal' and 'low'"
 NOT_BYTES = "is not an amount of memory such as 512M, 2G or 1.5G"
 NOT_LOAD = "is not a number above 0"
 NOT_PRESSURE = "is not a list such as io=40,memory=10 of cpu, io or memory with percentages"
 NOT_A_SWITCH = "is neither 1 nor 0"
 NOT_JOURNAL = "is none of 'off', 'programs' and 'commands'"
+NOT_A_LABEL = "is not a text that names the build"
+NOT_NICE = "is not a niceness from -20 to 19"
 
 
 class Unset:
@@ -133,19 +146,6 @@ class Bounds:
     def as_dict(self) -> dict[str, object]:
         """The bounds that matter, by name."""
         return {name: bound for name in Bounds.__slots__ if (bound := getattr(self, name))}
-
-
-class Config:
-    """The valid settings of a config file, with their sources, by pool; "" stands for all pools."""
-
-    __slots__ = ("gates", "journal", "on_timeout", "slots", "timeout_s")
-
-    def __init__(self) -> None:
-        self.slots: dict[str, tuple[int, str]] = {}
-        self.timeout_s: dict[str, tuple[float | None, str]] = {}
-        self.on_timeout: dict[str, tuple[str, str]] = {}
-        self.journal: dict[str, tuple[str, str]] = {}
-        self.gates: dict[str, dict[str, object]] = {}
 
 
 def parse_slots(text: str, source: str) -> int:
@@ -226,6 +226,17 @@ def parse_on_timeout(text: str, source: str) -> str:
     return text
 
 
+def parse_priority(text: str, source: str) -> str:
+    """Return a priority, "high", "normal" or "low".
+
+    Raises:
+        SettingError: It is none of these.
+    """
+    if text not in PRIORITIES:
+        raise SettingError(source, text, NOT_PRIORITY)
+    return text
+
+
 def parse_switch(text: str, source: str) -> bool:
     """Return what turns something on ("1", also "true", "yes", "on") or off ("0", "false", "no", "off").
 
@@ -247,6 +258,29 @@ def parse_journal(text: str, source: str) -> str:
     if text not in ("off", "programs", "commands"):
         raise SettingError(source, text, NOT_JOURNAL)
     return text
+
+
+def parse_label(text: str, source: str) -> str:
+    """Return what views and the waiting line are to call a build.
+
+    Raises:
+        SettingError: It is blank, or not even text.
+    """
+    if not text.strip() or any("\ud800" <= c < "\udc80" for c in text):
+        raise SettingError(source, text, NOT_A_LABEL)
+    return text
+
+
+def parse_nice(text: str, source: str) -> int:
+    """Return a niceness as nice(1) shows it, from -20 to 19.
+
+    Raises:
+        SettingError: It is none.
+    """
+    digits = text.strip().removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 2 or not -20 <= int(text) <= 19:
+        raise SettingError(source, text, NOT_NICE)
+    return int(text)
 
 
 def parse_memory(text: str, source: str) -> int:
@@ -327,10 +361,10 @@ def parse_pool(text: str, source: str) -> str:
         SettingError: It is no such name.
     """
     if not isinstance(text, str):
-        raise SettingError(source, shown_number(text), _NOT_A_POOL)
+        raise SettingError(source, shown_number(text), NOT_A_POOL)
     bare = text.replace(".", "0").replace("_", "0").replace("-", "0")
     if not (bare.isascii() and bare.isalnum()) or not text[0].isalnum() or text.endswith("."):
-        raise SettingError(source, text, _NOT_A_POOL)
+        raise SettingError(source, text, NOT_A_POOL)
     if len(text) > _POOL_NAME_LENGTH:
         raise SettingError(source, text, f"is longer than {_POOL_NAME_LENGTH} characters")
     if text.partition(".")[0].upper() in _WINDOWS_DEVICES:
