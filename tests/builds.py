@@ -76,6 +76,22 @@ def script(name: str) -> str:
     return path
 
 
+KILLED_AT = """
+import os, sys
+from {module} import {function}
+left = int(sys.argv[2])
+def hook(event, arguments):
+    global left
+    if event in ("open", "os.rename", "os.listdir", "os.remove"):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), 9)
+sys.addaudithook(hook)
+{function}(sys.argv[1])
+"""
+"""A program that calls a function with its first argument, and is killed before step N of it, the second."""
+
+
 class Build:
     """A `slot-run` (or another command) whose build runs until `finish()`."""
 
@@ -147,7 +163,9 @@ class Pool:
     def record(self, slot: int = 0) -> Path:
         """The record of a slot whose command runs: what slot-run had to write into it has been written."""
         path = self.dir / "holders" / f"slot-{slot}"
-        wait_until(lambda: "child" in (records.read(str(path)) or {}), "the command in the record")
+        wait_until(
+            lambda: (records.read(str(path)) or {}).get("child", "?") != "?", "the command in the record"
+        )
         return path
 
     def queued(self, *options: str, **popen: object) -> Build:

@@ -10,6 +10,7 @@ A process goes through these steps (`Process.at`); beside each stands the functi
     away ──► arrive                          PoolDirectory.take_or_join, line.tickets
     arrive ─► try                            nobody is in line: taking.take
     arrive ─► create ─► lock ─► joined       somebody is: line.Ticket, lock_file
+    lock ───► knock ─► joined                with a head start: Ticket._knock_behind
     look ──► ahead                           Wait._look, Ticket.ahead
     ahead ─► try                             the head takes; behind sleepers only, others too (Sleepers)
     ahead ─► follow ─► listening ─► sleep    all others: Ears._listen_to_ticket
@@ -24,12 +25,19 @@ A process goes through these steps (`Process.at`); beside each stands the functi
     run ───► unlock ─► ring ─► away          Hold.release
     any ───► dying ─► dead                   SIGKILL: the kernel closes bells, then locks
 
+Beside them somebody may set the pool's rules, which are a cap or a pause (0): first the file is replaced, and
+then all in line are knocked at (`disk.ruling.change`). A process knows the rules that it read last: when it
+arrives, when it looks, and when it begins to take.
+
 The code does what `waiters=SURE` and `listens_first` say: the head that a bell wakes takes at once
 (`Wait._is_head`), and a bell is listened to before its slot is asked for.
 
+Who has a head start (`high`) joins before all who have none, and knocks at the ticket behind it.
+
 Time is not modelled, but who needs it is: a sleeper that only a timer can wake is `deaf`, and the checker
-tells those from the ones that hear a bell. Left out are what cannot change who runs (records, knocks, the
-journal), and that a head whose try was in vain reads the line anew before the next.
+tells those from the ones that hear a bell. Left out are what cannot change who runs (records, the journal,
+knocks but for those of rules), the limits in tickets' names, that a head in a pause looks now and then, and
+that a head whose try was in vain reads the line anew before the next.
 """
 
 from __future__ import annotations
@@ -37,6 +45,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from traced import Traced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -74,9 +84,12 @@ class Process(NamedTuple):
     rang: int = 0  # those of them that have rung since
     after: int = 0  # number of the ticket whose bell it listens to
     called: bool = False  # that one's bell was closed
+    knocked: bool = False  # somebody who has set rules asks it to look
     deaf: bool = False  # something that it waits for has no bell: it polls
     stopped: int = NEVER
     beyond: bool = False  # it runs beyond the cap
+    high: bool = False  # it has a head start on all that are not
+    excused: bool = False  # it was taking when one with a head start joined before it
     name: int = 0  # 0: processes alike are not told from each other
 
     @property
@@ -101,19 +114,12 @@ class State(NamedTuple):
     processes: tuple[Process, ...]
     stops: int = 0
     kept: int = 0  # bells of slots that a daemon, left behind by an earlier build, has open as well
+    rules: int = 0  # how many of the protocol's rules were set
+    told: int = 0  # of how many of them all in line were told
 
 
 Next = tuple[str, Process, tuple[Process, ...]]
 """A step: what happens, the process after it, and all others after it."""
-
-
-class ViolationError(AssertionError):
-    """Something that must never happen can; `trace` says how."""
-
-    def __init__(self, what: str, trace: list[str]) -> None:
-        super().__init__("\n  ".join([what, *trace]))
-        self.what = what
-        self.trace = trace
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ class Protocol:
         kills: Whether processes may die, at any step.
         stops: How many of them may be stopped, at any step; each may go on again, or never.
         daemons: Whether builds may leave a daemon behind that keeps the bell open.
+        rules: Caps that the pool says, one after the other, or 0 for a pause; the first from the beginning.
         listens_first: To the bell of each slot, and asks then whether it is held; not the other way round.
         broken: A rule that is broken, to see that the checker finds it.
     """
@@ -135,13 +142,14 @@ class Protocol:
     kills: bool = False
     stops: int = 0
     daemons: bool = False
+    rules: tuple[int, ...] = ()
     listens_first: bool = True
     broken: str = ""
 
     @property
     def slots(self) -> int:
         """How many slot files come into play: up to the largest cap, and one for each that overflows."""
-        return max(p.cap for p in self.processes) + sum(p.overflows for p in self.processes)
+        return max(*self.rules, *(p.cap for p in self.processes)) + sum(p.overflows for p in self.processes)
 
     def start(self) -> State:
         """The state at the beginning."""
@@ -151,15 +159,23 @@ class Protocol:
 
     def successors(self, state: State) -> Iterator[tuple[str, Process, State]]:
         """Each step that can come next: what it is, the process that takes it, and the state after it."""
+        if state.told < state.rules:
+            all_ = tuple(p._replace(knocked=True) if p.ticket == LIVE else p for p in state.processes)
+            if self.broken == "sets rules in silence":
+                all_ = state.processes
+            yield "knocks", SETTER, _canonical(state._replace(processes=all_, told=state.rules))
+        elif state.rules + 1 < len(self.rules):
+            yield "sets rules", SETTER, _canonical(state._replace(rules=state.rules + 1))
         for me, others in _each(state.processes):
             if me.is_over:
                 continue
             if me.stopped != NOW:
-                for what, then, rest in self._steps(me, others, state.kept):
+                knows = self.ruled(me, state) if _reads(me) else me
+                for what, then, rest in self._steps(knows, others, state.kept):
                     kept = state.kept & ~then.bells if what == "hang" else state.kept
                     if what == "ring, a daemon stays":
                         kept |= me.bells
-                    yield what, me, _canonical(State((then, *rest), state.stops, kept))
+                    yield what, me, _canonical(state._replace(processes=(then, *rest), kept=kept))
             yield from ((what, me, after) for what, after in self._accidents(state, me, others))
 
     def _accidents(
@@ -178,7 +194,11 @@ class Protocol:
                 )
         elif state.stops and me.stopped == NEVER:
             stopped = (me._replace(stopped=NOW), *others)
-            yield "is stopped", _canonical(State(stopped, state.stops - 1, state.kept))
+            yield "is stopped", _canonical(state._replace(processes=stopped, stops=state.stops - 1))
+
+    def ruled(self, me: Process, state: State) -> Process:
+        """`me` with the cap that the pool says now."""
+        return me._replace(cap=self.rules[state.rules]) if self.rules else me
 
     def _steps(  # noqa: PLR0911, PLR0912 - one for each step
         self, me: Process, others: tuple[Process, ...], kept: int
@@ -193,12 +213,14 @@ class Protocol:
             case "arrive":
                 return [self._arrive(me, _tidied(others))]
             case "create":
-                number = me.place or 1 + max(other.place for other in (me, *others))
+                number, others = self._number(me, others)
                 return [("create", me._replace(at="lock", ticket=CREATED, place=number, turn=number), others)]
             case "lock":
                 if me.ticket != CREATED:  # nobody's, so somebody removed it
                     return [("lock in vain", me._replace(at="create"), others)]
-                return [("lock", me._replace(at="joined", ticket=LIVE), others)]
+                return [("lock", me._replace(at="knock" if me.high else "joined", ticket=LIVE), others)]
+            case "knock":
+                return [("knocks at who is behind", me._replace(at="joined"), self._behind(me, others))]
             case "joined" | "taken" | "listening":
                 return [("lets the mutex go", self._outside(me._replace(mutex=NO)), others)]
             case "look":
@@ -224,7 +246,9 @@ class Protocol:
             case "hang":
                 return [self._hang(me, others, kept)]
             case "start":
-                return [("start", me._replace(at="leave" if me.ticket else "run", turn=0), others)]
+                return [
+                    ("start", me._replace(at="leave" if me.ticket else "run", turn=0, excused=False), others)
+                ]
             case "leave" | "leave bell":
                 return [self._leave(me, others)]
             case "run":
@@ -256,13 +280,30 @@ class Protocol:
             return "somebody waits", me._replace(at="create"), others
         return "nobody waits", self._to_take(me), others
 
+    def _number(self, me: Process, others: tuple[Process, ...]) -> tuple[int, tuple[Process, ...]]:
+        """The number of the ticket of `me`; and all others, who leave room for it."""
+        behind = [other.place for other in others if me.high and not other.high and other.ticket]
+        if me.place or not behind:
+            return me.place or 1 + max((other.place for other in others), default=0), others
+        first = min(behind)
+        return first, tuple(_moved(other, first) for other in others)
+
+    def _behind(self, me: Process, others: tuple[Process, ...]) -> tuple[Process, ...]:
+        """All others, after `me` has joined before some and knocked at the first of them that is alive."""
+        taking = {"try", "count", "let go", "hang", "taken", "start"}
+        others = tuple(o._replace(excused=o.turn > me.turn and o.at in taking) for o in others)
+        heard = [o.place for o in others if o.ticket == LIVE and o.at != "dying" and o.place > me.place]
+        if not heard or self.broken == "joins before others in silence":
+            return others
+        return tuple(o._replace(knocked=o.knocked or o.place == min(heard)) for o in others)
+
     def _to_take(self, me: Process) -> Process:
         first = "count" if self.broken == "counts before it takes" else "try"
         return me._replace(at=first, slot=0, seen=0)
 
     def _ahead(self, me: Process, others: tuple[Process, ...]) -> Iterator[Next]:
         ahead = _ahead_of(me, others)
-        me = me._replace(head=not ahead)
+        me = me._replace(head=not ahead, excused=False)
         if not ahead:
             yield "is the head", self._to_take(me), others
             return
@@ -283,7 +324,7 @@ class Protocol:
     def _sleep(self, me: Process, others: tuple[Process, ...]) -> Iterator[Next]:
         ahead = _ahead_of(me, others)
         awake = self._again(me)
-        if me.rang or me.called:
+        if me.rang or me.called or me.knocked:
             yield "hears a bell", awake, others
         elif me.deaf or (ahead and _all_asleep(ahead)):
             yield "timer", awake, others
@@ -293,12 +334,17 @@ class Protocol:
     def _again(self, me: Process) -> Process:
         """It looks again, and has closed what it listened to."""
         me = me._replace(at="look", slot=0, seen=0, ears=0, rang=0, after=0, called=False, deaf=False)
+        me = me._replace(excused=False)
+        # What comes after it has read its bell empty wakes it again.
+        me = me._replace(head=me.head and not me.knocked, knocked=False)
         return self._to_take(me) if self.waiters == SURE and me.head else me
 
     # Taking: lock the lowest, then count the others; all or none.
 
     def _try(self, me: Process, others: tuple[Process, ...]) -> Next:
         bit = 1 << me.slot
+        if me.limit < 1:
+            return "the pool is paused", self._failed(me), others
         if not bit & _locked(others):
             me = me._replace(locks=me.locks | bit, older=_locked(o for o in others if o.holds))
             what = f"locks {me.slot}"
@@ -406,8 +452,18 @@ class Protocol:
             yield "ring, a daemon stays", then, others
 
 
+SETTER = Process(at="setting rules")
+
+
+def _reads(me: Process) -> bool:
+    """Whether `me` reads the rules in its next step."""
+    return me.at in {"arrive", "look"} or (me.at == "try" and not (me.slot or me.locks or me.seen))
+
+
 def _next_build(me: Process) -> Process:
-    fresh = Process(me.cap, me.weight, me.overflows, me.builds - 1, stopped=me.stopped, name=me.name)
+    fresh = Process(
+        me.cap, me.weight, me.overflows, me.builds - 1, stopped=me.stopped, name=me.name, high=me.high
+    )
     return fresh if fresh.builds else fresh._replace(at="done", stopped=NEVER)
 
 
@@ -427,6 +483,12 @@ def _freed(slots: int, others: tuple[Process, ...]) -> tuple[Process, ...]:
 
 def _rung(bells: int, others: tuple[Process, ...]) -> tuple[Process, ...]:
     return tuple(other._replace(rang=other.rang | other.ears & bells) for other in others)
+
+
+def _moved(process: Process, first: int) -> Process:
+    """`process` after all numbers from `first` on have become larger by one."""
+    place, turn, after = (n + (n >= first) for n in (process.place, process.turn, process.after))
+    return process._replace(place=place, turn=turn, after=after)
 
 
 def _called(place: int, others: tuple[Process, ...]) -> tuple[Process, ...]:
@@ -478,7 +540,7 @@ def _canonical(state: State) -> State:
 # The checker.
 
 
-class Space:
+class Space(Traced):
     """All states that a protocol can reach, and what was found in them.
 
     Attributes:
@@ -488,10 +550,10 @@ class Space:
 
     def __init__(self, protocol: Protocol) -> None:
         """Visit all states. Raises ViolationError at the first one that must not be, by a shortest way."""
+        super().__init__()
         self._protocol = protocol
         start = protocol.start()
         self._numbers = {start: 0}
-        self._came: list[tuple[int, str]] = [(-1, "")]
         self.moves: list[list[tuple[int, int, str]]] = []  # of each state: the next one, who moves, what
         self.polls = 0
         queue = deque([start])
@@ -512,21 +574,12 @@ class Space:
             self._check(number, state)
         self.states = len(self.moves)
 
-    def trace(self, number: int) -> list[str]:
-        """How the state was reached."""
-        steps = []
-        while number:
-            number, what = self._came[number]
-            steps.append(what)
-        return steps[::-1]
-
-    def _fail(self, what: str, number: int) -> None:
-        raise ViolationError(what, self.trace(number))
-
     def _check_turn(self, number: int, who: Process, state: State) -> None:
         """Builds start in the order in which they joined; but for who was stopped, or runs beyond the cap."""
-        if who.turn and not who.beyond:
+        if who.turn and not who.beyond and not who.excused:
             for other in state.processes:
+                if other.high and other.at in {"create", "lock", "knock"}:
+                    continue  # it has yet to say that it is there
                 if 0 < other.turn < who.turn and other.stopped == who.stopped == NEVER:
                     self._fail("starts before one that joined earlier", number)
 
@@ -538,7 +591,8 @@ class Space:
                 self._fail("more run than the cap allows", number)
             if me.at == "hang" and not me.ticket and any(o.ticket == LIVE for o in others) and calm:
                 self._fail("a newcomer overtakes who waits", number)
-            if _sleeps_beside_a_free_slot(me, others):
+            knows = self._protocol.ruled(me, state) if state.told == state.rules else me
+            if not me.knocked and _sleeps_beside_a_free_slot(knows, others):
                 if not me.deaf:
                     self._fail("sleeps beside a free slot, and nothing will wake it", number)
                 self.polls += 1

@@ -7,6 +7,7 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
+import psutil
 from builds import wait_until
 
 if TYPE_CHECKING:
@@ -52,11 +53,15 @@ class Terminal:
     def clear(self) -> None:
         """Clear the screen, so that what is waited for next is not what stood there before."""
         self.type("clear")
-        wait_until(lambda: self.lines() == ["$"], "an empty screen")
+        self.wait_until(lambda: self.lines() == ["$"], "nothing but a prompt")
 
     def type_at_prompt(self, line: str) -> None:
-        """Type a command line when the shell asks for one."""
-        wait_until(lambda: self.lines()[-1:] == ["$"], "a prompt")
+        r"""Type a command line when the shell asks for one.
+
+        The prompt stands at the end of the last line, not always alone: a shell writes no new line before it
+        where a command exits on a key, and the terminal has echoed the key there: "^\$".
+        """
+        self.wait_until(lambda: "".join(self.lines()[-1:]).endswith("$"), "a prompt")
         self.type(line)
 
     def lines(self) -> list[str]:
@@ -77,15 +82,35 @@ class Terminal:
     def resize(self, columns: int, lines: int) -> None:
         """Make the terminal larger or smaller; programs in it are told a while after tmux is."""
         subprocess.run([*self._tmux, "resize-window", "-x", str(columns), "-y", str(lines)], check=True)
-        command = [*self._tmux, "display-message", "-p", "#{pane_tty}"]
-        name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-        with open(name) as terminal:
+        with open(self._ask("pane_tty")) as terminal:
             size = (columns, lines)
             wait_until(lambda: os.get_terminal_size(terminal.fileno()) == size, f"a terminal of {size}")
 
     def wait_for(self, text: str) -> None:
         """Wait until a line on the screen begins with `text`."""
         self.wait_until(lambda: any(line.startswith(text) for line in self.lines()), f"{text!r}")
+
+    def says_stopped(self) -> bool:
+        """Whether bash or zsh say that a job has stopped."""
+        return any(line.startswith(("[1]+  Stopped", "zsh: suspended")) for line in self.lines())
+
+    def wait_for_stop(self) -> None:
+        """Wait until the shell says that a job has stopped, and every process of it has.
+
+        The shell waits for its own child alone. What that has started may not have run since Ctrl-Z. If it is
+        in read(2), it takes the next key that is typed, and stops only then: n_tty_read in
+        drivers/tty/n_tty.c looks for input before it looks for signals.
+
+        One that waits in vfork(2) for a child stopped before its execve(2) does not stop, but sleeps
+        undisturbed until that child goes on: dash starts commands so.
+        """
+        self.wait_until(self.says_stopped, "a stopped job")
+        shell = psutil.Process(int(self._ask("pane_pid")))
+        try:
+            self.wait_until(lambda: all(map(has_stopped, shell.children())), "a job that is stopped")
+        except BaseException:
+            print(*shell.children(recursive=True), sep="\n")
+            raise
 
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
         """Wait until `condition()` is true of the screen; print the screen where it does not get so."""
@@ -97,3 +122,20 @@ class Terminal:
 
     def close(self) -> None:
         subprocess.run([*self._tmux, "kill-server"], check=False, capture_output=True)
+
+    def _ask(self, variable: str) -> str:
+        """What tmux says of the terminal: see "FORMATS" in tmux(1)."""
+        command = [*self._tmux, "display-message", "-p", f"#{{{variable}}}"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def has_stopped(process: psutil.Process) -> bool:
+    """Whether `process` and all below it have stopped or ended, or wait in vfork(2) for such a child."""
+    try:
+        children = process.children()
+        halted = {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE} | (
+            {psutil.STATUS_DISK_SLEEP} if children else set()
+        )
+        return process.status() in halted and all(map(has_stopped, children))
+    except psutil.NoSuchProcess:
+        return True

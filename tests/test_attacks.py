@@ -504,13 +504,13 @@ def test_many_names_of_a_slot_that_somebody_looks_at_are_passed_at_once(
     SlotPool(slots=1).acquire().release()
     for number in range(1, 300):
         (pool.dir / f"slot-{number}").hardlink_to(pool.dir / "slot-0")
-    tries, lock_slot = [], taking._lock_slot
+    tries, lock_slot = [], taking.lock_slot
 
     def counted(directory: str, number: int, locks: taking.Locks, looks: int) -> bool | None:
         tries.append(number)
         return lock_slot(directory, number, locks, looks)
 
-    monkeypatch.setattr(taking, "_lock_slot", counted)
+    monkeypatch.setattr(taking, "lock_slot", counted)
     if beyond:
         monkeypatch.setattr(taking, "TAKE_S", -1.0)
     with open(pool.dir / "slot-0") as file:

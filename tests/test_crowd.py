@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
 import sys
 import threading
 import time
@@ -16,7 +17,9 @@ from builds import DEADLINE_S, take_now, wait_until
 
 from buildslots import SlotPool, SlotTimeoutError, UnthrottledWarning, build_slot, crowd
 from buildslots.backend import Request
+from buildslots.disk import directory as directory_module
 from buildslots.disk.directory import PoolDirectory
+from buildslots.disk.lock import lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -219,6 +222,55 @@ def test_who_is_cancelled_in_memory_is_nobody_s_place(pool: Pool, inside: Inside
     assert (pool.held(), pool.leftovers()) == ([], [])
 
 
+def test_who_is_on_its_way_to_the_line_joins_it_once(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When another one of the process leaves, it still waits for the mutex, and joins with that."""
+    for name in ("MUTEX_PATIENCE_S", "MUTEXES_S"):
+        monkeypatch.setattr(directory_module, name, DEADLINE_S)
+    queue, joined = f"{pool.dir}/queue", []
+
+    async def build() -> None:
+        async with build_slot(slots=1, timeout=None):
+            joined.append(os.listdir(queue))
+
+    async def all_of_them() -> None:
+        held = await SlotPool(slots=1).acquire_async()
+        mutex = lock_file(f"{pool.dir}/mutex")
+        assert mutex is not None
+        tasks = [asyncio.ensure_future(build()) for _ in range(crowd.IN_LINE)]
+        await asyncio.sleep(0.05)
+        tasks[0].cancel()
+        await asyncio.wait(tasks[:1])
+        assert os.listdir(queue) == []
+        os.close(mutex)
+        await until(lambda: in_line(pool) == 1)
+        held.release()
+        await tasks[1]
+
+    asyncio.run(all_of_them())
+    assert (joined, pool.held(), pool.leftovers()) == ([[]], [], [])
+
+
+@pytest.mark.filterwarnings("error::buildslots.UnthrottledWarning")
+def test_who_is_told_of_its_wait_while_the_pool_is_gone_waits_on(pool: Pool) -> None:
+    """It is in memory, and those in line, who make the pool anew, have not noticed yet."""
+    numbers = []
+
+    async def build() -> None:
+        async with build_slot(slots=1, timeout=None, on_wait=lambda _: None) as slot:
+            numbers.append(slot.number)
+
+    async def all_of_them() -> None:
+        held = await SlotPool(slots=1).acquire_async()
+        tasks = [asyncio.ensure_future(build()) for _ in range(crowd.IN_LINE)]
+        await until(lambda: in_line(pool) == crowd.IN_LINE)
+        shutil.rmtree(pool.dir)
+        await asyncio.gather(*tasks, build())
+        held.release()
+
+    asyncio.run(all_of_them())
+    assert numbers == [0, 0, 0]
+
+
 def test_a_timeout_counts_in_memory_too(pool: Pool) -> None:
     """It gives up, or runs beyond the cap."""
     held = SlotPool(slots=1).acquire()
@@ -263,6 +315,35 @@ def test_a_forked_child_is_a_crowd_of_its_own(pool: Pool) -> None:
     held.release()
     for thread in threads:
         thread.join(DEADLINE_S)
+    assert (pool.held(), pool.leftovers()) == ([], [])
+
+
+def test_who_comes_while_others_of_us_join_waits_in_memory(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tickets are numbered when the mutex is there, and so behind the arrival of whoever came meanwhile."""
+    monkeypatch.setattr(crowd, "CHECK_S", 0.01)
+
+    async def build() -> None:
+        async with build_slot(slots=1, timeout=None):
+            pass
+
+    async def main() -> None:
+        held = SlotPool(slots=1).acquire()
+        mutex = lock_file(f"{pool.dir}/mutex")
+        assert mutex is not None
+        tasks = [asyncio.ensure_future(build()) for _ in range(crowd.IN_LINE + 3)]
+        await asyncio.sleep(0.05)
+        os.close(mutex)
+        await until(lambda: in_line(pool) >= crowd.IN_LINE)
+        tasks.append(asyncio.ensure_future(build()))
+        for _ in range(5):
+            await asyncio.sleep(0.05)
+            assert in_line(pool) == crowd.IN_LINE
+        held.release()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
     assert (pool.held(), pool.leftovers()) == ([], [])
 
 

@@ -104,7 +104,7 @@ def in_vain(pool: SlotPool, directory: PoolDirectory) -> None:
 def waiting(pool: SlotPool, directory: PoolDirectory) -> Iterator[tuple[Steps[Slot], Hold]]:
     """One that waits, step by step, for the slot that is held; nothing of both remains afterwards."""
     hold = take_now(directory, Request(9, ["make"]))
-    admission = pool._admission(None, "run", None)
+    admission = pool._admission()
     steps = admission.steps()
     try:
         next(steps)

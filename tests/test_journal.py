@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from builds import DEADLINE_S, Mounts, Pool, script, wait_until
+from builds import DEADLINE_S, KILLED_AT, Mounts, Pool, script, wait_until
+from namespaces import unshare
 
-from buildslots import SlotPool, UnthrottledWarning, build_slot, journal
+from buildslots import SlotPool, UnthrottledWarning, build_slot, journal, run_batch
 from buildslots.journal import archives, rotate
 from buildslots.settings import resolve
 from buildslots.settings.places import config_path, state_dir
@@ -85,6 +87,56 @@ def test_how_it_ended(pool: Pool, path: Path, command: tuple[str, ...], status: 
         ("started", None),
         ("ended", status),
     ]
+
+
+MIB = 2**20
+BURNS = "n=0; until [ $n = 20000 ]; do n=$((n + 1)); done"
+ALLOCATES = f"held = bytearray(64 * {MIB}); held[::4096] = bytes(16 * 1024)"  # and writes into each page
+AN_ORPHAN_ALLOCATES = """
+sh -c '"$0" -c "$1" & echo $!' "$0" "$1" >pid
+while kill -0 "$(cat pid)"; do sleep 0.01; done 2>/dev/null
+"""
+
+
+@pytest.mark.parametrize(("end", "status"), [("exit 3", 3), ("kill -9 $$", -9)])
+def test_what_the_command_used(pool: Pool, path: Path, end: str, status: int) -> None:
+    """CPU time and the memory of its largest process, also where that is a child, and whatever ended it."""
+    pool.slot_run("sh", "-c", f"{BURNS}; {end}")
+    pool.slot_run("sh", "-c", f'"$0" -c "$1"; {end}', sys.executable, ALLOCATES)
+    burnt, allocated = named(path, "ended")
+    for line in (burnt, allocated):
+        assert line["status"] == status
+        assert line["cpu_s"] > 0
+        assert type(line["max_rss"]) is int
+    assert allocated["max_rss"] >= 64 * MIB > burnt["max_rss"] > 0
+
+
+@pytest.mark.linux
+def test_what_the_command_of_the_first_process_used(pool: Pool, path: Path) -> None:
+    """In a container slot-run reaps orphans as well: what these used is not the command's."""
+    command = ("sh", "-c", AN_ORPHAN_ALLOCATES, sys.executable, ALLOCATES)
+    inside = (*unshare("--pid"), "--fork", script("slot-run"), *command)
+    assert pool.run(*inside, cwd=pool.dir.parent).returncode == 0
+    (ended,) = named(path, "ended")
+    assert 0 < ended["max_rss"] < 64 * MIB
+
+
+def test_who_did_not_run_a_command_says_nothing_of_it(pool: Pool, path: Path) -> None:
+    """Python code: what its process has used before would count as well."""
+    with build_slot():
+        pass
+    (ended,) = named(path, "ended")
+    assert {"cpu_s", "max_rss"} & set(ended) == set()
+
+
+def test_a_command_that_cannot_be_measured_keeps_its_status(pool: Pool, path: Path) -> None:
+    """`os.wait4` would lose it: it loads `resource` when the command is gone already."""
+    code = BREAK_THE_IMPORT.replace("buildslots.journal", "resource")
+    code += "\nfrom buildslots.run.main import main\nsys.argv[0] = 'slot-run'\nmain()"
+    result = pool.run(sys.executable, "-c", code, "sh", "-c", "sleep 0.1; exit 5")
+    assert (result.returncode, result.stderr) == (5, "")
+    (ended,) = named(path, "ended")
+    assert ("cpu_s" in ended, ended["status"]) == (False, 5)
 
 
 def test_a_command_that_cannot_start_is_no_build(pool: Pool, path: Path, tmp_path: Path) -> None:
@@ -170,6 +222,47 @@ def test_python_code(pool: Pool, path: Path) -> None:
     assert [line["event"] for line in shown] == ["started", "ended"] * 2
     assert {line["program"] for line in shown} == {"builder.py"}
     assert [line["status"] for line in named(path, "ended")] == [None, -2]
+
+
+def test_the_tasks_of_a_batch(pool: Pool, path: Path, tmp_path: Path) -> None:
+    """Each is told of by its name, in its own directory, with the batch's ID; none by its arguments."""
+    report = run_batch(
+        [
+            {"name": "fetch it", "run": ["true", "--token=secret"], "cwd": tmp_path},
+            {"run": ["/bin/true", "--token=secret"]},
+            {"run": ["true", "secret"], "name": "true secret 2"},
+            {"run": "true secret"},
+            {"run": len, "name": "x" * 200, "pool": "link"},
+            {"run": ["true"], "name": "without a slot", "pool": ""},
+        ],
+        name="install",
+        fail="never",
+    )
+    shown = lines(path)
+    assert {line["batch"] for line in shown} == {report.id}
+    assert re.fullmatch(r"install-\d{8}-\d{6}", report.id)
+    told = {(line["program"], line["cwd"]) for line in shown}
+    here = os.getcwd()
+    assert told == {("fetch it", str(tmp_path)), ("true", here), ("sh", here), ("x" * 200, here)}
+    assert "secret" not in path.read_text()
+    path.unlink()
+    with build_slot(label="mine"):
+        pass
+    assert [set(line) & {"batch"} for line in lines(path)] == [set(), set()]
+
+
+def test_a_label_of_slot_run(pool: Pool, path: Path) -> None:
+    """Status, the waiting line and the journal have it for the command; what names nothing is none."""
+    build = pool.build("-n1", "--label", "the site")
+    build.started()
+    assert pool.status().holders[0].command == ("the site",)
+    said = pool.slot_run("-n1", "-t1.2", "--on-timeout", "fail", "true").stderr
+    assert "`the site` in " in said
+    build.finish()
+    assert {line["program"] for line in lines(path)} == {"the site", "true"}
+    for nothing in ("", " "):
+        refused = pool.slot_run("--label", nothing, "true")
+        assert (refused.returncode, refused.stderr.count("\n")) == (125, 1)
 
 
 def test_what_is_not_told(pool: Pool, path: Path) -> None:
@@ -344,7 +437,7 @@ def test_a_file_that_cannot_be_closed_stops_nothing(path: Path, monkeypatch: pyt
     log = journal.Log(resolve(warn=print), ["make"], "id")
     with monkeypatch.context() as patch:
         patch.setattr(os, "close", refuse)
-        log.started((0,), 0.0, overflow=False)
+        log.started((0,), 0.0, overflow=False, cap=1)
     assert [line["event"] for line in lines(path)] == ["started"]
 
 
@@ -367,29 +460,15 @@ def test_one_rotates_at_a_time(path: Path) -> None:
     assert len(archives(str(path.parent))) == 1
 
 
-KILLED_AT = """
-import os, sys
-from buildslots.journal import rotate
-left = int(sys.argv[2])
-def hook(event, arguments):
-    global left
-    if event in ("open", "os.rename", "os.listdir", "os.remove"):
-        left -= 1
-        if not left:
-            os.kill(os.getpid(), 9)
-sys.addaudithook(hook)
-rotate(sys.argv[1])
-"""
-
-
 def test_a_killed_rotation_loses_no_line(pool: Pool, path: Path) -> None:
     """Killed before each of its steps in turn: all but the oldest file is there, and the next one goes on."""
+    program = KILLED_AT.format(module="buildslots.journal", function="rotate")
     for step in range(1, 100):
         shutil.rmtree(path.parent, ignore_errors=True)
         expected = fill(path) + journal.KEPT
         for number in range(1, journal.KEPT + 1):
             (path.parent / f"journal-{number}.jsonl").write_bytes(FILLER)
-        killed = pool.run(sys.executable, "-c", KILLED_AT, str(path), str(step)).returncode
+        killed = pool.run(sys.executable, "-c", program, str(path), str(step)).returncode
         oldest_is_gone = not (path.parent / "journal-1.jsonl").exists()
         assert count_lines(path) == expected - oldest_is_gone
         if not killed:

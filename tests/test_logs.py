@@ -58,9 +58,8 @@ def test_a_long_wait_is_logged_with_place_and_holders(
     ender.join()
     (level, text), (_, end) = said()
     assert level == "INFO"
-    assert text.startswith(
-        "waiting for a build slot, place 1 of 1 in line, as long as it takes; 1 held of 1: `sh -c"
-    )
+    assert text.startswith("waiting, place 1 of 1: 1 of 1 slots held by `sh -c")
+    assert text.endswith("; waits as long as it takes")
     assert end.startswith("starting after ")
     assert end.endswith(" with slot 0")
 
@@ -144,7 +143,8 @@ def test_on_wait_is_called_at_once_and_told_of_the_wait(pool: Pool) -> None:
             1,
         )
         assert (waiting.left_s, waiting.gate) == (None, None)
-        assert str(waiting).startswith("waiting for a build slot, place 1 of 1 in line")
+        assert [reason.kind for reason in waiting.reasons] == ["slots"]
+        assert str(waiting).startswith("waiting, place 1 of 1: ")
         slot = SlotPool(slots=1).acquire()
     slot.release()
 

@@ -15,7 +15,7 @@ import pytest
 from builds import DEADLINE_S, Pool, script
 from users import ALICE, BOB, Users, several_users
 
-from buildslots import SlotPool, SlotTimeoutError, build_slot
+from buildslots import SlotPool, SlotTimeoutError, build_slot, run_batch
 from buildslots.admission import Admission
 from buildslots.disk import bells, records
 from buildslots.settings import resolve
@@ -170,6 +170,18 @@ def test_a_build_whose_environment_was_cleared_is_nested_all_the_same(pool: Pool
     assert (result.returncode, result.stdout.splitlines()[0], result.stderr) == (0, "0", "")
 
 
+@pytest.mark.linux
+def test_a_task_whose_environment_was_cleared_covers_what_it_starts(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch says of each slot which command runs under it, as slot-run does."""
+    monkeypatch.setenv("MAX_CONCURRENT_BUILDS", "1")
+    run = f"{CLEARED} {script('slot-run')} -n1 -t20 --on-timeout fail -- sh -c '{SHOW}'"
+    report = run_batch([{"name": "one", "run": run, "verify": run}])
+    assert (report.outcomes[0].state, report.outcomes[0].last_lines) == ("ok", ())
+    assert pool.held() == []
+
+
 def test_with_no_time_to_wait_it_is_nested_as_well(pool: Pool) -> None:
     """`-t 0` looks before it gives up or runs beyond the cap."""
     for then in ("run", "paced", "fail"):
@@ -223,7 +235,7 @@ def test_a_slot_run_that_has_not_said_yet_what_it_runs(tmp_path: Path, says_so: 
     """It says so only after the start; what it has started looks again for a moment, and then waits."""
     settings = resolve(slots=1, timeout_s=None, dir=str(tmp_path / "pool"), warn=pytest.fail)
     (looked, look), (told, tell) = os.pipe(), os.pipe()
-    with Admission(settings, ["make"]) as outer:
+    with Admission(settings, ["make"], tells=True) as outer:
         slot = outer.acquire()
         child = os.fork()
         if child == 0:
@@ -240,6 +252,23 @@ def test_a_slot_run_that_has_not_said_yet_what_it_runs(tmp_path: Path, says_so: 
     slot._let_go(None)
     for fd in (looked, look, told, tell):
         os.close(fd)
+
+
+def test_a_fork_of_a_library_holder_listens_at_once(tmp_path: Path) -> None:
+    """A holder that will not say what it runs keeps nobody who waits below it from hearing its bell."""
+    settings = resolve(slots=1, timeout_s=None, dir=str(tmp_path / "pool"), warn=pytest.fail)
+    with SlotPool(slots=1, dir=str(tmp_path / "pool")):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                with Admission(settings, ["make"]) as inner:
+                    steps = inner.steps()
+                    status = 0 if next(steps)[0] is not None else 1
+                    steps.close()
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def is_nested_when_told(settings: Settings, look: int, told: int) -> bool:

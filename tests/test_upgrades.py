@@ -22,6 +22,7 @@ shutil.rmtree(sys.argv[1])
 sys.path_importer_cache.clear()
 logging.getLogger("buildslots").addHandler(logging.NullHandler())
 loaded = {name for name in sys.modules if name.startswith("buildslots")}
+assert "buildslots.journal" in loaded, "lines would be lost, silently"
 
 pool = pickle.loads(pickle.dumps(buildslots.SlotPool(slots=1)))
 first = pool.acquire()

@@ -169,8 +169,7 @@ def test_what_people_are_told(pool: Pool) -> None:
     light.started()
     waiter = pool.queued("-n4", "-w2")
     line = waiter.read_error_line()
-    assert "waiting for 2 build slots, place 1 of 1 in line" in line
-    assert "; 4 held of 4: `sh -c " in line
+    assert "waiting, place 1 of 1, for 2 slots together: 4 of 4 slots held by `sh -c " in line
     assert line.count(" s, 3 slots)") == 1
     text = pool.run(script("buildslots"), "status", environ={"MAX_CONCURRENT_BUILDS": "4"}).stdout
     head, _, _, _, _, first, second, _, _, last = text.splitlines()

@@ -19,7 +19,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.abuse.driver import TOP, Driver, look_after
+from bench.abuse.after import look_after
+from bench.abuse.driver import TOP, Driver
+from bench.abuse.rulers import Mix
 from bench.report.page import KEPT, render
 
 if TYPE_CHECKING:
@@ -33,8 +35,11 @@ RULES = (
     "lost slots",
     "lost tickets",
     "order violations",
+    "stranded",
     "idle slots",
     "late",
+    "starts in a pause",
+    "lost rules",
 )
 RESULT = KEPT / "abuse.json"
 
@@ -47,6 +52,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=None, help="end after so many")
     parser.add_argument("--slots", type=int, default=3)
     parser.add_argument("--processes", type=int, default=24, help="workers at a time")
+    parser.add_argument("--priorities", type=float, default=0.3, help="how many of the builds have one")
+    parser.add_argument("--rule-changes", type=float, default=0.3, help="of the pool, in a second")
+    parser.add_argument("--pauses", type=float, default=0.1, help="of the pool, in a second")
     parser.add_argument("--length", type=float, default=1.0, help="of episodes, against the usual")
     parser.add_argument(
         "--slack", type=float, default=1.0, help="seconds more that a loaded machine may take"
@@ -72,7 +80,8 @@ def main() -> int:
 
 def run(scratch: str, options: argparse.Namespace) -> Outcome:
     """One run in the directory `scratch`."""
-    driver = Driver(scratch, seed=options.seed, slots=options.slots, workers=options.processes)
+    mix = Mix(options.priorities, options.rule_changes, options.pauses)
+    driver = Driver(scratch, seed=options.seed, slots=options.slots, workers=options.processes, mix=mix)
     results = {who: os.path.join(scratch, f"{who}.json") for who in ("driver", "referee")}
     command = [
         sys.executable,
@@ -152,6 +161,7 @@ def rows(outcome: Outcome) -> list[list[str]]:
             count("acquisitions", "overflow", "foreign"),
         ],
         ["waits that ended in a slot within the cap", count("waits")],
+        ["the same in crowds; crowds", count("waits in crowds", "crowds")],
         ["refused or interrupted; without a slot", count("refused", "degraded")],
         ["asked again within a build, and had its slot", count("nested")],
         ["descriptors, without a lock, that an interrupt has leaked", count("leaked")],
@@ -159,10 +169,13 @@ def rows(outcome: Outcome) -> list[list[str]]:
             "real slot-runs; status and doctor; builds on a full disk",
             count("slot-runs", "lookers", "full-disk builds"),
         ],
-        ["over-admissions", count("over-admissions")],
-        ["lost slots; lost tickets", count("lost slots", "lost tickets")],
+        ["rules of the pool that were set; tries", count("rules set", "setters")],
+        ["times that another file became the mutex, removals among them", count("mutexes lost")],
+        ["over-admissions; starts in a pause", count("over-admissions", "starts in a pause")],
+        ["lost slots; lost tickets; lost rules", count("lost slots", "lost tickets", "lost rules")],
         ["order violations", count("order violations")],
         ["wedged; late after a timeout", count("wedged", "late")],
+        ["crowds of which nobody was in line", count("stranded")],
         ["slots that lay idle too long", count("idle slots")],
         ["longest that a slot lay idle with somebody waiting", seconds("idle")],
         ["the same while processes were stopped", seconds("idle behind stopped ones")],
@@ -172,7 +185,8 @@ def rows(outcome: Outcome) -> list[list[str]]:
 
 def write(outcome: Outcome, options: argparse.Namespace) -> None:
     """Write the figures for the table of results."""
-    size = f"--slots {options.slots} --processes {options.processes}"
+    size = f"--slots {options.slots} --processes {options.processes} --priorities {options.priorities:g}"
+    size += f" --rule-changes {options.rule_changes:g} --pauses {options.pauses:g}"
     limit = f" --kills {options.kills}" if options.kills else ""
     text = {
         "title": "Abuse: builds that are killed, stopped and robbed of their pool",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from pathlib import Path
 
 
 class Seen:
@@ -14,11 +16,13 @@ class Seen:
         lockers: Inode and pid for each of them.
         line: Name and pid of each live ticket, first come first.
         mutex: Pid of who has the mutex, or None.
+        mutex_file: Its inode, or None.
     """
 
     def __init__(
         self, slots: dict[int, int], tickets: dict[str, int], mutex: int | None, locks: dict[int, int]
     ) -> None:
+        self.mutex_file = mutex
         self.mutex = None if mutex is None else locks.get(mutex)
         self.held = sorted(number for inode, number in slots.items() if inode in locks)
         self.lockers = [(inode, locks[inode]) for inode in slots if inode in locks]
@@ -45,6 +49,39 @@ class Look:
         slots = {inode: int(name[5:]) for name, inode in files if _is_slot(name)}
         tickets = {name: inode for name, inode in self._inodes("queue") if name[:20].isdecimal()}
         return Seen(slots, tickets, dict(files).get("mutex"), locks)
+
+    def rules(self) -> tuple[int, int, bool] | None:
+        """The cap (0: none) and the head start in ms that the pool says, and whether it is paused.
+
+        None if there are no rules that count.
+        """
+        try:
+            text = Path(self._directory, "rules").read_text(errors="replace")
+        except FileNotFoundError:
+            return None
+        if not (text.startswith("buildslots-rules 1\n") and text.endswith("\nend\n")):
+            return None
+        slots, head_start_s, paused = 0, 300.0, False
+        for line in text.splitlines():
+            name, *values = line.split(" ")
+            if name == "slots":
+                slots = int(values[0])
+            elif name == "head_start":
+                head_start_s = float(values[0])
+            elif name == "pause":
+                paused |= float(values[0]) <= time.time() < float(values[1])
+        return slots, round(head_start_s * 1000), paused
+
+    def record(self, ticket: str) -> dict[str, int]:
+        """What the record in the ticket says of `own`, `cap` and `weight`; nothing if it is not whole."""
+        try:
+            text = Path(self._directory, "queue", ticket).read_text(errors="replace")
+        except FileNotFoundError:
+            return {}
+        if "\nend\n" not in text:
+            return {}
+        lines = (line.split(" ") for line in text.partition("\nend\n")[0].splitlines())
+        return {words[0]: int(words[1]) for words in lines if words[0] in {"own", "cap", "weight"}}
 
     def probe(self) -> int:
         """How many slots are locked, asked by shared locks, which might disturb."""

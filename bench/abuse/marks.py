@@ -12,13 +12,18 @@ import mmap
 import os
 import struct
 import time
+from _thread import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
 
     class Event(NamedTuple):
-        """One event; what `a` to `d` mean is said with its kind."""
+        """One event; what `a` to `d` mean is said with its kind.
+
+        `task` tells the callers of one process apart, where it is a crowd: 1, 2, … `priority` is that of a
+        CALL: 1 is high, 0 normal, -1 low.
+        """
 
         ns: int
         kind: int
@@ -27,21 +32,28 @@ if TYPE_CHECKING:
         b: int
         c: int
         d: int
+        task: int = 0
+        priority: int = 0
 else:
     from collections import namedtuple
 
-    Event = namedtuple("Event", "ns kind pid a b c d")  # noqa: PYI024 - typing costs each command 8 ms
+    Event = namedtuple(  # noqa: PYI024 - typing costs each command 8 ms
+        "Event", "ns kind pid a b c d task priority", defaults=[0, 0]
+    )
 
 
 KINDS = (
     "BORN",  # this process begins; c: its parent
-    "CALL",  # it is about to ask for slots; a: cap, b: weight, c: timeout in ns or -1, d: a MODE
+    "CLOCK",  # its clock is c seconds ahead
+    "CALL",  # it is about to ask for slots; a: CAP, b: weight, c: timeout in ns or -1, d: a MODE
     "JOIN",  # it is about to make its ticket; a: LIMIT, c: NUMBER
-    "LEAVE",  # it is about to remove its ticket; c: NUMBER
-    "START",  # it has slots; a: cap, b: weight, c: time before which it had not counted, d: a HOW
+    "READY",  # it has joined the line, and knocked where it had to
+    "WAITS",  # in a crowd: it waits by now, in line or in memory
+    "LEAVE",  # it is about to remove its ticket; c: NUMBER; in a crowd: or to be cancelled
+    "START",  # it has slots; a: CAP, b: weight, c: time before which it had not counted, d: a HOW
     "NESTED",  # it has asked again within its build, and got the same slot
     "DEGRADED",  # it runs without a slot, with a warning
-    "NOSLOT",  # it was refused, or interrupted; a: how many descriptors were leaked by that
+    "NOSLOT",  # it was interrupted, or refused (b is 1); a: how many descriptors were leaked by that
     "END",  # it is about to let go
     "IDLE",  # it has let go
     "KILL",  # process a is about to be killed
@@ -52,11 +64,16 @@ KINDS = (
     "REMOVE",  # the pool directory is about to be removed
     "REMOVED",  # it was
     "COPY",  # it is a fork of process a and has copies of the descriptors of what that holds
+    "SETS",  # it is about to set a rule of the pool; a: a RULE, c: its value
+    "SET",  # it has set it, if a is 1, and may have if a is 0
 )
 (
     BORN,
+    CLOCK,
     CALL,
     JOIN,
+    READY,
+    WAITS,
     LEAVE,
     START,
     NESTED,
@@ -72,13 +89,18 @@ KINDS = (
     REMOVE,
     REMOVED,
     COPY,
+    SETS,
+    SET,
 ) = range(len(KINDS))
 NORMAL, OVERFLOW, FOREIGN = range(3)
 """HOW slots were got: within the cap, beyond it, or by a program that just locks slot files."""
 ONCE, FAIL, RUN, PACED, EVER = range(5)
 """MODE of asking: without waiting; with a timeout and then refused, run, run paced; without a timeout."""
+SLOTS, HEAD_START, PAUSE, TORN = range(4)
+"""RULE of a pool: its cap (0: none), a head start in ms, a pause of so many ms (0: its end); no rule, but a
+file that is none. CAP is what the caller has said; less than 0: its default, which the pool may raise."""
 
-_EVENT = struct.Struct("<qiiiiqq")
+_EVENT = struct.Struct("<qiiiiqqii")
 _COUNT = struct.Struct("<q")
 _FLAGS = 64
 LONG, SHORT = 4096, 32
@@ -112,9 +134,11 @@ class Table:
         stopping: Whether processes may stop themselves now.
         patient: Whether all are to wait without a timeout.
         calm: Whether nobody is to do anything but to wait, hold and let go.
+        clocks: Whether the clocks of workers that begin now may be wrong.
+        slow: Whether some builds hold their slots for long.
     """
 
-    finish, stopping, patient, calm = _Flag(0), _Flag(1), _Flag(2), _Flag(3)
+    finish, stopping, patient, calm, clocks, slow = map(_Flag, range(6))
 
     def __init__(self, path: str, seats: int = 0) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -168,7 +192,7 @@ class Table:
 
 
 class Ring:
-    """Where one process marks what it does."""
+    """Where one process marks what it does; its threads too."""
 
     def __init__(self, table: mmap.mmap, counts: memoryview, ring: int, start: int, length: int) -> None:
         self._map = table
@@ -176,14 +200,19 @@ class Ring:
         self._ring = ring
         self._start = start
         self._length = length
+        # Reentrant: what the garbage collector closes in the middle of a mark may be marked as well.
+        self._lock = RLock()
         self.pid = os.getpid()
 
-    def mark(self, kind: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
+    def mark(  # noqa: PLR0913, PLR0917 - an event
+        self, kind: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0, task: int = 0, priority: int = 0
+    ) -> None:
         """Append an event of now."""
-        count = self._counts[self._ring]
-        event = time.monotonic_ns(), kind, self.pid, a, b, c, d
-        _EVENT.pack_into(self._map, self._start + count % self._length * _EVENT.size, *event)
-        self._counts[self._ring] = count + 1
+        event = time.monotonic_ns(), kind, self.pid, a, b, c, d, task, priority
+        with self._lock:
+            count = self._counts[self._ring]
+            _EVENT.pack_into(self._map, self._start + count % self._length * _EVENT.size, *event)
+            self._counts[self._ring] = count + 1
 
 
 def _size(seats: int) -> int:

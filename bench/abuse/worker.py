@@ -21,29 +21,28 @@ import warnings
 from typing import TYPE_CHECKING
 
 from bench.abuse import marks
+from bench.abuse.wishes import Wish, any_wish
 from bench.kit.installs import this
 from buildslots import SlotPool, SlotTimeoutError, build_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from buildslots import Slot
 
 DAY_S = 86400
+WRONG_CLOCKS = 0.5
+"""How many workers have one, where there are any."""
 NESTED_S = 20.0
 """How long a `slot-run` under a slot may take, to whose command only its own start stands in the way."""
 LONG_LIFE_S = 5.0
 """How long some forks of holders live: longer than a slot may stay locked after its owner has let go."""
 CALLS = frozenset({"open", "os.remove", "os.listdir", "fcntl.flock", "os.mkdir"})
 """The audit events in which a worker may kill or stop itself."""
+SLOW, SLOW_S = 0.1, (0.2, 3.0)
+"""How many builds hold their slots for long where some do, and for how long."""
 TICKET = re.compile(r"\d{20}-\d+")
-MODES = (
-    *(marks.EVER,) * 11,
-    *(marks.ONCE,) * 3,
-    *(marks.FAIL,) * 3,
-    marks.RUN,
-    marks.PACED,
-)
 
 
 class Worker:
@@ -55,13 +54,17 @@ class Worker:
         directory: The pool.
         slots: K of most workers.
         seed: Of all that it chooses.
+        priorities: How many of those that wait have one.
     """
 
-    def __init__(self, table: marks.Table, seat: int, directory: str, slots: int, seed: str) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what a worker is told
+        self, table: marks.Table, seat: int, directory: str, slots: int, seed: str, priorities: float
+    ) -> None:
         self._table = table
-        self._ring = table.ring(seat)
+        self.ring = table.ring(seat)
         self._directory = directory
         self._slots = slots
+        self._priorities = priorities
         self._random = random.Random(seed)
         self._log = os.path.join(os.path.dirname(table.path), "complaints")
         self._driver = os.getppid()
@@ -71,6 +74,7 @@ class Worker:
         self._in_block = False
         self._before_ns = 0
         self._ticket = ""
+        self._joins = False
         self._left: set[str] = set()  # descriptors that an interrupt has leaked
         self._calls = 0
         self._fatal_call = 0
@@ -79,7 +83,7 @@ class Worker:
     def run(self) -> None:
         """Act until the end of the run, or of a random number of builds."""
         try:
-            self._ring.mark(marks.BORN, c=os.getppid())
+            self.ring.mark(marks.BORN, c=os.getppid())
             signal.signal(signal.SIGINT, self._interrupt)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -87,54 +91,53 @@ class Worker:
             warnings.showwarning = self._warned
             sys.unraisablehook = self._unraisable
             sys.addaudithook(self._audit)
-            if self._random.random() < 0.05:
-                self._skew_clock(self._random.choice((-DAY_S, DAY_S)))
-            if self._random.random() < 0.06:
-                self._lock_as_others_do()
+            self._be_odd()
             builds = self._random.randint(5, 60)
-            while self._goes_on() and (builds > 0 or self._table.calm):
+            while self.goes_on() and (builds > 0 or self._table.calm):
                 builds -= 1
                 self._build()
                 self._reap()
         except BaseException:  # noqa: BLE001 - whatever it is, it is what this program looks for
-            self._complain(traceback.format_exc())
+            self.complain(traceback.format_exc())
         finally:
             os._exit(0)
 
-    def _goes_on(self) -> bool:
+    def _be_odd(self) -> None:
+        """Have a wrong clock, or know nothing of the protocol, perhaps."""
+        if self._table.clocks and self._random.random() < WRONG_CLOCKS:
+            self._skew_clock(self._random.choice((-DAY_S, DAY_S)))
+        if self._random.random() < 0.06:
+            self._lock_as_others_do()
+
+    def goes_on(self) -> bool:
         """Whether the run does; not if the driver is gone."""
         return not self._table.finish and os.getppid() == self._driver
 
     def _build(self) -> None:
         """Ask for slots in one of the ways there are, hold them, let go."""
-        rng = self._random
-        cap = rng.choice((*(self._slots,) * 8, max(1, self._slots - 1), self._slots + 1))
-        weight = rng.randint(1, cap) if rng.random() < 0.2 else 1
-        mode = marks.EVER if self._table.patient else rng.choice(MODES)
-        timeout_s = {marks.ONCE: 0.0, marks.EVER: None}.get(mode, rng.uniform(0.05, 0.8))
-        self._in_block = mode != marks.ONCE and rng.random() < 0.1
+        wish = self.wish(self._random)
+        self._in_block = wish.mode != marks.ONCE and self._random.random() < 0.1
         self._plan(40)
-        timeout_ns = -1 if timeout_s is None else int(timeout_s * 1e9)
-        self._ring.mark(marks.CALL, cap, weight, timeout_ns, mode)
+        wish.mark(self.ring)
         self._before_ns = time.monotonic_ns()
         slot: Slot | None = None
         release: Callable[[], None] | None = None
-        interrupted = False
+        interrupted = refused = False
         try:
             self._interruptible = self._watching = True
-            slot, release = self._acquire(cap, weight, timeout_s, mode)
+            slot, release = self._acquire(wish)
         except SlotTimeoutError:
-            pass
+            refused = True
         except KeyboardInterrupt:
             interrupted = True
         finally:
             self._interruptible = self._watching = False
         if slot is None or release is None:
-            self._ring.mark(marks.NOSLOT, self._leftovers() if interrupted else 0)
+            self.ring.mark(marks.NOSLOT, len(self._leftovers()) if interrupted else 0, refused)
             return
         if not interrupted:
-            self._hold(slot, cap)
-        self._ring.mark(marks.END)
+            self._hold(slot, wish)
+        self.ring.mark(marks.END)
         self._plan(8)
         try:
             self._interruptible = self._watching = True
@@ -143,46 +146,43 @@ class Worker:
             pass
         finally:
             self._interruptible = self._watching = False
-        self._ring.mark(marks.IDLE)
+        self.ring.mark(marks.IDLE)
 
-    def _acquire(
-        self, cap: int, weight: int, timeout_s: float | None, mode: int
-    ) -> tuple[Slot | None, Callable[[], None]]:
+    def wish(self, rng: random.Random) -> Wish:
+        """What one of this process may ask for."""
+        return any_wish(rng, self._slots, self._priorities, patient=self._table.patient)
+
+    def _acquire(self, wish: Wish) -> tuple[Slot | None, Callable[[], None]]:
         """A slot, and what lets go of it."""
-        on_timeout = {marks.RUN: "run", marks.PACED: "paced"}.get(mode, "fail")
-        pool = SlotPool(dir=self._directory, slots=cap, timeout=timeout_s, on_timeout=on_timeout)
-        if mode == marks.ONCE:
-            tried = pool.try_acquire(weight=weight)
+        pool = SlotPool(
+            dir=self._directory, slots=wish.slots, timeout=wish.timeout_s, on_timeout=wish.on_timeout
+        )
+        what: Any = {"weight": wish.weight, "priority": wish.priority}
+        if wish.mode == marks.ONCE:
+            tried = pool.try_acquire(weight=wish.weight)
             return tried, tried.release if tried else lambda: None
         if self._in_block:
-            block = build_slot(
-                dir=self._directory, slots=cap, timeout=timeout_s, on_timeout=on_timeout, weight=weight
-            )
+            block = build_slot(pool, timeout=wish.timeout_s, on_timeout=wish.on_timeout, **what)
             slot = block.__enter__()
             return slot, lambda: block.__exit__(None, None, None)
         if self._random.random() < 0.03:
-            slot = asyncio.run(pool.acquire_async(weight=weight))
+            slot = asyncio.run(pool.acquire_async(**what))
         else:
-            slot = pool.acquire(weight=weight)
+            slot = pool.acquire(**what)
         return slot, slot.release
 
-    def _hold(self, slot: Slot, cap: int) -> None:
+    def _hold(self, slot: Slot, wish: Wish) -> None:
         """Mark and hold the slot, and do under it what builds do."""
-        if slot.nested:
-            self._complain(f"nested in nothing: {slot}")
-        if slot.number is None or slot.nested:
-            self._ring.mark(marks.DEGRADED)
-        else:
-            how = marks.OVERFLOW if slot.overflow else marks.NORMAL
-            self._ring.mark(marks.START, cap, slot.weight, self._before_ns, how)
+        self.mark_start(slot, wish.cap, self._before_ns)
         doing = self._random.random()
         try:
             self._interruptible = True
-            time.sleep(min(self._random.expovariate(100), 0.2))
+            slow = self._table.slow and self._random.random() < SLOW
+            time.sleep(self._random.uniform(*SLOW_S) if slow else min(self._random.expovariate(100), 0.2))
             if self._in_block:
-                self._nest(slot, cap)
+                self._nest(slot, wish)
             if doing < 0.02:
-                SlotPool(dir=self._directory, slots=cap).status()
+                SlotPool(dir=self._directory, slots=wish.slots).status()
         except KeyboardInterrupt:
             pass
         finally:
@@ -190,24 +190,38 @@ class Worker:
         if 0.02 <= doing < 0.07:
             self._fork()
         elif 0.07 <= doing < 0.075:
-            self._run_nested(slot, cap)
+            self._run_nested(slot, wish)
 
-    def _nest(self, slot: Slot, cap: int) -> None:
+    def mark_start(self, slot: Slot, cap: int, before_ns: int, task: int = 0) -> None:
+        """Mark what was got."""
+        if slot.nested:
+            self.complain(f"nested in nothing: {slot}")
+        if slot.number is None or slot.nested:
+            self.ring.mark(marks.DEGRADED, task=task)
+        else:
+            how = marks.OVERFLOW if slot.overflow else marks.NORMAL
+            self.ring.mark(marks.START, cap, slot.weight, before_ns, how, task)
+
+    def _nest(self, slot: Slot, wish: Wish) -> None:
         """A block within the block: the same slot."""
-        with build_slot(dir=self._directory, slots=cap, timeout=0, on_timeout="run") as inner:
-            if slot.number is not None and (not inner.nested or inner.number != slot.number):
-                self._complain(f"not nested: {inner} in {slot}")
-            if inner.nested:
-                self._ring.mark(marks.NESTED)
+        with build_slot(dir=self._directory, slots=wish.slots, timeout=0, on_timeout="run") as inner:
+            self.mark_nested(slot, inner)
 
-    def _run_nested(self, slot: Slot, cap: int) -> None:
+    def mark_nested(self, slot: Slot, inner: Slot) -> None:
+        """Mark that `inner` was got within `slot`, and complain if it is another one."""
+        if slot.number is not None and (not inner.nested or inner.number != slot.number):
+            self.complain(f"not nested: {inner} in {slot}")
+        if inner.nested:
+            self.ring.mark(marks.NESTED)
+
+    def _run_nested(self, slot: Slot, wish: Wish) -> None:
         """`slot-run` under our slot, which does not wait for another."""
-        command = [this().slot_run, "--dir", self._directory, f"-n{cap}", "-qt5", "--", "true"]
+        command = [this().slot_run, "--dir", self._directory, f"-n{abs(wish.cap)}", "-qt5", "--", "true"]
         status = subprocess.run(command, env=slot.environ(), timeout=NESTED_S, check=False).returncode
         if status not in (0, -signal.SIGKILL, -signal.SIGTERM):
-            self._complain(f"slot-run under a slot ended with {status}")
+            self.complain(f"slot-run under a slot ended with {status}")
         if status == 0 and slot.number is not None:
-            self._ring.mark(marks.NESTED)
+            self.ring.mark(marks.NESTED)
 
     def _fork(self) -> None:
         """Fork while we hold a slot: a child that lives on for a while with copies of all descriptors."""
@@ -228,7 +242,7 @@ class Worker:
 
     def _lock_as_others_do(self) -> None:
         """Lock slot files as flock(1) does, knowing nothing else of the protocol."""
-        while self._goes_on():
+        while self.goes_on():
             time.sleep(self._random.uniform(0.05, 0.2))
             if self._table.calm:
                 continue
@@ -241,13 +255,13 @@ class Worker:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.stat(path), os.fstat(fd)):
-                    self._ring.mark(marks.START, 0, 1, self._before_ns, marks.FOREIGN)
+                    self.ring.mark(marks.START, 0, 1, self._before_ns, marks.FOREIGN)
                     time.sleep(self._random.uniform(0.0, 0.1))
-                    self._ring.mark(marks.END)
+                    self.ring.mark(marks.END)
             except OSError:
                 pass  # locked, or removed
             os.close(fd)
-            self._ring.mark(marks.IDLE)
+            self.ring.mark(marks.IDLE)
 
     def _plan(self, calls: int) -> None:
         """Choose whether, and at which of the next `calls` system calls, to kill or stop ourselves."""
@@ -265,10 +279,10 @@ class Worker:
         if self._calls == self._fatal_call:
             pid = os.getpid()
             if self._fatal_signal == signal.SIGKILL:
-                self._ring.mark(marks.KILL, a=pid)
+                self.ring.mark(marks.KILL, a=pid)
                 os.kill(pid, signal.SIGKILL)
             elif self._table.stopping:
-                self._ring.mark(marks.STOP, a=pid)
+                self.ring.mark(marks.STOP, a=pid)
                 os.kill(pid, signal.SIGSTOP)
         self._interruptible = interruptible
 
@@ -279,27 +293,29 @@ class Worker:
             if operation == fcntl.LOCK_EX | fcntl.LOCK_NB:
                 self._before_ns = time.monotonic_ns()  # of the slot, at last: others are counted after that
             elif operation == fcntl.LOCK_UN and self._ticket and self._is_ticket(fd):
-                self._ring.mark(marks.LEAVE, c=int(self._ticket.partition("-")[0]))
+                self.ring.mark(marks.LEAVE, c=int(self._ticket.partition("-")[0]))
                 self._ticket = ""
+        elif event == "open" and self._joins and os.path.basename(str(args[0])) == "rules":
+            self._joins = False
+            self.ring.mark(marks.READY)  # whoever looks reads the rules, and has joined before that
         elif event == "open" and isinstance(args[0], str) and isinstance(args[2], int):
             name = os.path.basename(args[0])  # all there is of it, if the directory was named by a descriptor
             if args[2] & os.O_EXCL and TICKET.fullmatch(name):
-                self._ticket = name
+                self._ticket, self._joins = name, True
                 number, _, limit = name.partition("-")
-                self._ring.mark(marks.JOIN, int(limit), c=int(number))
+                self.ring.mark(marks.JOIN, int(limit), c=int(number))
 
     def _is_ticket(self, fd: object) -> bool:
-        path = f"{self._directory}/queue/{self._ticket}"
-        return os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)") == path
+        return path_of(fd) == f"{self._directory}/queue/{self._ticket}"
 
     def _interrupt(self, _signum: int, _frame: object) -> None:
         if self._interruptible:
             self._interruptible = False
             raise KeyboardInterrupt
 
-    def _leftovers(self) -> int:
-        """How many more descriptors an interrupted wait has left open; complain if they have locks."""
-        left = set()
+    def _leftovers(self) -> list[str]:
+        """What more of the pool a wait has left open that was interrupted; complain if it has locks."""
+        left = {}
         for fd in os.listdir("/proc/self/fd"):
             try:
                 target = os.readlink(f"/proc/self/fd/{fd}")
@@ -308,10 +324,11 @@ class Worker:
             except OSError:
                 continue  # that of the listing itself
             if target.startswith(self._directory):
-                left.add(fd)
+                left[fd] = target
                 if locked and fd not in self._left:
-                    self._complain(f"left locked by an interrupted wait: {target}")
-        new, self._left = len(left - self._left), left
+                    self.complain(f"left locked by an interrupted wait: {target}")
+        new = [target for fd, target in left.items() if fd not in self._left]
+        self._left = set(left)
         return new
 
     def _reap(self) -> None:
@@ -321,6 +338,7 @@ class Worker:
 
     def _skew_clock(self, seconds: int) -> None:
         """Let the wall clock of this process, and it alone, be wrong."""
+        self.ring.mark(marks.CLOCK, c=seconds)
         right, right_ns = time.time, time.time_ns
         time.time = lambda: right() + seconds
         time.time_ns = lambda: right_ns() + seconds * 10**9
@@ -334,8 +352,14 @@ class Worker:
         # An interrupt may come in a __del__ and is dropped there; an event loop's has trouble with that.
         text = "".join(traceback.format_exception(what.exc_type, what.exc_value, what.exc_traceback))
         if "/buildslots/" in text and what.exc_type is not KeyboardInterrupt:
-            self._complain(text)
+            self.complain(text)
 
-    def _complain(self, text: str) -> None:
+    def complain(self, text: str) -> None:
+        """Leave `text`, which says what is wrong, for the end of the run."""
         with open(self._log, "a") as log:
             log.write(f"{time.monotonic():.6f} worker {os.getpid()}: {text}\n")
+
+
+def path_of(fd: object) -> str:
+    """What the descriptor `fd` was opened as."""
+    return os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")

@@ -5,7 +5,7 @@ together and each with as many compilers at once as the machine has cores (where
 with `slot-run -- pip wheel …` under the default cap, and without it, in turn. Three times each and about 6
 minutes on two idle cores; with --quick once, smaller projects, and 2 minutes. --write stores the figures in
 bench/results/agents.json, and writes bench/results.md. Exits 1 if a build fails or more of them compile at
-once than there are slots.
+once than there are slots. With --tokens each agent makes a C++ project with -j8 (`jobs`).
 
 What is measured in each round, besides what `bench.agents.workshop` records:
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -29,17 +28,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.agents.machine import PRESSURES, Machine, field_of, idle
+from bench.agents import figures, jobs
+from bench.agents.machine import Machine, idle
 from bench.agents.together import BenchError, run
 from bench.agents.workshop import BACKENDS, Round, Workshop, run_round
-from bench.kit.figures import median, quantile
 from bench.report.page import KEPT, render
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    Value: TypeAlias = "Callable[[Measured], float | None]"
 
 SMALL = (
     "greenlet==3.2.3",
@@ -66,7 +59,6 @@ LARGE = (
 LARGE_BACKENDS = (*BACKENDS, "setuptools_scm==8.3.1", "pkgconfig==1.5.5")
 AGENTS = 8
 ROUNDS, QUICK_ROUNDS = 3, 1
-RESULTS = KEPT / "agents.json"
 
 
 @dataclass(frozen=True)
@@ -129,113 +121,59 @@ def _check(done: Round, slots: int) -> None:
         raise BenchError("\n".join(failed))
 
 
-def table(slots: int, measured: dict[str, list[Measured]], quiet: Machine) -> dict[str, object]:
-    """The figures, as they are stored: `columns` are names, `rows` have a text for each of them."""
+def table(slots: int, measured: dict[str, list[Measured]], quiet: Machine) -> list[list[str]]:
+    """The rows of the table, a text for each column."""
 
-    def row(name: str, text: str, value: Value, at_rest: float | None = None) -> list[str]:
-        cells = [_cell(text, [value(one) for one in measured[way]]) for way in ("slots", "free")]
-        return [name, *cells, "" if at_rest is None else text.format(at_rest)]
+    def its(name: str, text: str, value: Callable[[Measured], float]) -> list[str]:
+        return figures.row(name, text, {way: list(map(value, rounds)) for way, rounds in measured.items()})
 
-    def latency_ms(machine: Machine, share: float) -> float:
-        return 1000 * quantile(machine.latencies_s, share)
-
-    rows = [
-        row("time until all are built", "{:.1f} s", lambda m: m.makespan_s),
-        row("most builds compiling at once", "{:.0f}", lambda m: max(m.round.compiling, default=0)),
-        row(f"more than {slots} compiling for", "{:.1f} s", lambda m: m.beyond_s(slots)),
-        row("most runnable processes", "{:.0f}", lambda m: m.machine.runnable, quiet.runnable),
-        row("most memory in use, beyond that before", "{:.0f} MiB", lambda m: m.machine.memory / 2**20),
-        *(
-            row(
-                f"time in which something waited for {name}",
-                "{:.1%}",
-                lambda m, name=name: m.machine.pressure[name],  # type: ignore[misc]
-                quiet.pressure[name],
-            )
-            for name in PRESSURES
-        ),
-        *(
-            row(
-                f"`python -c pass` in the foreground, {name}",
-                "{:.0f} ms",
-                lambda m, share=share: latency_ms(m.machine, share),  # type: ignore[misc]
-                latency_ms(quiet, share),
-            )
-            for name, share in (("median", 0.5), ("p99", 0.99), ("worst", 1.0))
-        ),
+    machines = {way: [one.machine for one in rounds] for way, rounds in measured.items()}
+    return [
+        its("time until all are built", "{:.1f} s", lambda m: m.makespan_s),
+        its("most builds compiling at once", "{:.0f}", lambda m: max(m.round.compiling, default=0)),
+        its(f"more than {slots} compiling for", "{:.1f} s", lambda m: m.beyond_s(slots)),
+        *figures.of_machine(machines, quiet),
     ]
-    return {
-        "columns": ["", f"slot-run, K = {slots}", "without", "idle machine"],
-        "rows": rows,
-    }
-
-
-def _cell(text: str, values: list[float | None]) -> str:
-    """The median of `values`, and the least and the greatest."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "not available"
-    shown = text.format(median(known))
-    extremes = [text.format(extreme) for extreme in (min(known), max(known))]
-    return shown if extremes == [shown, shown] else f"{shown} ({' to '.join(extremes)})"
-
-
-def environment() -> dict[str, object]:
-    """What the figures hold for."""
-    compiler = subprocess.run(["cc", "--version"], check=True, capture_output=True, text=True).stdout
-    return {
-        "cores": os.cpu_count(),
-        "memory_mib": round(field_of("/proc/meminfo", "MemTotal:") / 1024),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "compiler": compiler.splitlines()[0],
-        "load_before": round(os.getloadavg()[0], 2),
-    }
 
 
 def _bench(root: Path, *, quick: bool, write: bool) -> int:
     packages, rounds = (SMALL, QUICK_ROUNDS) if quick else (LARGE, ROUNDS)
-    about = environment()
+    about = figures.environment()
     print(f"preparing {AGENTS} builds in {root}", flush=True)
     workshop = Workshop(root, packages, AGENTS, BACKENDS if quick else LARGE_BACKENDS)
     quiet = idle()
     slots, measured = measure(workshop, rounds)
-    figures = table(slots, measured, quiet)
     looks = [sum(len(one.machine.latencies_s) for one in measured[way]) for way in ("slots", "free")]
-    notes = [
-        f"Each agent builds one of {', '.join(packages)}, with up to {os.cpu_count()} compilers at once.",
-        f"{rounds} round{'s' * (rounds > 1)} each way, in turn: the median, and in parentheses the extremes.",
-        f"Foreground commands: {looks[0]} with slot-run, {looks[1]} without, {len(quiet.latencies_s)} idle.",
-    ]
-    _print(figures, notes)
+    idle_looks = len(quiet.latencies_s)
+    told = figures.Table(
+        title=f"{AGENTS} agents that build at once",
+        command=f"python -m bench.agents{' --quick' * quick}",
+        environment=about,
+        columns=["", f"slot-run, K = {slots}", "without", "idle machine"],
+        rows=table(slots, measured, quiet),
+        notes=[
+            f"Each agent builds one of {', '.join(packages)}, with up to {os.cpu_count()} compilers at once.",
+            figures.rounds_in_words(rounds),
+            f"Foreground commands: {looks[0]} with slot-run, {looks[1]} without, {idle_looks} idle.",
+        ],
+    )
+    told.show()
     if write:
-        head = {
-            "title": f"{AGENTS} agents that build at once",
-            "command": f"python -m bench.agents{' --quick' * quick}",
-            "environment": about,
-        }
-        RESULTS.write_text(json.dumps({**head, **figures, "notes": notes}, indent=2) + "\n")
+        told.write(KEPT / "agents.json")
         render()
     return 0
-
-
-def _print(figures: dict[str, object], notes: list[str]) -> None:
-    lines = [figures["columns"], *figures["rows"]]  # type: ignore[misc]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    for note in notes:
-        print(note)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.agents", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round each way, of small projects")
-    parser.add_argument("--write", action="store_true", help=f"store the figures in {RESULTS.name}")
+    parser.add_argument("--tokens", action="store_true", help="makes of C++ files: slots, and tokens as well")
+    parser.add_argument("--write", action="store_true", help="store the figures in bench/results")
     options = parser.parse_args()
     if not sys.platform.startswith("linux"):
         parser.error("runs on Linux only")
-    return run("agents", lambda root: _bench(root, quick=options.quick, write=options.write))
+    bench = jobs.bench if options.tokens else _bench
+    return run("agents", lambda root: bench(root, quick=options.quick, write=options.write))
 
 
 if __name__ == "__main__":

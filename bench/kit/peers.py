@@ -125,7 +125,7 @@ class Kit:
         return path
 
     def ours(self, install: Install) -> list[Command]:
-        """The slot-run of `install`, for the start also with a config file and with gates; its Python."""
+        """The slot-run of `install`, for the start also with a config file, gates and tokens; its Python."""
         home = self.scratch / f"cache-{install.side}"
 
         def slot_run(*options: str, config: bool = False) -> Wrap:
@@ -140,7 +140,10 @@ class Kit:
 
         version = first_line(install.slot_run, "--version")
         name, start, waiting = OURS + install.suffix, ("start",), ("waiting",)
+        # What is beside the one that is looked at may be older than tokens.
+        with_tokens = [] if install.side else [f"{OURS} with tokens"]
         return [
+            *(Command(each, version, slot_run("--tokens=3"), questions=start) for each in with_tokens),
             Command(name, version, slot_run("-q"), others=(*start, *waiting)),
             Command(name, version, slot_run(), questions=(*start, *waiting)),
             Command(f"{OURS} -q{install.suffix}", version, slot_run("-q"), questions=waiting),

@@ -19,6 +19,15 @@ def cpu_s(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
+def threads_cpu_s(pid: int) -> float:
+    """CPU seconds that the threads of process `pid` have used that are still there."""
+    total = 0.0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            total += int((thread / "schedstat").read_text().split()[0]) / 1e9
+    return total
+
+
 def used_s(pids: Iterable[int]) -> float:
     """CPU seconds of the processes `pids` and of their children that have ended."""
     total = 0.0

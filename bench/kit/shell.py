@@ -59,7 +59,7 @@ def forget_settings(scratch: str | os.PathLike[str]) -> None:
     would have it compiled at each start.
     """
     for name in list(os.environ):
-        if name.startswith(("BUILD_SLOT", "MAX_CONCURRENT_BUILDS")):
+        if name.startswith(("BUILD_SLOT", "MAX_CONCURRENT_BUILDS", "CLAUDECODE", "CODEX_", "GEMINI_CLI")):
             del os.environ[name]
     for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name, None)

@@ -45,11 +45,11 @@ def run(case: LibraryCase) -> Values:
     }
 
 
-def used(holds: list[Hold], began: int, ended: int) -> float:
+def used(holds: list[Hold], began: int, ended: int, slots: int = SLOTS) -> float:
     """How much of the slots' time was held, in percent."""
     spans = [(hold.got, hold.ended or ended) for hold in holds if hold.got]
     held = sum(max(0, min(end, ended) - max(start, began)) for start, end in spans)
-    return held / (SLOTS * (ended - began)) * 100
+    return held / (slots * (ended - began)) * 100
 
 
 def spread(holds: list[Hold], ended: int) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PAGE = CHECKOUT / "bench" / "results.md"
 KEPT = CHECKOUT / "bench" / "results"
 PEERS, SPEED = "peers", "speed"
-OTHERS = ("agents", "abuse")
+OTHERS = ("agents", "agents-tokens", "tokens", "abuse")
 """Programs that leave a table of their own in NAME.json."""
 NOTES = """
 Peers alternate within each repetition, in another order each time, so that what else the machine does hits

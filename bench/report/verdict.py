@@ -148,6 +148,7 @@ BARS: tuple[tuple[str, tuple[Part, ...]], ...] = (
             Part("alone", Figures.start, bar=1.35),
             Part("with a config file", lambda figures: figures.start(" with a config"), bar=1.5),
             Part("with gates", lambda figures: figures.start(" with gates"), bar=1.5),
+            Part("with tokens", lambda figures: figures.start(" with tokens"), bar=1.6),
         ),
     ),
     (

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from benches import TOP, said
 
 pytestmark = pytest.mark.linux
 
-TOP = Path(__file__).resolve().parents[2]
 DEADLINE_S = 400.0
 
 
 def test_no_call_that_fails_breaks_a_promise() -> None:
     """One of each class of scenarios, call and error, and of each signal."""
-    result = subprocess.run(
-        [sys.executable, "-m", "bench.faults", "--quick", "--seed=1"],
-        cwd=TOP,
-        env=os.environ | {"PYTHONPATH": str(TOP)},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    figures = dict(line.split(": ", 1) for line in result.stdout.splitlines() if ": " in line)
-    assert int(figures["faults"]) > 300, result.stdout
+    out = said("bench.faults", "--quick", "--seed=1", deadline_s=DEADLINE_S)
+    figures = dict(line.split(": ", 1) for line in out.splitlines() if ": " in line)
+    assert int(figures["faults"]) > 300, out
 
 
 @pytest.fixture

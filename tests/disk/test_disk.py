@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +16,10 @@ from buildslots.backend import Request
 from buildslots.disk import bells, line, lock, records, taking, wait
 from buildslots.disk import directory as directory_module
 from buildslots.disk.directory import PoolDirectory
-from buildslots.run.notice import Notice
+from buildslots.disk.holding import ticket_record
+from buildslots.outlook import Outlook
 from buildslots.settings import resolve
+from buildslots.waiting import seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,10 +135,33 @@ def test_tickets_stay_in_order_when_the_clock_is_set_back(
     directory: PoolDirectory, tickets: list[line.Ticket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A number is larger than all that are in the queue."""
+    record = ticket_record(Request(3, ["make"]))
     for now in (5_000_000, 4_000_000, 1_000):
         monkeypatch.setattr(line.time, "time_ns", lambda now=now: now)
-        tickets.append(line.Ticket(directory.path, 3, b""))
+        tickets.append(line.Ticket(directory.path, 3, record))
     assert [ticket.name for ticket in tickets] == line.waiting(directory.path)
+
+
+@pytest.mark.parametrize("step", ["knock", "leave"])
+def test_an_interrupt_leaves_no_ticket_behind(
+    directory: PoolDirectory, tickets: list[line.Ticket], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Not even while somebody keeps the exception: one with another limit was about to take a place."""
+    tickets.append(line.Ticket(directory.path, 3, b""))
+
+    def interrupted(ticket: line.Ticket | str) -> None:
+        if isinstance(ticket, str) or ticket is tickets[0]:
+            raise KeyboardInterrupt
+        real(ticket)
+
+    tickets.append(line.Ticket(directory.path, 3, b""))  # whom it knocks at
+    real = line.Ticket.leave
+    with monkeypatch.context() as patch:
+        patch.setattr(line.Ticket if step == "leave" else line.bells, step, interrupted)
+        with pytest.raises(KeyboardInterrupt) as kept:
+            tickets[0].under(2, b"")
+    assert line.waiting(directory.path) == [ticket.name for ticket in tickets]
+    del kept
 
 
 def test_a_dead_ticket_is_nobody_ahead(directory: PoolDirectory, tickets: list[line.Ticket]) -> None:
@@ -146,6 +172,27 @@ def test_a_dead_ticket_is_nobody_ahead(directory: PoolDirectory, tickets: list[l
     tickets.append(line.Ticket(directory.path, 3, b""))
     assert tickets[0].ahead() == []
     assert os.listdir(f"{directory.path}/bells") == [tickets[0].name]
+
+
+@pytest.mark.parametrize("is_newcomer", [False, True])
+def test_who_joins_late_is_seen_though_the_names_were_read_before(
+    directory: PoolDirectory, tickets: list[line.Ticket], monkeypatch: pytest.MonkeyPatch, is_newcomer: bool
+) -> None:
+    """It joins before another one of its process leaves, and that one was all that the names had."""
+    path, live = directory.path, line.live
+    tickets += [line.Ticket(path, 1, b"", number=10)]
+    if not is_newcomer:
+        tickets += [line.Ticket(path, 1, b"", number=30)]
+
+    def later(path: str, name: str) -> bool:
+        monkeypatch.setattr(line, "live", live)
+        tickets.append(line.Ticket(path, 1, b"", number=20))
+        tickets[0].leave()
+        return live(path, name)
+
+    monkeypatch.setattr(line, "live", later)
+    found = line.tickets(path) if is_newcomer else tickets[1].ahead()
+    assert found == [tickets[-1].name]
 
 
 def test_whoever_is_in_line_counts_though_the_last_one_died(
@@ -261,20 +308,20 @@ def test_the_words_of_the_waiting_line(
 
     def words(**settings: object) -> str:
         options = {"slots": 6, "timeout_s": 90.0, "dir": directory.path} | settings
-        notice = Notice(resolve(environ={"HOME": "/nowhere"}, warn=pytest.fail, **options), lambda _: None)
-        return notice._line(directory, tickets[1].name)
+        chosen = resolve(environ={"HOME": "/nowhere"}, warn=pytest.fail, **options)
+        return str(seen(directory, tickets[1].name, None, chosen, time.monotonic(), outlook=Outlook(chosen)))
 
     text = re.sub(r"\([\d.]+ s\)", "(*)", words())  # how long they have run
     where = f"in {os.getcwd()} (*)"
-    place = "waiting for a build slot, place 2 of 2 in line"
-    assert text.startswith(f"{place}, runs anyway in 1 min 30 s; 6 held of 6: ")
+    place = "waiting, place 2 of 2: 6 of 6 slots held by "
+    assert text.startswith(place)
     assert (
         f"`make -j8` {where}, `cc {'x' * 36}…` {where}, `evil?[2J` {where}, another program (slot-3)" in text
     )
-    assert text.endswith(", 2 more")
-    assert words(timeout_s=None).startswith(f"{place}, as long as it takes; 6 held")
-    assert words(on_timeout="fail").startswith(f"{place}, gives up in 1 min 30 s; 6 held")
-    assert "slot of pool 'link', place" in words(pool="link")
+    assert text.endswith(", 2 more; runs anyway in 1 min 30 s")
+    assert words(timeout_s=None).endswith(", 2 more; waits as long as it takes")
+    assert words(on_timeout="fail").endswith(", 2 more; gives up in 1 min 30 s")
+    assert words(pool="link").startswith("waiting in pool 'link', place 2 of 2: ")
     for hold in holds:
         hold.release()
 

@@ -15,8 +15,8 @@ from model import (
     Process,
     Protocol,
     Space,
-    ViolationError,
 )
+from traced import ViolationError
 
 ONE, TWO = Process(cap=1), Process(cap=2)
 CASES = {
@@ -28,6 +28,13 @@ CASES = {
     "a build that needs 2 slots": Protocol((TWO._replace(weight=2), TWO, TWO), kills=True),
     "one that goes beyond the cap": Protocol((ONE._replace(overflows=True), ONE, ONE), kills=True),
     "a daemon keeps a bell": Protocol((ONE._replace(overflows=True, builds=2), ONE, ONE), daemons=True),
+    "the cap is raised": Protocol((ONE,) * 3, rules=(1, 2)),
+    "the cap is lowered": Protocol((TWO,) * 3, rules=(2, 1)),
+    "a pause": Protocol((ONE,) * 3, rules=(1, 0, 1)),
+    "a pause of a pool in which one is stopped": Protocol((ONE,) * 2, rules=(1, 0, 2), stops=1),
+    "one has a head start": Protocol((ONE._replace(high=True), ONE, ONE), kills=True),
+    "two have a head start": Protocol((ONE._replace(high=True), ONE._replace(high=True), ONE)),
+    "one that has a head start may be stopped": Protocol((ONE._replace(high=True), ONE, ONE), stops=1),
     "caps that differ": Protocol((ONE, TWO, TWO), kills=True),
 }
 
@@ -112,6 +119,8 @@ BROKEN = {
     "leaves without a sound": ("nothing will wake it", "3 processes, 1 slot", MUTEX),
     "newcomers push in": ("a newcomer overtakes", "3 processes, 1 slot", MUTEX),
     "waits for sleepers": ("somebody waits for ever", "3 processes, 1 slot", MUTEX),
+    "joins before others in silence": ("starts before one that joined", "one has a head start", SURE),
+    "sets rules in silence": ("nothing will wake it", "the cap is raised", MUTEX),
     "throws rung bells away": ("nothing will wake it", "a daemon keeps a bell", MUTEX),
 }
 

@@ -319,7 +319,7 @@ def test_no_failure_of_ours_stops_a_build(pool: Pool) -> None:
     program = (
         "import sys\n"
         "from buildslots.run import main\n"
-        "def broken(*_): raise RuntimeError('a bug')\n"
+        "def broken(*_, **__): raise RuntimeError('a bug')\n"
         "main.Admission = broken\n"
         "sys.argv = ['slot-run', 'echo', 'ran']\n"
         "main.main()\n"

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builds import wait_until
+from servers import Server
+
+from buildslots.fleet.connection import run
 
 if TYPE_CHECKING:
     from builds import Pool
@@ -31,29 +34,83 @@ OURS = {
     "buildslots.run.child",
     "buildslots.run.main",
     "buildslots.run.options",
+    "buildslots.run.terminal",
     "buildslots.settings",
     "buildslots.slot",
+    "buildslots.settings.options",
     "buildslots.settings.places",
     "buildslots.settings.values",
 }
 FAST = OURS | {"__future__", "errno", "fcntl"}
 CORES = {"buildslots.settings.machine"}
 """Loaded where nobody has said a number of slots."""
-KEPT = {"buildslots.settings.compiled"}
-"""Loaded where there is a config file."""
-JOURNAL = {"buildslots.journal"}
-"""Loaded when the command runs already."""
+KEPT = {"buildslots.settings.compiled", "buildslots.settings.config"}
+"""Loaded where there is a config file, or a project's."""
+JOURNAL = {"buildslots.journal", "resource"}
+"""Loaded when the command runs already: the second one to measure what it uses."""
 WAITING = {
     "buildslots.disk.ears",
     "buildslots.disk.kin",
     "buildslots.disk.sleepers",
     "buildslots.disk.wait",
+    "buildslots.disk.seen",
+    "buildslots.estimates",
+    "buildslots.outlook",
+    "buildslots.reasons",
     "buildslots.run.notice",
     "buildslots.waiting",
     "buildslots.words",
     "gc",
     "select",
 }
+
+JOBS = {
+    "buildslots.run.jobs",
+    "buildslots.tokens",
+    "buildslots.tokens.commands",
+    "buildslots.tokens.makeflags",
+    "buildslots.tokens.service",
+    "buildslots.wrappers",
+}
+TOKENS = {
+    "buildslots.tokens.broker",
+    "buildslots.tokens.clients",
+    "buildslots.tokens.fifo",
+    "buildslots.tokens.jobserver",
+    "buildslots.tokens.locks",
+    "buildslots.tokens.plan",
+    "buildslots.tokens.selftest",
+    "buildslots.tokens.share",
+    "buildslots.tokens.stock",
+    "buildslots.tokens.stops",
+}
+
+ON_SERVER = {
+    "_json",
+    "_sha1",
+    "_socket",
+    "buildslots.fleet",
+    "buildslots.fleet.client",
+    "buildslots.fleet.connection",
+    "buildslots.fleet.here",
+    "buildslots.fleet.holding",
+    "buildslots.fleet.known",
+    "buildslots.fleet.password",
+    "buildslots.fleet.pool",
+    "buildslots.fleet.replies",
+    "buildslots.fleet.script",
+    "buildslots.fleet.task",
+    "buildslots.fleet.transport",
+    "buildslots.fleet.wait",
+    "buildslots.settings.address",
+    "buildslots.settings.server",
+    "buildslots.words",
+    "hiredis",
+    "hiredis.hiredis",
+    "hiredis.version",
+    "select",
+}
+"""Loaded for a pool on a server: no socket, ssl, hashlib, json or typing, which cost more than all these."""
 
 REPORT = """
 import os, sys
@@ -96,12 +153,17 @@ def test_without_the_journal_it_stays_at_that(pool: Pool) -> None:
 
 
 def test_a_config_file_is_read_once(pool: Pool) -> None:
-    """When it is old enough for that. Then it costs a module, and saves the counting of cores."""
+    """When it is old enough for that. Then it costs a module, and saves the counting of cores.
+
+    The servers of other pools cost nothing.
+    """
     home = Path(pool.environ["HOME"])
     config, kept = home / ".config/buildslots/config.toml", home / ".cache/buildslots"
     for path in (config, kept):
         path.parent.mkdir(parents=True)
-    config.write_text("slots = 2\ntimeout = 90\n[pools.link]\nslots = 1\n")
+    config.write_text(
+        'slots = 2\ntimeout = 90\n[pools.link]\nslots = 1\nurl = "rediss://ci.example/0/link"\n'
+    )
     assert "tomllib" in loaded(pool, "--", "true")[0]
     wait_until(lambda: loaded(pool, "--", "true") and kept.exists(), "it is kept")
     assert loaded(pool, "--", "true") == [FAST | KEPT, FAST | KEPT | JOURNAL]
@@ -118,9 +180,33 @@ def test_bounds_on_the_machine_s_state_cost_a_module(pool: Pool) -> None:
     ]
 
 
+def test_tokens_cost_their_modules_and_none_of_the_library_s(pool: Pool) -> None:
+    """What is not needed before the command runs is loaded then. A fixed share of jobs costs less."""
+    fixed = FAST | CORES | JOBS | {"buildslots.tokens.fixed"}
+    assert loaded(pool, "--jobs=2", "--", "true") == [fixed, fixed | JOURNAL]
+    served = FAST | CORES | JOBS | TOKENS
+    before, after = loaded(pool, "--tokens=1", "--", "true")
+    assert before == served
+    assert after - {"buildslots.tokens.builds"} == served | JOURNAL  # the command may have ended before that
+
+
+def test_a_pool_on_a_server_costs_no_module_that_is_slow(pool: Pool) -> None:
+    """And nothing of it is loaded for a pool of this machine, as all the others here show."""
+    server = Server()
+    server.start()
+    try:
+        run(server.script("link").create("test", 1))
+        url = f"unix://{server.path}/0/link"
+        before, after = loaded(pool, "-p", url, "--", "true")
+        assert before - FAST == ON_SERVER
+        assert after - before <= JOURNAL
+    finally:
+        server.close()
+
+
 def test_a_wait_loads_little_more(pool: Pool) -> None:
     """What waits keeps the memory of a bare interpreter."""
     first = pool.build("-n1")
     first.started()
-    waited = FAST | WAITING | JOURNAL
-    assert loaded(pool, "-n1", "-t", "1.2", "--", "true") == [waited, waited]
+    waited = FAST | WAITING | {"buildslots.journal"}
+    assert loaded(pool, "-n1", "-t", "1.2", "--", "true") == [waited, waited | JOURNAL]

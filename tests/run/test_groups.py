@@ -90,7 +90,7 @@ def test_a_group_of_its_own_reads_the_terminal(prompt: Terminal, program: str) -
         prompt.type("one")
         prompt.wait_for("got one")
         prompt.keys("C-z")
-        prompt.wait_until(lambda: any(is_stopped(line) for line in prompt.lines()), "a stopped job")
+        prompt.wait_for_stop()
         prompt.clear()
         prompt.type("fg")
         prompt.wait_until(
@@ -101,11 +101,6 @@ def test_a_group_of_its_own_reads_the_terminal(prompt: Terminal, program: str) -
         assert status(prompt) == "status=0"
 
 
-def is_stopped(line: str) -> bool:
-    """Whether bash or zsh say in this line that a job has stopped."""
-    return line.startswith(("[1]+  Stopped", "zsh: suspended"))
-
-
 def test_keys_reach_all_of_a_pipeline(pool: Pool, prompt: Terminal, tmp_path: Path) -> None:
     """Ctrl-Z stops it, fg goes on, Ctrl-C ends it: the terminal stays with the group of the pipeline."""
     for wrapper in WRAPPERS:
@@ -113,7 +108,7 @@ def test_keys_reach_all_of_a_pipeline(pool: Pool, prompt: Terminal, tmp_path: Pa
         prompt.type(f"{wrapper}timeout 300 {build(tmp_path)} | cat")
         prompt.wait_for("building")
         prompt.keys("C-z")
-        prompt.wait_until(lambda: any(is_stopped(line) for line in prompt.lines()), "a stopped job")
+        prompt.wait_for_stop()
         prompt.clear()
         prompt.type("fg")
         prompt.wait_until(
@@ -141,9 +136,7 @@ def test_reading_in_the_background_stops_the_job(terminal: Terminal) -> None:
     for wrapper in WRAPPERS:
         terminal.clear()
         terminal.type(f"{wrapper}perl -e 'setpgrp; exec @ARGV' sh -c 'read a; echo got $a' &")
-        terminal.wait_until(
-            lambda: terminal.type("") or any(is_stopped(line) for line in terminal.lines()), "a stopped job"
-        )
+        terminal.wait_until(lambda: terminal.type("") or terminal.says_stopped(), "a stopped job")
         terminal.clear()
         terminal.type("fg")
         terminal.wait_until(lambda: any("perl" in line for line in terminal.lines()), "what goes on")

@@ -24,7 +24,7 @@ def test_a_terminal_after_ctrl_s_does_not_keep_a_wait(
     ran, said = tmp_path / "ran", tmp_path / "said"
     options = {"timeout": "-t 4", "slot": "-t none", "fail": "-t 4 --on-timeout fail"}[end]
     terminal.type(f"clear; {script('slot-run')} -n1 {options} touch {ran}; echo $? >{said}")
-    terminal.wait_for("slot-run: waiting for a build slot")
+    terminal.wait_for("slot-run: waiting, place ")
     terminal.keys("C-s")
     if end == "slot":
         # Its line comes again each second; what it says then is lost, and it hears of the slot all the same.
@@ -88,6 +88,21 @@ def test_a_terminal_that_stops_who_writes_in_the_background_does_not_stop_a_wait
 def test_what_is_not_lost(pool: Pool) -> None:
     """A reader that is slow, and not stopped, reads each sentence whole."""
     pool.build("-n1").started()
-    build = pool.popen(script("slot-run"), "-n1", "-t", "1.2", "true")
-    assert build.read_error_line().startswith("slot-run: waiting for a build slot")
+    build = pool.popen(script("slot-run"), "-n1", "-t", "3", "true")
+    assert build.read_error_line().startswith("slot-run: waiting, place ")
     assert build.read_error_line().endswith("running beyond the cap of 1 (overflow slot 1)\n")
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("agent", ["", "opencode"])
+def test_a_line_that_is_rewritten_is_not_for_agents(pool: Pool, agent: str) -> None:
+    """They may run their commands in a terminal, and read all that was ever written to it."""
+    holder = pool.build("-n1")
+    holder.started()
+    command = f"{script('slot-run')} -n1 -t3 --on-timeout fail true"
+    environ = {"BUILD_SLOTS_AGENT": agent, "TERM": "xterm"}
+    result = pool.run("script", "-qec", f"stty cols 300; {command}", "/dev/null", environ=environ)
+    assert result.returncode == 75, result.stdout
+    assert ("\x1b[K" in result.stdout) == (not agent)
+    assert result.stdout.splitlines()[0].startswith("slot-run: waiting, ") == bool(agent)
+    holder.finish()

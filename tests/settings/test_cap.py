@@ -308,6 +308,33 @@ def test_v1_quota_without_its_period() -> None:
     assert cap.cgroup_quota(reader(files)) is None
 
 
+V1_MEMORY = mount("/sys/fs/cgroup/memory", kind="cgroup", options="rw,memory")
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("groups", "mounts", "files", "limit"),
+    [
+        (
+            "0::/a/b\n",
+            V2,
+            {"a/b/memory.max": "max\n", "a/memory.max": "700000\n", "memory.max": "800000\n"},
+            700000,
+        ),
+        ("5:cpu:/c\n4:memory:/a\n", V1 + V1_MEMORY, {"memory/a/memory.limit_in_bytes": "700000\n"}, 700000),
+        ("0::/a\n", V2, {"a/memory.max": "max\n"}, None),
+        ("4:memory:/a\n", V1_MEMORY, {"memory/a/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, None),
+        *(("0::/a\n", V2, {"a/memory.max": text}, None) for text in ("", "0", "-1", "x", "1e5", "9" * 9999)),
+    ],
+)
+def test_memory(groups: str, mounts: str, files: dict[str, str], limit: int | None) -> None:
+    """It is the machine's, or the least that the process's cgroup and its ancestors allow."""
+    found = {"/proc/self/cgroup": groups, "/proc/self/mountinfo": mounts}
+    found |= {f"/sys/fs/cgroup/{path}": text for path, text in files.items()}
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert cap.machine_memory(reader(found)) == (limit or whole)
+
+
 def test_damaged_files_never_raise() -> None:
     """Whatever bytes /proc has, the quota is a positive number or unknown, and reading it raises nothing."""
     dice = random.Random(20240229)

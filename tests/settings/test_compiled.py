@@ -14,7 +14,6 @@ from builds import script, wait_until
 from users import ALICE, BOB, EVE, Users, several_users
 
 from buildslots.settings import compiled, file
-from buildslots.settings.values import Config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +53,7 @@ class Place:
     @property
     def kept(self) -> Path:
         """The file of this installation."""
-        return self.directory / compiled.name()
+        return self.directory / compiled.name(str(self.config))
 
     def write(self, text: str) -> None:
         """Write the config file, in another tick of the file system's clock than the last time."""
@@ -66,26 +65,26 @@ class Place:
 
         wait_until(ticked, "a tick")
 
-    def load(self) -> tuple[dict[str, object], list[str]]:
+    def load(self) -> tuple[dict[tuple[str, str], object], list[str]]:
         """What the config file says, and what is said of it, as in a new process."""
         compiled._reported.clear()
         said: list[str] = []
         config = compiled.load(str(self.config), self.environ, said.append)
-        return {name: getattr(config, name) for name in Config.__slots__}, said
+        return config.said, said
 
-    def read(self) -> tuple[dict[str, object], list[str]]:
+    def read(self) -> tuple[dict[tuple[str, str], object], list[str]]:
         """The same, from the config file itself."""
         config, said, _ = file.read(str(self.config))
-        return {name: getattr(config, name) for name in Config.__slots__}, said
+        return config.said, said
 
     def slots(self) -> object:
-        return compiled.load(str(self.config), self.environ, pytest.fail).slots["default"][0]
+        return compiled.load(str(self.config), self.environ, pytest.fail).said["slots", "default"][0]
 
     def poisoned(self) -> bytes:
         """What would be believed if it were this user's: it says that there are other slots."""
         config, lines, facts = file.read(str(self.config))
         assert facts is not None
-        config.slots["default"] = (POISON, "nobody")
+        config.said["slots", "default"] = (POISON, "nobody")
         return compiled.packed(str(self.config), facts, config, lines)
 
 
@@ -106,8 +105,8 @@ def test_it_says_the_same_without_reading(place: Place, text: str, monkeypatch: 
     assert found == place.read()
     assert place.kept.stat().st_mode & 0o777 == 0o600
     assert place.directory.stat().st_mode & 0o777 == 0o700
-    assert os.listdir(place.directory) == [compiled.name()]
-    monkeypatch.setattr(file, "read", lambda _: pytest.fail("was read"))
+    assert os.listdir(place.directory) == [compiled.name(str(place.config))]
+    monkeypatch.setattr(file, "read", lambda *_, **__: pytest.fail("was read"))
     assert place.load() == found
 
 
@@ -216,14 +215,14 @@ def test_touching_it_changes_nothing(place: Place) -> None:
     assert place.kept.read_bytes() != before
 
 
-@pytest.mark.parametrize("changed", ["compiled.py", "file.py", "values.py"])
+@pytest.mark.parametrize("changed", compiled.CODE)
 def test_other_code_reads_the_file_itself(
     place: Place, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may know more settings, or others. Its files are compared, for the version may be the same."""
     code = place.cache / "code"
     code.mkdir()
-    for name in ("compiled.py", "file.py", "values.py"):
+    for name in compiled.CODE:
         code.joinpath(name).write_text("# As it was.\n")
     monkeypatch.setattr(compiled, "__file__", str(code / "compiled.py"))
     place.load()
@@ -235,20 +234,20 @@ def test_other_code_reads_the_file_itself(
 
 def test_two_installations_that_take_turns(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each keeps its own, and neither reads the file again; there are not more than some."""
-    monkeypatch.setattr(compiled, "INSTALLATIONS", 3)
+    monkeypatch.setattr(compiled, "MOST_KEPT", 3)
     names: dict[str, str] = {}
     for number in range(100):
         code = place.cache / f"code-{number}"
         code.mkdir()
-        for module in ("compiled.py", "file.py", "values.py"):
+        for module in compiled.CODE:
             code.joinpath(module).touch()
         monkeypatch.setattr(compiled, "__file__", str(code / "compiled.py"))
-        names.setdefault(compiled.name(), str(code / "compiled.py"))
+        names.setdefault(compiled.name(str(place.config)), str(code / "compiled.py"))
         if len(names) == 2:
             break
     for last in (False, True):
         if last:
-            monkeypatch.setattr(file, "read", lambda _: pytest.fail("was read"))
+            monkeypatch.setattr(file, "read", lambda *_, **__: pytest.fail("was read"))
         for code_file in names.values():
             monkeypatch.setattr(compiled, "__file__", code_file)
             assert place.slots() == 3
@@ -261,7 +260,7 @@ def test_another_path_is_another_source(place: Place) -> None:
     other = place.config.with_name("linked.toml")
     other.hardlink_to(place.config)
     config = compiled.load(str(other), place.environ, pytest.fail)
-    assert config.slots["default"] == (3, f"{other}, line 1, key slots")
+    assert config.said["slots", "default"] == (3, f"{other}, line 1, key slots")
 
 
 def test_what_is_not_whole_is_not_believed(place: Place) -> None:
@@ -399,7 +398,7 @@ def test_a_call_that_fails_stops_nothing(place: Place, call: str, monkeypatch: p
     real = getattr(os, call)
 
     def fails(*args: object, **options: object) -> object:
-        if call in {"open", "fstat"} and sys._getframe(1).f_code.co_name == "_read_config":
+        if call in {"open", "fstat"} and sys._getframe(1).f_code.co_name == "_read_content":
             return real(*args, **options)
         raise OSError
 
@@ -419,9 +418,9 @@ def test_a_full_disk_and_a_killed_process_leave_nothing_behind(
         patch.setattr(os, "write", lambda _, content: len(content) - 1)
         assert place.slots() == 3
     assert os.listdir(place.directory) == []
-    place.directory.joinpath(f".{compiled.name()}-{os.getpid()}").touch()
+    place.directory.joinpath(f".{compiled.name(str(place.config))}-{os.getpid()}").touch()
     assert (place.slots(), os.listdir(place.directory)) == (3, [])
-    assert (place.slots(), os.listdir(place.directory)) == (3, [compiled.name()])
+    assert (place.slots(), os.listdir(place.directory)) == (3, [compiled.name(str(place.config))])
 
 
 def test_a_caller_as_deep_as_python_goes_spoils_it_for_nobody(
@@ -446,7 +445,7 @@ def test_without_a_home_or_users_nothing_is_kept(place: Place, monkeypatch: pyte
         raise KeyError(uid)
 
     monkeypatch.setattr("pwd.getpwuid", nobody)
-    assert compiled.load(str(place.config), {}, pytest.fail).slots["default"][0] == 3
+    assert compiled.load(str(place.config), {}, pytest.fail).said["slots", "default"][0] == 3
     monkeypatch.delattr(os, "geteuid")
     assert place.slots() == 3
     assert not place.directory.exists()
@@ -455,17 +454,17 @@ def test_without_a_home_or_users_nothing_is_kept(place: Place, monkeypatch: pyte
 WRITER = """
 import os, sys
 from buildslots.settings import compiled
-compiled.TICK_NS = 0
+compiled.TICK_NS, compiled.MOST_KEPT = 0, 1
 path, slots = sys.argv[1:]
 for _ in range(200):
-    found = compiled.load(path, os.environ, sys.exit).slots["default"][0]
+    found = compiled.load(path, os.environ, sys.exit).said["slots", "default"][0]
     assert found == int(slots), (found, slots)
-    compiled._keep(compiled.kept_dir(os.environ), os.urandom(300))
+    compiled._keep(compiled.kept_dir(os.environ), compiled.name(path), os.urandom(300))
 """
 
 
 def test_many_write_at_once(place: Place) -> None:
-    """Each with another config file: each finds its own or nothing, never a part of one."""
+    """Each with another config file, in one place: each finds its own or nothing, never a part of one."""
     place.directory.mkdir(mode=0o700)
     writers = []
     for slots in range(1, 7):
@@ -474,13 +473,13 @@ def test_many_write_at_once(place: Place) -> None:
         command = [sys.executable, "-P", "-c", WRITER, str(config), str(slots)]
         writers.append(subprocess.Popen(command, env=os.environ | place.environ))
     assert [writer.wait() for writer in writers] == [0] * 6
-    assert os.listdir(place.directory) == [compiled.name()]
+    assert os.listdir(place.directory) == ["kept-0"]
 
 
 def test_slot_run_keeps_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """As soon as it is old enough; what it says then is what counts."""
     home = place.config.parent
-    config = home / ".config" / "buildslots" / "config.toml"
+    config = place.config = home / ".config" / "buildslots" / "config.toml"
     config.parent.mkdir(parents=True)
     config.write_text("slots = 0\n")
     environ = os.environ | place.environ | {"HOME": str(home)}

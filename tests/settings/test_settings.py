@@ -55,7 +55,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Give a machine with no settings at all, whose own default is 5 slots."""
     found = Machine(tmp_path / "machine")
     found.directory.mkdir()
-    monkeypatch.setattr(settings, "config_path", lambda _environ: str(found.config))
+    monkeypatch.setattr(places, "config_path", lambda _environ: str(found.config))
     monkeypatch.setattr(settings, "_machine_slots", lambda: (5, "the machine"))
     monkeypatch.setattr(compiled, "_reported", set())
     return found
@@ -288,15 +288,15 @@ def test_option_of_a_thousand_digits(machine: Machine, option: str) -> None:
 
 
 def slots_of(found: settings.Settings) -> tuple[int, str]:
-    return found.slots, found.slots_source
+    return found.slots, found.source("slots")
 
 
 def timeout_of(found: settings.Settings) -> tuple[float | None, str]:
-    return found.timeout_s, found.timeout_source
+    return found.timeout_s, found.source("timeout")
 
 
 def on_timeout_of(found: settings.Settings) -> tuple[str, str]:
-    return found.on_timeout, found.on_timeout_source
+    return found.on_timeout, found.source("on_timeout")
 
 
 CONFIG = """\
@@ -431,7 +431,7 @@ def test_precedence_of_journal(
 ) -> None:
     """What the journal keeps is found in the same order; there is no option for it."""
     found = machine.with_environ(**environ).with_config(config).resolve(pool=pool)
-    assert (found.journal, found.journal_source.rpartition(" ")[2]) == journal
+    assert (found.journal, found.source("journal").rpartition(" ")[2]) == journal
     assert found.replace(timeout_s=1).journal == found.journal
     assert machine.said == []
 
@@ -452,11 +452,13 @@ def test_replace(machine: Machine) -> None:
 
 def test_repr(machine: Machine) -> None:
     """Settings show all they have."""
-    assert repr(machine.resolve(slots=2, dir=os.sep)) == (
-        f"<Settings dir={os.path.abspath(os.sep)!r} disabled=False gates=None "
-        "journal='programs' journal_source='default' on_timeout='run' on_timeout_source='default' "
-        "pool='default' slots=2 slots_source='option' timeout_s=120.0 timeout_source='default' weight=1>"
+    shown = repr(machine.resolve(slots=2, dir=os.sep))
+    root = repr(os.path.abspath(os.sep))
+    assert shown.startswith(
+        f"<Settings address={root} agent=None are_own_slots=True dir={root} disabled=False "
     )
+    assert "'slots': (2, 'option')" in shown
+    assert shown.endswith(" slots=2 timeout_s=120.0 tokens=None wanted=1 weight=1>")
     assert repr(UNSET) == "UNSET"
 
 
@@ -553,7 +555,7 @@ def test_a_misspelt_variable_is_reported(machine: Machine, name: str, meant: str
 
 def test_other_programs_variables_are_none_of_ours(machine: Machine) -> None:
     """Nor are ours misspelt, those of other pools among them."""
-    names = ("MAX_CONCURRENT_JOBS", "MAX_CONCURRENT_REQUESTS", "SLOTS", "HADOOP_SLOTS", "BUILD_SLOTS_URL_2")
+    names = ("MAX_CONCURRENT_JOBS", "MAX_CONCURRENT_REQUESTS", "SLOTS", "HADOOP_SLOTS", "BUILD_SLOTS_OF_2")
     ours = ("BUILD_SLOT", "BUILD_SLOTS_HELD", "MAX_CONCURRENT_BUILDS_LNIK", "MAX_CONCURRENT_BUILDS_WEB_LINK")
     machine.with_environ(**dict.fromkeys((*names, *ours), "1")).resolve()
     assert machine.said == []
@@ -699,7 +701,7 @@ def test_overridden_variable_is_not_reported(machine: Machine) -> None:
 
 def test_own_environment_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an environment given, the process's own counts."""
-    monkeypatch.setattr(settings, "config_path", lambda _environ: str(tmp_path / "absent"))
+    monkeypatch.setattr(places, "config_path", lambda _environ: str(tmp_path / "absent"))
     monkeypatch.setenv("BUILD_SLOTS_DIR", str(tmp_path))
     monkeypatch.setenv("MAX_CONCURRENT_BUILDS", "4")
     found = resolve(warn=pytest.fail)
@@ -951,7 +953,7 @@ def test_config_in_a_directory_that_would_steer_a_terminal(machine: Machine) -> 
     machine.config = machine.directory / "\x1b[31m"
     found = machine.with_config("slots = 2\nx = 1\n").resolve()
     assert found.slots == 2
-    assert "\x1b" not in found.slots_source + "".join(machine.said)
+    assert "\x1b" not in found.source("slots") + "".join(machine.said)
     assert "?[31m, line 2" in machine.said[0]
 
 
@@ -1040,7 +1042,7 @@ def test_nothing_heavy_is_loaded(tmp_path: Path, home: str) -> None:
     assert (run.returncode, run.stderr) == (0, "")
     loaded = set(run.stdout.split())
     ours = {"buildslots", "buildslots.errors", "buildslots.settings"}
-    ours |= {f"buildslots.settings.{name}" for name in ("machine", "places", "values")}
+    ours |= {f"buildslots.settings.{name}" for name in ("machine", "options", "places", "values")}
     assert ours <= loaded
     # `from __future__ import annotations` imports a real, small module.
     assert loaded - ours - set(sys.builtin_module_names) <= {"__future__"}
@@ -1124,3 +1126,34 @@ def test_error_attributes() -> None:
     assert (owner.pool, owner.number, owner.owner_pid, owner.pid) == ("link", 3, 100, 200)
     warning = errors.UnthrottledWarning("link", "disk full")
     assert (warning.pool, warning.cause) == ("link", "disk full")
+
+
+# Coding agents.
+
+
+@pytest.mark.parametrize(
+    ("environ", "agent"),
+    [
+        ({"CLAUDECODE": "1"}, "CLAUDECODE"),
+        ({"GEMINI_CLI": "1"}, "GEMINI_CLI"),
+        ({"CODEX_SANDBOX": "seatbelt"}, "CODEX_SANDBOX"),
+        ({"BUILD_SLOTS_AGENT": "opencode"}, "BUILD_SLOTS_AGENT"),
+        ({"CODEX_HOME": "/home/me/.codex", "CLAUDECODE": ""}, None),
+        ({"CLAUDECODE": "1", "BUILD_SLOTS_AGENT": "0"}, None),
+        ({}, None),
+    ],
+)
+def test_an_agent_waits_longer_and_behind_people(
+    machine: Machine, environ: dict[str, str], agent: str | None
+) -> None:
+    """By default; whatever anybody says counts before that."""
+    found = machine.with_environ(**environ).resolve()
+    waits = (found.timeout_s, found.on_timeout, found.priority)
+    assert waits == ((120.0, "run", "normal") if agent is None else (600.0, "paced", "low"))
+    source = "default" if agent is None else f"default for agents ({agent} is set)"
+    assert {found.source(name) for name in ("timeout", "on_timeout", "priority")} == {source}
+    assert found.agent == agent
+    machine.with_environ(BUILD_SLOTS_PRIORITY="normal").with_config('on_timeout = "run"\n')
+    found = machine.resolve(timeout_s=7).replace()
+    assert (found.timeout_s, found.on_timeout, found.priority, found.agent) == (7, "run", "normal", agent)
+    assert machine.said == []

@@ -10,7 +10,9 @@ from buildslots import (
     Gates,
     Holder,
     NotSlotOwnerError,
+    PoolRules,
     PoolStatus,
+    Reason,
     SettingError,
     Slot,
     SlotCancelledError,
@@ -40,10 +42,16 @@ with pool as slot, build_slot(pool, timeout="10m", label="web", cancel=threading
     assert_type((slot, inner.released), tuple[Slot, bool])
 SlotPool(timeout=timedelta(minutes=10), dir=Path("slots")).acquire("1m30s").release()
 
+assert_type(pool.set_rules(slots=4), PoolRules)
+assert_type(pool.pause("10m", "a new kernel").paused_until, float | None)
+assert_type((pool.resume().slots, pool.rules().problem), tuple[int | None, str | None])
 status = pool.status()
+assert_type(status.paused_until, float | None)
 assert_type(status, PoolStatus)
 assert_type(status.holders, tuple[Holder, ...])
 assert_type(status.waiters, tuple[Waiter, ...])
+assert_type(status.waiters[0].eta_s, float | None)
+assert_type(status.waiters[0].reasons, tuple[Reason, ...])
 assert_type(status.held, int)
 assert_type(status.holders[0].slots, tuple[int, ...])
 

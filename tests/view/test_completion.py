@@ -83,8 +83,8 @@ class Fish(Shell):
             "fish", "-c", f"{tool}; buildslots completion fish | source; complete -C '{line}'"
         )
         assert (result.returncode, result.stderr) == (0, "")
-        # Behind the tab is a description.
-        return {offer.partition("\t")[0] for offer in result.stdout.splitlines()}
+        # Behind the tab is a description. An option whose value may be left out is offered with "=", too.
+        return {offer.partition("\t")[0].removesuffix("=") for offer in result.stdout.splitlines()}
 
 
 class Zsh(Shell):
@@ -187,6 +187,11 @@ def test_values(shell: Shell) -> None:
     shell.offers("slot-run -t ", {"0", "2m", "10m", "1h", "none"})
     shell.offers("slot-run -w 2 --min-free-memory ", {"1G", "2G", "4G"})
     shell.offers("slot-run --max-load 4 --max-pressure=io=40 -p l", {"link"})
+    shell.offers("slot-run --tokens=", {"auto", "off"}, "--tokens=")
+    shell.offers("slot-run --tokens=of", {"off"}, "--tokens=")
+    shell.offers("slot-run --tokens -p l", {"link"})
+    shell.offers("slot-run --tokens=4 -p l", {"link"})
+    shell.offers("slot-run --tokens tool a", {"alpha"})
     shell.offers("slot-run --dir work", {"work-dir"})
     shell.offers("buildslots status -ap ", pools)
     shell.offers("buildslots history --pool=l", {"link"}, "--pool=")
@@ -197,6 +202,7 @@ def test_values(shell: Shell) -> None:
     shell.offers("buildslots doctor --dir ../other f", {"far"})
     shell.offers("buildslots report work", {"work-dir", "work-file"})
     shell.offers("buildslots completion ", set(SHELLS))
+    shell.offers("buildslots fleet ", {"create"})
     shell.offers("buildslots help ", set(TOPICS))
 
 

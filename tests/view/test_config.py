@@ -13,6 +13,7 @@ import pytest
 from builds import script
 
 from buildslots.settings import file
+from buildslots.settings.config import OF_CONFIGS, OF_SERVERS
 from buildslots.settings.places import config_path
 
 if TYPE_CHECKING:
@@ -43,10 +44,34 @@ def test_each_setting_and_who_said_so(pool: Pool, path: Path) -> None:
     assert seen["slots"] == (1, f"{path}, line 4, key pools.link.slots")
     assert seen["timeout"] == (600, f"{path}, line 1, key timeout")
     assert seen["on_timeout"] == ("fail", "BUILD_SLOTS_ON_TIMEOUT")
-    assert seen["max_load"] == (16, str(path))
+    assert seen["max_load"] == (16, f"{path}, line 2, key max_load")
     assert seen["max_pressure"] == (None, "default")
     assert config(pool, environ={"MAX_CONCURRENT_BUILDS": "5"})["slots"] == (5, "MAX_CONCURRENT_BUILDS")
     assert not pool.dir.exists()
+
+
+def test_a_pool_on_a_server(pool: Pool, path: Path) -> None:
+    """What concerns the server is shown for such a pool only."""
+    path.parent.mkdir(parents=True)
+    url = "unix://builds@/nowhere/r.sock/0/license"
+    path.write_text(
+        f'tokens = 3\n[pools.license]\nurl = "{url}"\npassword_file = "~/pw"\nalso_local = true\n'
+    )
+    seen = config(pool, "license", environ={"BUILD_SLOTS_TOKENS": "off"})
+    assert seen["url"] == (url, f"{path}, line 3, key pools.license.url")
+    assert seen["password_file"] == (
+        f"{pool.environ['HOME']}/pw",
+        f"{path}, line 4, key pools.license.password_file",
+    )
+    assert seen["on_unreachable"] == ("local", "default")
+    assert seen["also_local"] == (True, f"{path}, line 5, key pools.license.also_local")
+    assert seen["plaintext"] == (False, "default")
+    assert seen["tokens"] == (0, "BUILD_SLOTS_TOKENS")
+    shown = pool.run(script("buildslots"), "config", "license").stdout
+    assert re.search(r"^password_file +~/pw +~/.*, line 4", shown, re.MULTILINE)
+    assert re.search(r"^also_local +yes ", shown, re.MULTILINE)
+    assert re.search(r"^tokens +3 ", shown, re.MULTILINE)
+    assert "url" not in config(pool)
 
 
 def test_variables_that_count_or_do_not(pool: Pool) -> None:
@@ -83,8 +108,12 @@ def test_init_writes_a_file_in_which_every_line_is_a_comment(pool: Pool, path: P
     path.write_text(re.sub("^#(?! )", "", text, flags=re.MULTILINE), encoding="utf-8")
     said, problems, _ = file.read(str(path))
     assert problems == []
-    assert set(said.gates[""]) == {"min_free_memory", "max_load", "max_pressure"}
-    assert (said.timeout_s[""][0], said.slots["link"][0]) == (120, 1)
+    assert {key for key, pool in said.said if not pool} == set(OF_CONFIGS) - {
+        "slots",
+        "priority",
+        *OF_SERVERS,
+    }
+    assert (said.said["timeout", ""][0], said.said["slots", "link"][0]) == (120, 1)
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])

@@ -204,7 +204,7 @@ def test_with_yes_it_asks_about_what_nothing_proves(
     """Where there is a terminal; a no is a no, and a yes a yes."""
     test_a_member_passes_a_slot_to_a_process_of_ours(users, "", [])
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-    options = argparse.Namespace(pool=None, dir=None, slots=[], yes=True)
+    options = argparse.Namespace(pool=None, dir=None, slots=[], ownerless=False, yes=True)
     for answer, rest in (("n", 1), ("y", 0)):
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
         assert release.run(options) == 1  # the member has it still

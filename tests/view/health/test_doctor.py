@@ -38,11 +38,13 @@ NAMES = [
     "locks",
     "fifos",
     "cap",
+    "rules",
     "settings",
     "split",
     "files",
     "leftovers",
     "holders",
+    "tokens",
     "journal",
 ]
 ONE = {"MAX_CONCURRENT_BUILDS": "1"}
@@ -271,6 +273,35 @@ def test_a_file_system_without_room(pool: Pool, mounts: str, words: str) -> None
     level, text = only(report, "filesystem")
     assert (level, words in text) == ("problem", True), report
     assert details(report, "filesystem")["type"] == "tmpfs"
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    ("agent", "advice"),
+    [
+        ("X=1", "remount it, or set BUILD_SLOTS_DIR"),
+        ("CLAUDECODE=1", "`sandbox.filesystem.allowWrite` in its settings.json"),
+        ("CODEX_SANDBOX=seatbelt", "`writable_roots` of `[sandbox_workspace_write]` in its config.toml"),
+    ],
+)
+def test_a_pool_that_a_sandbox_makes_read_only(pool: Pool, agent: str, advice: str) -> None:
+    """What becomes of builds, and the setting that would help."""
+    assert pool.slot_run("true").returncode == 0
+    report = alone(pool, f"export {agent}", mounts="mount --bind $P $P; mount -o remount,bind,ro $P")
+    level, text = only(report, "filesystem")
+    assert (level, advice in text) == ("problem", True), text
+    assert "builds have no place in line, and only look for a free slot" in text
+
+
+@pytest.mark.linux
+def test_a_home_in_memory(pool: Pool) -> None:
+    """Some sandboxes give one to each that they run: each has a pool of its own then."""
+    home = pool.dir.parent / "home"
+    home.mkdir(exist_ok=True)
+    lines = f"export HOME={home}; unset BUILD_SLOTS_DIR"
+    report = alone(pool, lines, mounts=f"mount -t tmpfs none {home}")
+    level, text = only(report, "filesystem")
+    assert (level, "who is outside does not see this pool" in text) == ("note", True), report
 
 
 @pytest.mark.linux
@@ -817,7 +848,7 @@ def test_a_check_that_fails_is_a_finding(
         assert main(["doctor", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert "this could not be checked: " in only(report, "filesystem")[1]
-    assert [check["check"] for check in report["checks"]][-2:] == ["holders", "journal"]
+    assert [check["check"] for check in report["checks"]][-2:] == ["tokens", "journal"]
 
 
 def test_wrong_usage(pool: Pool) -> None:

@@ -41,7 +41,7 @@ def released(pool: Pool, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def options(*slots: int, yes: bool = True) -> argparse.Namespace:
-    return argparse.Namespace(pool=None, dir=None, slots=list(slots), yes=yes)
+    return argparse.Namespace(pool=None, dir=None, slots=list(slots), ownerless=False, yes=yes)
 
 
 def test_nothing_to_release(pool: Pool) -> None:

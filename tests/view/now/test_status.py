@@ -15,8 +15,8 @@ import pytest
 from builds import HELD_BUILD, Pool, script, wait_until
 from namespaces import unshare
 
-from buildslots import SlotPool, status
-from buildslots.disk import records
+from buildslots import SlotPool, run_batch, status
+from buildslots.disk import foreign, records
 from buildslots.view.now.colour import headline
 from buildslots.view.pools import existing_pools
 from buildslots.view.table import heading
@@ -42,7 +42,10 @@ def test_the_fields_that_programs_rely_on(pool: Pool, tmp_path: Path) -> None:
     status = json.loads(
         pool.run(script("buildslots"), "status", "--json", environ={"MAX_CONCURRENT_BUILDS": "1"}).stdout
     )
-    assert list(status) == ["pool", "dir", "cap", "cap_source", "holders", "waiters"]
+    about = "pool dir cap cap_source holders waiters paused_until paused_by pause_reason rules_problem"
+    about += " tokens fleet"
+    assert list(status) == about.split()
+    assert list(status.values())[-6:] == [None, None, "", None, None, None]
     assert [status["pool"], status["dir"], status["cap"], status["cap_source"]] == [
         "default",
         str(pool.dir),
@@ -50,7 +53,10 @@ def test_the_fields_that_programs_rely_on(pool: Pool, tmp_path: Path) -> None:
         "MAX_CONCURRENT_BUILDS",
     ]
     (holder,) = status["holders"]
-    fields = "slot slots weight overflow foreign orphaned pid command cwd held_s waited_s cap host elsewhere"
+    fields = (
+        "slot slots weight overflow foreign orphaned pid command cwd held_s waited_s cap host elsewhere "
+        "batch ownerless tokens silent_s"
+    )
     assert list(holder) == fields.split()
     assert [holder[field] for field in fields.split()[:6]] == [0, [0], 1, False, False, False]
     assert [holder["pid"], holder["command"][:2], holder["cwd"]] == [first.pid, ["sh", "-c"], str(tmp_path)]
@@ -68,7 +74,51 @@ def test_the_fields_that_programs_rely_on(pool: Pool, tmp_path: Path) -> None:
         "weight",
         "host",
         "elsewhere",
+        "batch",
+        "priority",
+        "eta_s",
+        "reasons",
+        "silent_s",
     ]
+    assert [w["eta_s"] for w in status["waiters"]] == [None, None]  # nothing has ended yet
+    assert [w["reasons"] for w in status["waiters"]] == [
+        [{"kind": "own_cap", "text": "its own cap of 1: 1 held of 2"}],
+        [{"kind": "ahead", "text": "the build ahead"}],
+    ]
+    assert (holder["batch"], status["waiters"][0]["batch"]) == (None, None)
+
+
+def test_the_batch_of_a_task(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of who holds a slot and of who waits; the command is the task's name, the directory its own."""
+    monkeypatch.setenv("MAX_CONCURRENT_BUILDS", "1")
+
+    def look() -> dict:
+        return wait_until(lambda: (seen := status_json(pool))["waiters"] and seen, "a task that waits")
+
+    tasks = [{"name": "first one", "run": look}, {"name": "second", "run": ["true"], "cwd": tmp_path}]
+    report = run_batch(tasks, name="install", jobs=2)
+    status = report.outcomes[0].value
+    told = [(b["batch"], b["command"], b["cwd"]) for b in (*status["holders"], *status["waiters"])]
+    assert told == [(report.id, ["first one"], os.getcwd()), (report.id, ["second"], str(tmp_path))]
+
+
+@pytest.mark.linux
+def test_where_the_command_of_a_task_is(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that took the slots has many tasks; what a function costs nobody can tell."""
+    monkeypatch.setenv("MAX_CONCURRENT_BUILDS", "2")
+
+    def look() -> list[int | None]:
+        wait_until((tmp_path / "pid").exists, "the command")
+        try:
+            return [status.pid_here(str(pool.dir), holder) for holder in pool.status().holders]
+        finally:
+            (tmp_path / "go").touch()
+
+    command = "echo $$ >new; mv new pid; until test -e go; do sleep 0.05; done"
+    tasks = [{"name": "command", "run": command, "cwd": tmp_path}, {"name": "function", "run": look}]
+    report = run_batch(tasks, jobs=2)
+    assert report.outcomes[-1].name == "command"
+    assert report.outcomes[0].value == [int((tmp_path / "pid").read_text()), None]
 
 
 @pytest.mark.linux
@@ -121,8 +171,8 @@ def test_what_is_piped_is_plain_whatever_the_environment_says(pool: Pool) -> Non
         "SLOT +PID +HELD +DIRECTORY +COMMAND",
         f"0 +{first.pid} +{span} +{re.escape(os.getcwd())} +{build}",
         "",
-        "LINE +PID +WAITED +DIRECTORY +COMMAND",
-        f"1 +{second.pid} +{span} +{re.escape(os.getcwd())} +{build}",
+        "LINE +PID +WAITED +STARTS IN +WAITS FOR +DIRECTORY +COMMAND",
+        rf"1 +{second.pid} +{span} +\? +a slot: 1 held of 1 +{re.escape(os.getcwd())} +{build}",
         "",
     ]
     assert re.fullmatch("\n".join(expected), text)
@@ -336,7 +386,7 @@ def test_hostile_records_are_no_more_than_unknown(pool: Pool, text: bytes) -> No
     assert [holder["slot"] for holder in status["holders"]] == [0]
     assert [w["place"] for w in status["waiters"]] == [1]
     assert pool.run(script("buildslots"), "status").returncode == 0
-    assert "place 1 of 1 in line, runs anyway in" in waiter.read_error_line()
+    assert "waiting, place 1 of 1: 1 of 1 slots held by " in waiter.read_error_line()
 
 
 def test_junk_in_the_pool_directory_is_passed_over(pool: Pool) -> None:
@@ -386,6 +436,17 @@ def test_long_commands_are_cut() -> None:
     assert len(records.record(records.about(["\N{GRINNING FACE}" * 4000], cap=1, nonce=""))) < 8192
 
 
+def test_whatever_a_task_says_of_itself_a_record_stays_short() -> None:
+    """Its name, its directory and its batch: behind the longest record stands the nonce of the last one."""
+    for text in ("x", "\\", "\N{GRINNING FACE}"):
+        much = text * 100_000
+        about = records.about([much], cap=1, nonce="", cwd=much, batch=much)
+        assert len(records.record(about)) < records.ENDED_AT
+        record = records.parse(records.record(about))
+        assert record is not None
+        assert (record["cwd"], record["batch"]) == ("?", text * records.BATCH_LENGTH)
+
+
 def test_a_record_that_is_only_half_written_is_none() -> None:
     """Every prefix of a record but the whole is no record."""
     text = records.record(records.about(["make"], cap=1, nonce="n"))
@@ -405,10 +466,8 @@ def test_the_waiting_line(pool: Pool) -> None:
     first.started()
     waiter = pool.queued("-n1", "-t", "1h")
     line = waiter.read_error_line()
-    assert line.startswith(
-        "slot-run: waiting for a build slot, place 1 of 1 in line, runs anyway in 59 min 5"
-    )
-    assert "; 1 held of 1: `sh -c " in line
+    assert line.startswith("slot-run: waiting, place 1 of 1: 1 of 1 slots held by `sh -c ")
+    assert "; runs anyway in 59 min 5" in line
     assert f" in {os.getcwd()} (" in line
     first.finish()
     waiter.started()
@@ -420,7 +479,7 @@ def test_after_a_wait_in_vain_no_start_is_said(pool: Pool) -> None:
     """What follows the line of the wait is the one about the overflow slot."""
     pool.build("-n1").started()
     waiting, beyond = pool.slot_run("-n1", "-t1.5", "true").stderr.splitlines()
-    assert ", runs anyway in " in waiting
+    assert "; runs anyway in " in waiting
     assert beyond.startswith("slot-run: no slot within ")
 
 
@@ -484,8 +543,8 @@ def test_who_has_locked_a_file(
         f"{n}: {lock.replace('HERE', here).replace('INODE', str(stat.st_ino))} 0 EOF\n"
         for n, lock in enumerate(locks, 1)
     )
-    monkeypatch.setattr(status, "open", lambda *_, **__: io.StringIO(text), raising=False)
-    assert status._lock_owner(str(path)) == pid
+    monkeypatch.setattr(foreign, "open", lambda *_, **__: io.StringIO(text), raising=False)
+    assert foreign._lock_owner(str(path)) == pid
 
 
 def test_dead_waiters_are_not_in_line(pool: Pool) -> None:
@@ -495,6 +554,22 @@ def test_dead_waiters_are_not_in_line(pool: Pool) -> None:
     dead.touch()
     assert pool.status().waiters == ()
     assert dead.exists()
+
+
+@pytest.mark.linux
+def test_who_has_ended_is_gone_though_nobody_reaps(pool: Pool) -> None:
+    """As below the first process of a container that waits for none but its own: slot-run, and the owner."""
+    owner = pool.popen("sleep", "1000")
+    build = pool.build("-n1", f"--owner={owner.pid}")
+    build.started()
+    pool.record()
+    for killed, told in ((owner, (False, True)), (build, (True, True))):
+        os.kill(killed.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+        (holder,) = pool.status().holders
+        assert (holder.orphaned, holder.ownerless) == told
+    build.finish()
+    wait_until(lambda: pool.held() == [], "the end of the command, which was left")
 
 
 def test_quiet_leaves_only_warnings(pool: Pool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 from builds import Build, Pool, script, wait_until
 
-from buildslots.status import PoolStatus
+from buildslots.status import PoolStatus, Waiter
+from buildslots.view.now.colour import rows_in_line
 from buildslots.view.now.costs import Trees
 from buildslots.view.now.watch import _height, _limits, _loose_limit
+from buildslots.view.table import what
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -342,11 +345,75 @@ def test_all_pools_in_twelve_rows(pool: Pool, terminal: Terminal) -> None:
     assert len([line for line in terminal.lines() if line.startswith("pool ")]) >= 2
 
 
+def line_of(*batches: str | None) -> tuple[Waiter, ...]:
+    """Those who wait: of each the batch that it is a task of, if it is one."""
+    return tuple(
+        Waiter(place, 7, ("make",), "/", 1.0, 1, 1, None, elsewhere=False, batch=batch)
+        for place, batch in enumerate(batches, 1)
+    )
+
+
+def test_the_tasks_of_a_batch_share_a_row_where_rows_are_few() -> None:
+    """At the place of the first of them; all others keep theirs."""
+    waiters = line_of("a", None, "b", "a", None, "b", "a")
+
+    def places(most: int | None) -> list[list[int]]:
+        return [[waiter.place for waiter in row] for row in rows_in_line(waiters, most)]
+
+    assert places(None) == places(7) == [[1], [2], [3], [4], [5], [6], [7]]
+    assert places(6) == places(0) == [[1, 4, 7], [2], [3, 6], [5]]
+    status = PoolStatus("p", "/", 1, "x", (), waiters)
+    assert [_height(status, limit, dense=True) - 2 for limit in (7, 6, 4, 3, 2)] == [7, 4, 4, 3, 2]
+
+
+def test_a_hostile_batch_is_text() -> None:
+    """A record of a member's may say anything: nothing of it steers a terminal or takes more room."""
+    (waiter,) = line_of("x\x1b[31m\n" + "\u202e" * 9999)
+    assert re.fullmatch(r"make \(batch x\?\[31m\?{57}…\)", what(waiter))
+    assert what(line_of(None)[0]) == "make"
+
+
+BATCH = """import time
+from buildslots import run_batch
+run_batch([dict(name=f"get {part}", run=time.sleep, args=[300]) for part in range(9)], name=%r)"""
+
+
+def test_batches_in_line(pool: Pool, terminal: Terminal) -> None:
+    """Each task by its name, and which batch it belongs to; in few rows one for each batch."""
+    first = pool.build("-n1")
+    first.started()
+    batches = []
+    for number, name in enumerate(("install", "audit"), 1):
+        environ = {"MAX_CONCURRENT_BUILDS": "1"}
+        batches.append(pool.popen(sys.executable, "-c", BATCH % name, environ=environ))
+        wait_until(lambda: len(pool.status().waiters) == 2 * number, "two tasks of each in line")  # noqa: B023
+    terminal.resize(120, 30)
+    terminal.type(WATCH)
+
+    def shows(*words: str) -> list[str]:
+        rows = [line for line in terminal.lines() if "(batch " in line]
+        return rows if len(rows) == len(words) and all(map(str.__contains__, rows, words)) else []
+
+    tasks = ("get 0 (batch install-", "get 1 (batch install-", "get 0 (batch audit-", "get 1 (batch audit-")
+    wait_until(lambda: shows(*tasks), "the tasks in line")
+    for command in (None, f"clear; {script('buildslots')} status"):
+        terminal.resize(80, 9)
+        if command is not None:
+            terminal.keys("q")
+            terminal.type_at_prompt(command)
+        rows = wait_until(lambda: shows("2 tasks (batch inst", "2 tasks (batch audi"), "a row for each")
+        assert [row.split()[:2] for row in rows] == [
+            [places, str(batch.pid)] for places, batch in zip(("1-2", "3-4"), batches, strict=True)
+        ]
+    plain = pool.run(script("buildslots"), "status").stdout
+    assert len(re.findall(r"get \d \(batch (?:audit|install)-\d{8}-\d{6}\)\n", plain)) == 4
+
+
 def test_rows_that_fit() -> None:
     """All if they do; else as many of each table as fit without air; idle pools go before busy ones."""
 
     def pools(*sizes: tuple[int, int]) -> list[PoolStatus]:
-        return [PoolStatus("p", "/", 1, "x", (None,) * h, (None,) * w) for h, w in sizes]  # type: ignore[arg-type]
+        return [PoolStatus("p", "/", 1, "x", (None,) * h, line_of(*[None] * w)) for h, w in sizes]  # type: ignore[arg-type]
 
     assert [_height(status, 3) for status in pools((0, 0), (2, 0), (2, 9))] == [1, 7, 12]
     assert [_height(status, 3, dense=True) for status in pools((0, 0), (2, 0), (2, 9))] == [1, 4, 8]

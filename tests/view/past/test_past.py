@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,11 @@ from builds import Pool, script, wait_until
 
 from buildslots.disk import records
 from buildslots.settings import resolve
+from buildslots.settings.places import state_dir
 from buildslots.view.past import builds as module
+from buildslots.view.past.advice import Machine, advice
 from buildslots.view.past.builds import Build, Past, past
-from buildslots.view.past.figures import advice, figures, spread, stretches
+from buildslots.view.past.figures import figures, spread, stretches
 
 if TYPE_CHECKING:
     from terminals import Terminal
@@ -107,11 +110,12 @@ def test_fields(state: Path) -> None:
         state,
         line("queued", 1, cap=3),
         line("fell_through", 121, slot=3, waited_s=120, cap=3, load=2.5),
-        line("ended", 221, slot=3, ran_s=100, status=-9),
+        line("ended", 221, slot=3, ran_s=100, status=-9, cpu_s=250.5, max_rss=2**31, tokens_max=3),
     ).builds
     assert (shown.queued_at, shown.started_at, shown.ended_at) == (1, 121, 221)
     assert (shown.cap, shown.slot, shown.overflow, shown.status) == (3, 3, True, -9)
     assert (shown.waited_s, shown.ran_s, shown.program, shown.cwd) == (120, 100, "make", "/home/me")
+    assert (shown.cpu_s, shown.max_rss, shown.tokens_max) == (250.5, 2**31, 3)
     assert shown.wait_between(NOW) == (1, 121)
     assert shown.run_between(NOW) == (121, 221)
 
@@ -171,12 +175,14 @@ def test_what_is_no_line_is_passed_over(state: Path, text: bytes) -> None:
 @pytest.mark.parametrize("value", [None, -1, "1", True, [], {}, 1e300, float("nan"), 10**400])
 def test_hostile_values_count_as_unknown(state: Path, value: object) -> None:
     """No field breaks what is made of it."""
-    names = ("slot", "waited_s", "cap", "load", "ran_s", "status", "cause")
+    names = ("slot", "waited_s", "cap", "load", "ran_s", "status", "cause", "batch", "priority")
+    names += ("cpu_s", "max_rss", "tokens_max")
     hostile = dict.fromkeys(names, value)
     shown = told(
         state, line("queued", 1, **hostile), line("started", 2, **hostile), line("ended", 3, **hostile)
     )
-    assert figures(shown.builds, shown.since, shown.until).builds == 1
+    its = figures(shown.builds, shown.since, shown.until)
+    assert (its.builds, its.cores, its.max_rss.max, its.tokens_max) == (1, None, None, None)
 
 
 def test_no_journal(pool: Pool) -> None:
@@ -235,14 +241,66 @@ def test_counts() -> None:
     assert (its.fell_through, its.gave_up, its.interrupted, its.degraded, its.failed) == (1, 1, 1, 1, 1)
 
 
+def test_what_they_used() -> None:
+    """Cores by how long each ran; what says only one of both, or took no time, counts for neither."""
+    its = figures(
+        [
+            build(1, ran_s=90.0, cpu_s=270.0, max_rss=300),
+            build(2, ran_s=10.0, cpu_s=0.0, max_rss=100, tokens_max=0),
+            build(3, ran_s=0.0, cpu_s=1e10, max_rss=200, tokens_max=3),
+            build(4, ran_s=50.0),
+            build(5, ran_s=None, cpu_s=5.0, outcome="lost"),
+        ],
+        NOW - 200,
+        NOW,
+    )
+    assert (its.measured, its.cores) == (4, 2.7)
+    assert (its.max_rss.p50, its.max_rss.p95, its.max_rss.max) == (200, 300, 300)
+    assert (its.with_tokens, its.tokens_max) == (2, 3)
+
+
+def test_tasks_of_a_batch_are_of_one_kind() -> None:
+    """Whatever they are called, in whichever run; an ID that is none of ours is its own name."""
+    ids = ("install-20261129-204512", "install-20261130-204512.2", "my-own", "a-b-20261129-204512", "-", "")
+    assert [build(n, batch=text).kind for n, text in enumerate(ids)] == [
+        *(("install", ""), ("install", ""), ("my-own", ""), ("a-b", ""), ("-", ""), ("", "make"))
+    ]
+
+
 # Advice.
 
 
+GIB = 2**30
+
+
 def advised(
-    *builds: Build, loads: tuple[tuple[float, float], ...] = (), cores: int = 8, slots: int = 2
+    *builds: Build,
+    loads: tuple[tuple[float, float], ...] = (),
+    slots: int = 2,
+    cores: int = 8,
+    memory: int | None = 16 * GIB,
 ) -> str:
     settings = resolve(slots=slots, dir="/pool", warn=pytest.fail)
-    return advice(Past(NOW - 86400, NOW, builds, loads), settings, cores)
+    return advice(Past(NOW - 86400, NOW, builds, loads), settings, Machine(cores, memory))
+
+
+def full(count: int = 20, **known: Any) -> list[Build]:
+    """So many builds, two at once, of 100 s each; all but the first two had to wait."""
+    start = NOW - 10_000
+    return [
+        build(
+            n,
+            **{"slot": n % 2, "ran_s": 100.0, "waited_s": 100.0 * (n // 2), **known},
+            started_at=start + 100 * (n // 2),
+            queued_at=start if n > 1 else None,
+        )
+        for n in range(count)
+    ]
+
+
+def loaded(load: float) -> tuple[tuple[float, float], ...]:
+    """The load while the builds of `full` ran."""
+    return tuple((NOW - 9900 + 10 * n, load) for n in range(80))
 
 
 def test_advice_on_a_timeout_that_is_too_short() -> None:
@@ -263,7 +321,7 @@ def test_advice_on_giving_up() -> None:
     ("load", "said"),
     [
         (2.0, "the load was 2.0 on 8 cores: there is room for more; try MAX_CONCURRENT_BUILDS=3."),
-        (20.0, "the load was 20.0 on 8 cores: too much; try MAX_CONCURRENT_BUILDS=1."),
+        (20.0, "the load was 20.0 on 8 cores: too much; try MAX_CONCURRENT_BUILDS=1"),
         (8.0, "Nothing to change: 2 of 4 builds had to wait, at most 20 s, and none ran as overflow."),
     ],
 )
@@ -275,7 +333,10 @@ def test_advice_on_the_cap(load: float, said: str) -> None:
         build(n, queued_at=start, started_at=start + 900, waited_s=20.0, ran_s=5.0) for n in range(2, 4)
     ]
     loads = tuple((start + 70 + n, load) for n in range(20))
-    assert advised(*builds, loads=loads).removeprefix("While all slots were held ") == said
+    text = advised(*builds, loads=loads).removeprefix("While all slots were held ")
+    assert (
+        text.removesuffix(", or `--tokens`, which bounds all their jobs (`buildslots help tokens`).") == said
+    )
     too_young = tuple((start + n, load) for n in range(20))
     assert advised(*builds, loads=too_young).startswith("Nothing to change")
 
@@ -287,6 +348,97 @@ def test_advice_rests_on_the_cap_of_the_builds() -> None:
     crowded, idle = (tuple((start + 70 + n, load) for n in range(20)) for load in (30.0, 1.0))
     assert "too much" not in advised(*builds, loads=crowded, slots=2)
     assert advised(*builds, loads=idle, slots=5).endswith("try MAX_CONCURRENT_BUILDS=2.")
+
+
+@pytest.mark.parametrize(
+    ("used", "load", "said"),
+    [
+        (1.2, None, "2 at once 2.4 of 8 cores: there is room for more; try MAX_CONCURRENT_BUILDS=4."),
+        (1.2, 3.0, "and the load was 3.0 while all slots were held: there is room for more; try MAX_"),
+        (2.5, None, "2 at once 5.0 of 8 cores: there is room for more; try MAX_CONCURRENT_BUILDS=3."),
+        (0.0, None, "2 at once 0.0 of 8 cores: there is room for more; try MAX_CONCURRENT_BUILDS=4."),
+        (1.2, 7.0, "load was 7.0 while all slots were held: the rest goes to other programs, or builds wait"),
+        (
+            1.2,
+            20.0,
+            "load was 20.0 while all slots were held: the rest goes to other programs, or builds wait",
+        ),
+        (
+            3.8,
+            8.0,
+            "2 at once 7.6 of 8 cores, and the load was 8.0 while all slots were held: the machine is busy",
+        ),
+        (3.8, 20.0, "load was 20.0 while all slots were held: too much; try MAX_CONCURRENT_BUILDS=1"),
+        (
+            7.0,
+            None,
+            "2 at once 14.0 of 8 cores: the machine is busy, and more at once would make each slower",
+        ),
+    ],
+)
+def test_advice_on_the_cap_rests_on_what_builds_use(used: float, load: float | None, said: str) -> None:
+    """On the load only where that is worse: it counts what others do."""
+    text = advised(*full(cpu_s=100 * used), loads=() if load is None else loaded(load))
+    assert f"Builds use {used:.1f} cores each, 2 at once " in text
+    assert said in text
+
+
+def test_builds_that_have_to_share_cores_do_not_ask_for_more_of_them() -> None:
+    """They seem to need few; so the load of all times counts where none was noted in a full minute."""
+    builds = full(cpu_s=30.0)
+    before, early = NOW - 10_000, "Builds use 0.3 cores each, 2 at once 0.6 of 8 cores, and the load was "
+    busy, idle = (advised(*builds, loads=tuple((before + n, load) for n in range(20))) for load in (9.0, 1.0))
+    assert f"{early}9.0: the rest goes to other programs" in busy
+    assert f"{early}1.0: there is room for more; try MAX_CONCURRENT_BUILDS=4." in idle
+
+
+@pytest.mark.linux
+def test_advice_on_jobs() -> None:
+    """Where the machine has too much to do, fewer jobs help as fewer builds do."""
+    crowded = loaded(20.0)
+    assert "or `--tokens`, which bounds all their jobs" in advised(*full(), loads=crowded)
+    assert "or fewer tokens" in advised(*full(tokens_max=3), loads=crowded)
+
+
+def test_few_builds_are_no_reason_for_advice() -> None:
+    """What they used is not told then."""
+    heavy = {"cpu_s": 120.0, "max_rss": 10 * GIB}
+    assert "cores each" in advised(*full(20, **heavy | {"max_rss": None}))
+    assert "GiB" in advised(*full(20, **heavy))
+    text = advised(*full(19, **heavy))
+    assert "Too little is known of what builds use" in text
+    assert "GiB" not in text
+
+
+def test_advice_on_memory() -> None:
+    """It comes before what could be said of cores, and whether anybody waits or not."""
+    text = advised(*full(cpu_s=10.0, max_rss=19 * GIB // 2))
+    assert text == (
+        "One build in 20 needs 9.5 GiB or more, and 2 of these at once need 19.0 GiB of 16.0 GiB: try"
+        " MAX_CONCURRENT_BUILDS=1, for these `--weight 2`, or `--min-free-memory 9.5G`."
+    )
+    alone = [build(n, started_at=NOW - 9000 + 100 * n, cap=6, max_rss=3 * GIB) for n in range(20)]
+    assert "try MAX_CONCURRENT_BUILDS=5, for these `--weight 2`, or" in advised(*alone)
+    for memory in (18 * GIB, None):
+        assert advised(*alone, memory=memory).startswith("Nothing to change")
+    odd = [*alone[1:], build(99, cap=6, max_rss=100 * GIB)]
+    assert "One build in 20 needs 3.0 GiB" in advised(*odd)
+
+
+def test_advice_on_memory_knows_weights() -> None:
+    """Who takes several slots has the memory of several; whoever follows the advice gets it no more."""
+    heavy = full(max_rss=19 * GIB // 2, weight=2, slots=(0, 1), cpu_s=10.0)
+    assert "GiB" not in advised(*heavy)
+    assert "needs 4.8 GiB a slot or more, and 2 of these at once need 9.5 GiB of 8.0 GiB" in advised(
+        *heavy, memory=8 * GIB
+    )
+
+
+def test_memory_bounds_what_is_advised_for_idle_cores() -> None:
+    """To three at once, or to no more than there are."""
+    idle = functools.partial(full, cpu_s=10.0)
+    assert "room for more; try MAX_CONCURRENT_BUILDS=3." in advised(*idle(max_rss=5 * GIB))
+    assert "memory has no room for more. Only fewer or shorter" in advised(*idle(max_rss=7 * GIB))
 
 
 def test_advice_for_a_pool_that_is_always_full() -> None:
@@ -411,16 +563,108 @@ def test_history_of_real_builds(eight: Pool) -> None:
     assert "1 build ran as overflow" in text
 
 
+TASKS = """from buildslots import build_slot, run_batch
+for name in "install", "install", "audit":
+    tasks = [{"run": ["sh", "-c", f"exit {n}"], "name": f"task <{n}>"} for n in range(3)]
+    run_batch(tasks, name=name, jobs=2, fail="never")
+with build_slot(label="task <1>"):
+    pass
+"""
+
+
+@pytest.fixture
+def batches(pool: Pool) -> Pool:
+    """A pool in which three batches of three tasks each ran, two of them of one name; and a build."""
+    result = pool.run(sys.executable, "-c", TASKS, environ={"MAX_CONCURRENT_BUILDS": "1"})
+    assert (result.returncode, result.stderr) == (0, "")
+    return pool
+
+
+def test_history_of_batches(batches: Pool) -> None:
+    """Their tasks count as builds, each batch with all of its runs is a group, and in no program."""
+    (of_pool,) = json.loads(batches.run(script("buildslots"), "history", "--json").stdout)["pools"]
+    assert (of_pool["builds"], of_pool["failed"], of_pool["peak"]) == (10, 6, 1)
+    groups = [(group["batch"], group["builds"], group["failed"]) for group in of_pool["batches"]]
+    assert groups == [("install", 6, 4), ("audit", 3, 2)]
+    assert [len(group["ids"]) for group in of_pool["batches"]] == [2, 1]
+    assert [(group["program"], group["builds"]) for group in of_pool["programs"]] == [("task <1>", 1)]
+    text = batches.run(script("buildslots"), "history").stdout
+    rows = text.partition("PROGRAM\n")[2].partition("\n\n")[0].splitlines()
+    assert [(row.split()[0], row.split("  ")[-1]) for row in rows] == [
+        *(("6", "batch install, 2 runs"), ("3", "batch audit"), ("1", "task <1>"))
+    ]
+
+
+def test_history_by_priority(pool: Pool) -> None:
+    """If there are several; builds of the library are among them."""
+    run = functools.partial(pool.run, script("buildslots"), "history")
+    pool.slot_run("true")
+    assert "PRIORITY" not in run().stdout
+    program = "from buildslots import build_slot\nwith build_slot(priority='low'): pass"
+    assert pool.run(sys.executable, "-c", program).returncode == 0
+    for _ in range(2):
+        pool.slot_run("--priority", "high", "true")
+    (of_pool,) = json.loads(run("--json").stdout)["pools"]
+    groups = [(group["priority"], group["builds"]) for group in of_pool["priorities"]]
+    assert sorted(groups) == [("high", 2), ("low", 1), ("normal", 1)]
+    rows = run().stdout.partition("PRIORITY\n")[2].partition("\n\n")[0].splitlines()
+    assert (rows[0].split()[0], rows[0].split()[-1], len(rows)) == ("2", "high", 3)
+
+
+def write_journal(pool: Pool, *lines: bytes) -> None:
+    directory = Path(state_dir({**os.environ, **pool.environ}))
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "journal.jsonl").write_bytes(b"".join(lines))
+
+
+def a_run(pool: Pool, number: int, **used: object) -> bytes:
+    """The lines of a build of 50 s in that pool."""
+    its = {"id": str(number), "dir": str(pool.dir), "slot": 0, "program": "make" if number % 2 else "tsc"}
+    began = time.time() - 9000 + 100 * number
+    end = line("ended", began + 50, **its, ran_s=50.0, status=0, **used)
+    return line("started", began, **its, cap=2, waited_s=0.0) + end
+
+
+def test_history_of_what_builds_used(pool: Pool) -> None:
+    """On average and at most, of those that say it; where none does, the table has no columns for it."""
+    run = functools.partial(pool.run, script("buildslots"), "history")
+    lines = [a_run(pool, n, cpu_s=60.0 + 30 * (n % 2), max_rss=(n + 1) * GIB // 8) for n in range(20)]
+    write_journal(pool, *lines, a_run(pool, 99))
+    (of_pool,) = json.loads(run("--json").stdout)["pools"]
+    assert (of_pool["measured"], of_pool["cores"]) == (20, 1.5)
+    assert of_pool["max_rss"] == {"p50": 10 * GIB // 8, "p95": 19 * GIB // 8, "max": 20 * GIB // 8}
+    found = {group["program"]: (group["cores"], group["max_rss"]["max"]) for group in of_pool["programs"]}
+    assert found == {"make": (1.8, 20 * GIB // 8), "tsc": (1.2, 19 * GIB // 8)}
+    text = run().stdout
+    assert "\n1.5 cores each on average, processes of at most 2.5 GiB\n" in text
+    table = text.partition("PROGRAM\n")
+    assert table[0].splitlines()[-1].split()[-3:] == ["PEAK", "CORES", "MEMORY"]
+    assert [row.split()[-4:] for row in table[2].splitlines()[:2]] == [
+        ["1.8", "2.5", "GiB", "make"],
+        ["1.2", "2.4", "GiB", "tsc"],
+    ]
+    write_journal(pool, a_run(pool, 1))
+    (of_pool,) = json.loads(run("--json").stdout)["pools"]
+    assert (of_pool["cores"], of_pool["max_rss"]["max"]) == (None, None)
+    text = run().stdout
+    assert "CORES" not in text
+    assert " - " not in text
+
+
 def test_history_in_a_narrow_terminal(eight: Pool, terminal: Terminal) -> None:
-    """No row is wider than the terminal: names are cut and columns go."""
-    for columns in (60, 80, 120):
+    """No row is wider than the terminal: names are cut and columns go, first what builds used."""
+    for columns in (60, 80, 120, 160):
         terminal.resize(columns, 40)
         terminal.type_at_prompt(f"clear; {script('buildslots')} history")
 
         def fits(columns: int = columns) -> bool:
-            heads = [line.split() for line in terminal.lines() if line.startswith("BUILDS")]
+            heads = [line.split() for line in terminal.lines() if line.startswith("BUILDS ")]
             tells = [head[-1] for head in heads] == ["DIRECTORY", "PROGRAM"]
-            return tells and ("PEAK" in heads[0]) == (columns == 120)
+            return (
+                tells
+                and ("PEAK" in heads[0]) == (columns >= 120)
+                and ("CORES" in heads[0]) == (columns == 160)
+            )
 
         terminal.wait_until(fits, f"tables for {columns} columns")
         terminal.type_at_prompt("")
@@ -542,6 +786,33 @@ def test_trace_of_real_builds(eight: Pool, tmp_path: Path) -> None:
     assert [e["args"]["outcome"] for e in events if e["ph"] == "i"] == ["degraded"]
     assert any(e["name"] == "load average" for e in events)
     assert eight.run(script("buildslots"), "trace").stdout.startswith('{"traceEvents":[')
+
+
+def test_trace_of_batches(batches: Pool) -> None:
+    """Each is a process with a track for each task, by its name, in which the wait is a part of the whole."""
+    trace = json.loads(batches.run(script("buildslots"), "trace").stdout)
+    jsonschema.validate(trace, TRACE_SCHEMA)
+    events = trace["traceEvents"]
+    names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert [re.sub(r"-\d{8}-\d{6}.*", "", names[process]) for process in sorted(names)] == [
+        *("machine", "pool default", "batch install", "batch install", "batch audit")
+    ]
+    waits = 0
+    for process in (2, 3, 4):
+        tracks: dict[str, list[dict[str, Any]]] = {}
+        for event in events:
+            if event["pid"] == process and event["ph"] in "be":
+                tracks.setdefault(event["id2"]["local"], []).append(event)
+        assert sorted(track[0]["name"] for track in tracks.values()) == [f"task <{n}>" for n in range(3)]
+        for track in tracks.values():
+            phases = [(event["ph"], event["name"]) for event in track]
+            name = track[0]["name"]
+            waited = [("b", "waiting"), ("e", "waiting")] if len(phases) == 4 else []
+            waits += len(waited) // 2
+            assert phases == [("b", name), *waited, ("e", name)]
+            assert [event["ts"] for event in track] == sorted(event["ts"] for event in track)
+            assert {event["args"]["batch"] for event in track} == {names[process].removeprefix("batch ")}
+    assert waits == len([e for e in events if e["ph"] == "b" and e["pid"] == 1]) > 0
 
 
 @pytest.fixture

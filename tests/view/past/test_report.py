@@ -40,6 +40,7 @@ def journal(pool: Pool, builds: list[dict[str, Any]]) -> None:
             "dir": str(pool.dir),
         }
         common |= {"pid": build["pid"], "program": "make", "cwd": "/home/me", "load": 1.5, "cap": 2}
+        common |= {name: build[name] for name in ("program", "batch") if name in build}
         common |= {name: HERE[name] for name in ("host", "pidns", "start") if name in HERE}
         if build["began"] > build["came"]:
             lines.append(common | {"t": build["came"], "event": "queued"})
@@ -50,6 +51,7 @@ def journal(pool: Pool, builds: list[dict[str, Any]]) -> None:
         lines.append(common | {"t": build["began"], "event": event, **waited})
         if build["ran"] is not None:
             end = {"ran_s": build["ran"], "status": build["status"], "slot": build["slot"]}
+            end |= {name: build[name] for name in ("cpu_s", "max_rss") if name in build}
             lines.append(common | {"t": build["began"] + build["ran"], "event": "ended", **end})
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     with open(os.path.join(directory, "journal.jsonl"), "w", encoding="utf-8") as file:
@@ -162,8 +164,12 @@ def test_keyboard_and_tooltips(pool: Pool) -> None:
 
     assert "waited 5 min 0 s since " in tip(KEY % "n")
     assert "exit status 3" in tip(KEY % "n", KEY % "n")
+    assert "cores" not in tip(KEY % "n", KEY % "n")
     assert "waited 5 min 0 s since " in tip(KEY % "+", KEY % "ArrowLeft", KEY % "n", KEY % "n", KEY % "p")
     assert "waited 5 min 0 s since " in tip(POINT % "document.querySelector('[fill=\"var(--wait)\"]')")
+    used = {"cpu_s": 78.0, "max_rss": 3 * 2**29}
+    journal(pool, [{"came": now - 900, "began": now - 600, "ran": 60.0, "status": 3, **used}])
+    assert "1.3 cores on average, processes of at most 1.5 GiB" in tip(KEY % "n", KEY % "n")
     page = drawn(pool)
     assert page.count('tabindex="0"') == 2  # the pool's chart and the load's can be reached by Tab
 
@@ -182,6 +188,79 @@ def test_a_crowd_that_waits(pool: Pool) -> None:
     )
     height = max(int(height) for height in re.findall(r'<svg [^>]*height="(\d+)"', page))
     assert height < 300
+
+
+UNFOLD = """
+for (const details of document.querySelectorAll("details")) {
+  details.open = true;
+  details.dispatchEvent(new Event("toggle"));
+}
+"""
+
+
+def rows(page: str) -> list[str]:
+    """The labels of the charts."""
+    return re.findall(r'<text x="0"[^>]*>([^<]*)</text>', page)
+
+
+def run_of(name: str, began: float, tasks: int) -> list[dict[str, Any]]:
+    """A batch that began then: a task each second, which waits one and runs for two; the first one fails."""
+    told = {"batch": time.strftime(f"{name}-%Y%m%d-%H%M%S", time.localtime(began)), "ran": 2.0}
+    return [
+        told | {"came": began + n, "began": began + n + 1, "program": f"<b>task {n}", "status": int(not n)}
+        for n in range(tasks)
+    ]
+
+
+def test_batches_unfold(pool: Pool) -> None:
+    """A heading for each, the last one first; behind it a row for each task, with all its attempts."""
+    began = time.time() - 600
+    first, second = run_of("install", began, 3), run_of("audit", began + 60, 2)
+    again = {**first[0], "came": began + 9, "began": began + 9, "status": 0}
+    journal(pool, [*first, again, *second, {"came": began, "began": began, "ran": 1.0, "slot": 1}])
+    page = drawn(pool)
+    headings = re.findall(r"<summary>([^<]*) <small>([^<]*)</small></summary>", page)
+    assert headings == [
+        (f"batch {second[0]['batch']}", "2 builds, 1 failed, 4 s"),
+        (f"batch {first[0]['batch']}", "4 builds, 1 failed, 11 s"),
+    ]
+    folded = ["line", "slot 0", "slot 1", "load average"]
+    assert rows(page) == folded
+    page = drawn(pool, then=UNFOLD)
+    tasks = [f"&lt;b&gt;task {n}" for n in (0, 1, 0, 1, 2)]
+    assert rows(page) == [*folded[:3], *tasks, folded[3]]
+    assert [colour for _, colour in bars(page)].count(
+        "wait"
+    ) == 2 * 5  # in the pool's line, and in its own row
+    assert page.count("<details open") == 2
+    assert (
+        page.count('tabindex="0"') == 4
+    )  # each chart can be reached by Tab; headings and buttons can anyway
+
+
+def test_a_large_batch_shows_what_is_in_sight(pool: Pool) -> None:
+    """A hundred rows at most, however many tasks; the button shows the time of the batch alone."""
+    began = time.time() - 3 * DAY_S
+    journal(pool, [*run_of("audit", began, 300), {"came": began + DAY_S, "began": began + DAY_S, "ran": 1.0}])
+    page = drawn(pool, then=UNFOLD)
+    assert len([row for row in rows(page) if "task" in row]) == 101
+    assert "… and 200 more tasks: zoom in" in rows(page)
+    assert max(width for width, _ in bars(page)) < 3
+    zoom = "document.querySelector('button').click(); const svg = document.querySelector('details svg');"
+    page = drawn(pool, then=UNFOLD + zoom + KEY % "n")
+    assert max(width for width, _ in bars(page)) > 5
+    (text,) = re.findall(r'<div id="tip"[^>]*>([^<]*)</div>', page)
+    assert text.splitlines()[0] == "&lt;b&gt;task 0"
+    assert re.fullmatch(r"batch audit-\d{8}-\d{6}", text.splitlines()[1])
+
+
+def test_many_batches_are_behind_one_heading(pool: Pool) -> None:
+    """But for the last twenty."""
+    began = time.time() - DAY_S
+    journal(pool, [build for n in range(23) for build in run_of("audit", began + 60 * n, 1)])
+    page = drawn(pool)
+    assert page.count("<summary>") == 24
+    assert page.index("3 earlier batches") > page.index(run_of("audit", began + 60 * 3, 1)[0]["batch"])
 
 
 def test_a_page_without_builds(pool: Pool, tmp_path: Path) -> None:
