@@ -33,6 +33,9 @@ if TYPE_CHECKING:
         priority: str | None
 
 
+slots_here()  # what it needs is loaded now: a block must not fail for want of a descriptor
+
+
 class Block:
     """What can stand in a `with` or `async with` statement, which holds a slot for its block.
 

@@ -7,6 +7,7 @@ what comes between `pause` and `resume` is the test's.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import json
@@ -21,6 +22,9 @@ MARK = "faults-mark-"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 
 class MineError(Exception):
@@ -35,30 +39,31 @@ def mark(what: str) -> None:
 def is_locked(name: str) -> bool:
     """Whether somebody has the lock of the file `name` of the pool, this process included."""
     try:
-        fd = os.open(os.path.join(os.environ["BUILD_SLOTS_DIR"], name), os.O_RDONLY)
-    except OSError:
+        fd = again(os.open, os.path.join(os.environ["BUILD_SLOTS_DIR"], name), os.O_RDONLY)
+    except FileNotFoundError:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):
+            os.close(fd)
     return False
 
 
-def _listed(directory: str) -> list[str]:
-    """What is in `directory`. One call fails on purpose, and it may be this one: then it is asked again."""
+def again(call: Callable[..., T], *args: Any) -> T:
+    """What `call` gives. One call fails on purpose, and it may be this one: then it is made once more."""
     try:
-        return os.listdir(directory)
+        return call(*args)
     except OSError:
-        return os.listdir(directory)
+        return call(*args)
 
 
 def own_locks() -> list[str]:
     """The files of which this process has the lock, by proc_pid_fdinfo(5)."""
     found = []
-    for fd in _listed("/proc/self/fdinfo"):
+    for fd in again(os.listdir, "/proc/self/fdinfo"):
         try:
             with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as about:
                 if " FLOCK " in about.read():
@@ -71,9 +76,11 @@ def own_locks() -> list[str]:
 def block(slot: Slot) -> str:
     """What runs under the slot: says so, and whether it is held."""
     mark("pause")
-    state = "" if slot.number is None else " held" if is_locked(f"slot-{slot.number}") else " free"
-    with open(os.environ["FAULTS_LOG"], "a", encoding="ascii") as log:
-        log.write(f"began {'none' if slot.number is None else slot.number}{state}\n")
+    state = "" if slot.number is None else " held" if again(is_locked, f"slot-{slot.number}") else " free"
+    log = again(os.open, os.environ["FAULTS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    again(os.write, log, f"began {'none' if slot.number is None else slot.number}{state}\n".encode())
+    with contextlib.suppress(OSError):
+        os.close(log)
     mark("resume")
     return "done"
 
