@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from bench.faults import judge, record
-from bench.faults.calls import OWN_SIGNALS
 from bench.faults.run import Fault
 
 TYPE_CHECKING = False
@@ -105,13 +104,10 @@ def _signals(scenario: Scenario, call: Call) -> tuple[str, ...]:
 
 
 def sample(faults: list[Fault], seed: int) -> list[Fault]:
-    """One of each class of scenarios, call and error, drawn by `seed`; of signals, call and signal."""
-    kinds: dict[tuple[str, str, str], list[Fault]] = defaultdict(list)
+    """One of each call and error or signal, of slot-run and of the library, drawn by `seed`."""
+    kinds: dict[tuple[bool, str, str], list[Fault]] = defaultdict(list)
     for fault in faults:
-        kind = "library" if fault.scenario.is_library else "slot-run"
-        if fault.error not in OWN_SIGNALS:
-            kind = fault.scenario.kind
-        kinds[kind, fault.call.name, fault.error].append(fault)
+        kinds[fault.scenario.is_library, fault.call.name, fault.error].append(fault)
     draw = random.Random(seed)
     return [draw.choice(found) for found in kinds.values()]
 
