@@ -70,6 +70,8 @@ Python ignores come of our own writes, and blocked they would be kept for the co
 SI_USER, SI_KERNEL, SI_LEAST = 0, 0x80, -60
 """`si_code` of a signal of kill(2), and of the kernel's own, as the terminal driver's:
 include/uapi/asm-generic/siginfo.h, sigaction(2)."""
+MOST_PID = 1 << 22
+"""PID_MAX_LIMIT: proc_sys_kernel(5), pid_max."""
 FIRST_LOOK_S, LAST_LOOK_S = 0.005, 1.0  # how soon, and how often, to look if the command leads a group now
 CAN_TIME = hasattr(_signal, "sigtimedwait")
 NAP_S = 0.1
@@ -315,14 +317,18 @@ def _timed_signal(pause_s: float) -> _signal.struct_siginfo | None:
 
     A stop ends sigtimedwait(2), too (EINTR, signal(7)), and so does the freezer of cgroups. If the time is
     over when we go on, CPython returns what the system has never filled in (Modules/signalmodule.c): any
-    number may stand there, and would be sent to the command. After a stop SIGCONT is pending.
+    number may stand there, and would be sent to the command. So what comes late has to look like a signal in
+    all that it says. (That SIGCONT is pending tells nothing: it comes with a hang-up and with systemd's
+    SIGTERM, too.)
     """
     until = time.monotonic() + pause_s
     info = _signal.sigtimedwait(WATCHED, pause_s)
     if info is None or time.monotonic() < until:
         return info
     is_one = info.si_signo in WATCHED and not info.si_errno and SI_LEAST <= info.si_code <= SI_KERNEL
-    if not is_one or _signal.SIGCONT in _signal.sigpending():
+    if info.si_code == SI_KERNEL:
+        is_one = is_one and not info.si_pid and not info.si_uid
+    if not is_one or not 0 <= info.si_pid <= MOST_PID:
         raise LookupError
     return info
 
