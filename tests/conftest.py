@@ -57,6 +57,16 @@ if os.name == "nt":
     ]
 
 
+ONCE = (
+    *("bench/test_abuse", "bench/test_batch_peers", "bench/test_bench", "bench/test_workloads"),
+    *("disk/test_interleavings", "disk/test_model", "fleet/test_model", "tokens/test_sharing_model"),
+    *("fleet/test_faults", "fleet/test_guards", "fleet/test_lost", "fleet/test_pool", "tokens/test_clients"),
+    *("agents/test_harnesses", "agents/test_setup", "agents/test_shell", "agents/test_shims"),
+    *("run/test_tools", "test_typing", "view/health/test_doctor", "view/past/test_report"),
+    *("view/test_completion", "view/test_help", "view/test_security_view"),
+)
+"""How files of tests begin that are marked "once": they are about models, benches, screens or other programs,
+of which a second Python says nothing new, and take more than half of the time of all. See .ci/run."""
 IGNORED = {getattr(signal, name, None) for name in ("SIGPIPE", "SIGXFSZ", "SIGXFZ")}
 """What Python itself ignores, and gives back to the processes that it starts."""
 
@@ -87,8 +97,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if alone else 2 * (os.cpu_count() or 1)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what is marked as Linux's elsewhere."""
+    """Leave out what is marked as Linux's elsewhere, and mark what CI runs with one Python."""
+    top = os.path.dirname(os.path.abspath(__file__))
+    for item in items:
+        if os.path.relpath(item.path, top).replace(os.sep, "/").startswith(ONCE):
+            item.add_marker("once")
     if sys.platform != "linux":
         items[:] = [item for item in items if item.get_closest_marker("linux") is None]
 

@@ -58,8 +58,8 @@ def some(request: pytest.FixtureRequest, pool: Pool) -> Clients:
 
 
 def test_peak(some: Clients) -> None:
-    """Six on two slots: two have one at all times, and when one ends the next starts."""
-    waiting = some.start_all(6, 2)
+    """Four on two slots: two have one at all times, and when one ends the next starts."""
+    waiting = some.start_all(4, 2)
     running = [waiting.pop(0), waiting.pop(0)]
     while waiting:
         assert some.pool.held() == [0, 1]
@@ -73,7 +73,7 @@ def test_peak(some: Clients) -> None:
 
 def test_order(some: Clients) -> None:
     """Each starts when all before it have."""
-    running, *waiting = some.start_all(5, 1)
+    running, *waiting = some.start_all(4, 1)
     assert [w.pid for w in some.pool.status().waiters] == [client.pid for client in waiting]
     for client in waiting:
         assert not client.is_started()

@@ -29,7 +29,7 @@ JOBS = 2 * (os.cpu_count() or 1)
 def main() -> int:
     """Run; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one of each call and error")
+    parser.add_argument("--quick", action="store_true", help=f"{sweeping.QUICK} of them")
     parser.add_argument("--seed", type=int, default=1, help="what --quick draws by")
     parser.add_argument("--scenario", action="append", metavar="NAME", help="of these scenarios only")
     parser.add_argument("--call", action="append", metavar="CALL", help="of these system calls only")

@@ -23,6 +23,8 @@ TRIES = 3
 CONTEXT = 12
 """A call that comes after so many calls that are the same as before one in an earlier scenario, or earlier in
 the same one, is made at the same place of the code in the same situation, and is not tried again."""
+QUICK = 160
+"""So many faults are a quick sweep."""
 SIGNALLESS = frozenset(
     {"getpid", "gettid", "brk", "mmap", "munmap", "mprotect", "mremap", "exit_group", "futex"}
 )
@@ -104,12 +106,13 @@ def _signals(scenario: Scenario, call: Call) -> tuple[str, ...]:
 
 
 def sample(faults: list[Fault], seed: int) -> list[Fault]:
-    """One of each call and error or signal, of slot-run and of the library, drawn by `seed`."""
+    """QUICK of them, drawn by `seed`: each of another call or error, of slot-run or of the library."""
     kinds: dict[tuple[bool, str, str], list[Fault]] = defaultdict(list)
     for fault in faults:
         kinds[fault.scenario.is_library, fault.call.name, fault.error].append(fault)
     draw = random.Random(seed)
-    return [draw.choice(found) for found in kinds.values()]
+    chosen = [draw.choice(found) for found in kinds.values()]
+    return draw.sample(chosen, min(QUICK, len(chosen)))
 
 
 def attempt(runner: Runner, recorded: Recorded, fault: Fault) -> Verdict:

@@ -13,7 +13,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
 
-pytestmark = [pytest.mark.linux, pytest.mark.once]
+pytestmark = pytest.mark.linux
 
 
 def test_a_batch_beside_xargs() -> None:

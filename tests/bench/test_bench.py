@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parents[2]
 LIMIT_S = 150
 
-pytestmark = [pytest.mark.linux, pytest.mark.once]
+pytestmark = pytest.mark.linux
 
 
 def bench(*args: str, environ: Mapping[str, str] = os.environ) -> str:

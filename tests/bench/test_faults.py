@@ -14,10 +14,10 @@ DEADLINE_S = 400.0
 
 
 def test_no_call_that_fails_breaks_a_promise() -> None:
-    """One of each call and error or signal, of slot-run and of the library; each Python draws others."""
+    """Some of all kinds of calls, errors and signals; each Python draws others."""
     out = said("bench.faults", "--quick", f"--seed={sys.version_info[1]}", deadline_s=DEADLINE_S)
     figures = dict(line.split(": ", 1) for line in out.splitlines() if ": " in line)
-    assert int(figures["faults"]) > 300, out
+    assert int(figures["faults"]) > 100, out
 
 
 @pytest.fixture

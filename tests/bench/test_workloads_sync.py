@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from benches import said
 
-pytestmark = [pytest.mark.linux, pytest.mark.once]
+pytestmark = pytest.mark.linux
 
 DEADLINE_S = 150.0
 

@@ -12,7 +12,6 @@ import tempfile
 import time
 from typing import Any
 
-import pytest
 from actors import Actor
 from builds import wait_until
 from examples import tried
@@ -21,8 +20,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from buildslots import SlotPool
 from buildslots.disk import lock
-
-pytestmark = pytest.mark.once
 
 ACTORS, LARGEST_CAP, FILES = 4, 2, 4
 AWAKE_S = 0.5

@@ -18,8 +18,6 @@ from model import (
 )
 from traced import ViolationError
 
-pytestmark = pytest.mark.once
-
 ONE, TWO = Process(cap=1), Process(cap=2)
 CASES = {
     "2 processes, 1 slot, builds in turn": Protocol((ONE._replace(builds=2),) * 2, kills=True, stops=1),

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from servers import Server
 
-pytestmark = pytest.mark.once
-
 T0 = 1_800_000_000 * S
 LEASE = 30 * S
 BEAT = 10 * S

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from servers import Server
 
-pytestmark = pytest.mark.once
-
 T0 = 1_800_000_000 * S
 HISTORIES, PARTS, STEPS, CHECKED = 400, 4, 30, 3
 BUILDS = ("a1.1", "b2.1", "c3.1", "d4.2", "e5.1", "f6.3", "a7.1", "b8.2")

@@ -93,7 +93,7 @@ def test_odd_entries_change_nothing_else(pool: Pool, tmp_path: Path) -> None:
     assert pool.held() == []
 
 
-LOCALES = [("ja_JP", "EUC-JP"), ("zh_TW", "BIG5"), ("zh_CN", "GB18030"), ("de_DE", "ISO-8859-1")]
+LOCALES = [("zh_TW", "BIG5"), ("de_DE", "ISO-8859-1")]
 
 
 @pytest.mark.parametrize(("territory", "charset"), LOCALES)

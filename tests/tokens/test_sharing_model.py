@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from buildslots.tokens.share import Other, Steps
 
-pytestmark = pytest.mark.once
-
 ONE, TWO, THREE = Build(1, 1), Build(2, 2), Build(3, 3)
 CASES = {
     "one build": World((TWO,), 2),

@@ -19,7 +19,7 @@ from buildslots.settings.places import state_dir
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.linux, pytest.mark.once]  # where the CI has a browser on its path
+pytestmark = pytest.mark.linux  # where the CI has a browser on its path
 DAY_S = 86400
 HERE = records.parse(records.record(records.about([], cap=1, nonce=""))) or {}
 
