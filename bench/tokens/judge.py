@@ -6,7 +6,8 @@ builds that live, by every build that lives without a job.
 
 A job that was killed counts until just before that; one that was stopped does not count until it goes on.
 What goes on may be one too many, because somebody else has its token by then: that is told apart (`resumed`),
-and so are jobs that go on though the tool that has started them was killed (`orphaned`).
+and so are jobs that go on though the tool that has started them was killed (`orphaned`): the first job of a
+make has no token, and once that make is gone nobody knows of it.
 """
 
 from __future__ import annotations
@@ -152,17 +153,24 @@ def breaches(found: Iterable[Piece], cap: int) -> list[Breach]:
 def beyond_live(found: Iterable[Piece], lives: Iterable[tuple[int, int]], cap: int) -> tuple[int, int]:
     """How often more jobs ran than `cap` and as many as builds lived, and by how many at most.
 
+    Of jobs that go on after a stop, or without the tool that has started them, none counts as too many.
+
     Args:
         found: The times in which jobs ran.
         lives: From when to when each build lived.
         cap: C.
     """
-    events = [event for piece in found for event in ((piece.start, 1), (piece.end, -1))]
+    events = []
+    for piece in found:
+        excused = int(bool(piece.excuse))
+        events += [(piece.start, 1, excused), (piece.end, -1, -excused)]
     for start, end in lives:
-        events += [(start, -1), (end, 1)]
-    room, times, worst = -cap, 0, 0
-    for _, change in sorted(events):
-        times += room <= 0 < room + change
-        room += change
-        worst = max(worst, room)
+        events += [(start, -1, 0), (end, 1, 0)]
+    running, apart, before, times, worst = -cap, 0, 0, 0, 0
+    for _, change, excused in sorted(events):
+        running += change
+        apart += excused
+        over = max(0, running - apart)
+        times += before <= 0 < over
+        worst, before = max(worst, over), over
     return times, worst

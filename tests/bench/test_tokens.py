@@ -67,3 +67,5 @@ def test_who_is_stopped_does_not_run_and_may_be_one_too_many_later() -> None:
     stopped = Notes(stopped={0: [(20, 50)], 1: [(20, 50)]}, continued={1: [50]})
     (breach,) = breaches(pieces(both, stopped), 1)
     assert (breach.start, breach.end, breach.excuses) == (50, 60, "resumed")
+    assert beyond_live(pieces(both, Notes()), [(0, 90), (0, 90)], 1) == (1, 1)
+    assert beyond_live(pieces(both, stopped), [(0, 90), (0, 90)], 1) == (0, 0)
