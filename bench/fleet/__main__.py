@@ -7,9 +7,6 @@ that did was not counted as overflow, or if anything was left in the end.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import random
 import sys
 import tempfile
@@ -20,12 +17,11 @@ from typing import TYPE_CHECKING
 from bench.fleet.driver import World
 from bench.fleet.referee import judge
 from bench.kit.shell import Missing, forget_settings
-from bench.report.page import KEPT, render
+from bench.report.page import keep
 
 if TYPE_CHECKING:
     from bench.fleet.referee import Verdict
 
-RESULT = KEPT / "fleet-storm.json"
 SHOWN = 20
 
 
@@ -39,7 +35,7 @@ def main() -> int:
     parser.add_argument("--lease", type=float, default=3.0, help="in seconds")
     parser.add_argument("--harms", type=float, default=8.0, help="in a second")
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
+    parser.add_argument("--write", action="store_true", help="write bench/results.md")
     options = parser.parse_args()
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(10**6)
@@ -64,7 +60,6 @@ def main() -> int:
     print("\n".join(problems[:SHOWN]))
     if options.write:
         write(lines, options)
-        render()
     return 1 if problems else 0
 
 
@@ -90,22 +85,17 @@ def rows(verdict: Verdict, world: World, said: list[str]) -> list[list[str]]:
 def write(lines: list[list[str]], options: argparse.Namespace) -> None:
     """Write the figures for the table of results."""
     size = f"--hosts {options.hosts} --clients {options.clients} --lease {options.lease:g}"
-    text = {
-        "title": "A storm over the hosts of a fleet",
-        "command": f"python -m bench.fleet --seconds {options.seconds:g} --seed {options.seed} {size}",
-        "environment": {
-            "cores": os.cpu_count(),
-            "system": f"{platform.system()} {platform.release()}",
-            "python": platform.python_version(),
-        },
-        "columns": ["what", "figure"],
-        "rows": lines,
-        "notes": [
-            "Hosts are network namespaces. A lease is 3 s here, and 30 s in a pool of `fleet create`.",
+    keep(
+        "fleet-storm",
+        "A storm over the hosts of a fleet",
+        f"bench.fleet --seconds {options.seconds:g} --seed {options.seed} {size}",
+        ["what", "figure"],
+        lines,
+        [
+            f"Hosts are network namespaces. A lease is {options.lease:g} s here; usually it is 30 s.",
             "The referee judges by what the builds have noted themselves, and by what was done to them.",
         ],
-    }
-    RESULT.write_text(json.dumps(text, indent=2) + "\n")
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import json
 import os
 import random
 import signal
@@ -156,9 +157,7 @@ class World:
             return
         now = time.monotonic_ns()
         overflow = sum(len(holder.numbers) for holder in status.holders if holder.overflow)
-        named = frozenset(
-            word for holder in status.holders for word in holder.info.split('"') if word[:1] == "b"
-        )
+        named = frozenset(json.loads(holder.info)["command"].strip("\0") for holder in status.holders)
         self.seen.append(Seen(now, status.used, overflow, named))
 
     # Builds.

@@ -8,7 +8,7 @@ end, and the server has to count them when it hears of them again.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 S = 1_000_000_000
 BACK_S = 4.0
-"""How long a build may take to be heard again: a call that is given up after 2 s, and a pause of 1.5 s."""
+"""How long a build may take to be heard again after a cut: a call that lasts 2 s, then a pause of 1.5 s."""
 SLACK_S = 0.3
+"""The same after a stop, which leaves the connection as it is; and by how much a beat may come late."""
 LOOKED_S = 0.3
 """Around a look at the server, builds that begin or end count neither way."""
 
@@ -134,6 +135,7 @@ def _unheard(life: Life, marks: list[Mark]) -> tuple[tuple[int, int], ...]:
     """When the server could not hear of it: it was stopped, or its host was cut off."""
     host = next(mark.host for mark in marks if mark.what == "on" and mark.name == life.name)
     begins = {"stop": "go on", "cut": "heal"}
+    back_ns = {"go on": int(SLACK_S * S), "heal": int(BACK_S * S)}
     spans = []
     open_: dict[str, int] = {}
     for mark in marks:
@@ -143,15 +145,14 @@ def _unheard(life: Life, marks: list[Mark]) -> tuple[tuple[int, int], ...]:
         if mark.what in begins:
             open_[begins[mark.what]] = mark.at
         elif mark.what in open_:
-            spans.append((open_.pop(mark.what), mark.at))
+            spans.append((open_.pop(mark.what), mark.at + back_ns[mark.what]))
     spans += [(at, life.end) for at in open_.values()]
     merged: list[tuple[int, int]] = []
     for begin, end in sorted(span for span in spans if span[1] > life.start and span[0] < life.end):
-        back = end + int(BACK_S * S)
         if merged and begin <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], back))
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
-            merged.append((max(begin, life.start), back))
+            merged.append((max(begin, life.start), end))
     return tuple(merged)
 
 
@@ -163,8 +164,6 @@ def _lost(life: Life, lease_s: float) -> int | None:
 
 def _uncounted(lives: list[Life], marks: list[Mark], seen: list[Seen], slots: int) -> list[str]:
     """Looks at which all that run could be heard for a while, and the server did not know of them."""
-    troubled = Counter[str]()
-    del troubled
     server = [mark.at for mark in marks if mark.what in {"flush", "restart", "stand still", "serve"}]
     edge, back = int(LOOKED_S * S), int(BACK_S * S)
     problems = []

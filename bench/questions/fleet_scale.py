@@ -1,8 +1,8 @@
 """What one Redis carries: hand-overs with many waiters in line, and with many slots.
 
-`python -m bench.questions.fleet_scale [--waiters N,...] [--slots N,...] [--seconds N]`. The waiters are
-connections of a few processes. "CPU a hand-over" is that of the server's main thread, beats aside, which are
-measured while nobody takes turns. Each turn is a join, the wake-up, its confirmation and a release.
+`python -m bench.questions.fleet_scale [--waiters N,...] [--slots N,...] [--seconds N] [--write]`. The waiters
+are connections of a few processes. "CPU a hand-over" is that of the server's main thread, beats aside, which
+are measured while nobody takes turns. Each turn is a join, the wake-up, its confirmation and a release.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bench.kit.servers import Connection, Redis
 from bench.kit.shell import forget_settings, say
 from bench.kit.spans import gaps_s, inversions, over
 from bench.report.markdown import table
+from bench.report.page import keep
 
 HOLD_S, SLOTS = 0.010, 3
 WAITERS = (100, 1000, 5000)
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--waiters", type=numbers, default=WAITERS, help="100,1000,5000")
     parser.add_argument("--slots", type=numbers, default=MANY_SLOTS, help="with 1,000 waiters: 3,10,50,200")
     parser.add_argument("--seconds", type=float, default=8.0, help="that each case is watched (8)")
+    parser.add_argument("--write", action="store_true", help="write bench/results.md")
     options = parser.parse_args()
     allow_descriptors()
     with tempfile.TemporaryDirectory(prefix="fleet-") as scratch:
@@ -131,9 +133,16 @@ def main() -> None:
         print("\n".join(table(COLUMNS, map(row, found))))
         with Redis(Path(scratch) / "order") as redis:
             turned, told = inverted(redis, Path(scratch), 1000, options.seconds)
-            print(f"{told} told to go, {turned} pairs in another order than the line's")
+    order = (
+        f"Of 1,000 waiters {told} were told to go, {turned} pairs in another order than the line's; bar: 0."
+    )
+    print(order)
+    if options.write:
+        title = "What one Redis carries"
+        keep("fleet-scale", title, "bench.questions.fleet_scale", COLUMNS, [*map(row, found)], [order, BAR])
 
 
+BAR = "Bar: with 5,000 waiters at most 1.3 times the CPU of a hand-over with 100."
 COLUMNS = ["waiters", "slots", "hand-over p50, ms", "p95, ms", "hand-overs a second", "CPU a hand-over, µs"]
 COLUMNS += ["beats, % of a core", "memory a waiter, KiB", "most over the cap"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 PAGE = CHECKOUT / "bench" / "results.md"
 KEPT = CHECKOUT / "bench" / "results"
 PEERS, SPEED = "peers", "speed"
-OTHERS = ("agents", "agents-tokens", "tokens", "abuse")
+OTHERS = ("agents", "agents-tokens", "tokens", "fleet", "fleet-scale", "fleet-faults", "fleet-storm", "abuse")
 """Programs that leave a table of their own in NAME.json."""
 NOTES = """
 Peers alternate within each repetition, in another order each time, so that what else the machine does hits
@@ -74,6 +76,27 @@ def program(path: Path) -> Iterator[str]:
     yield from table(data["columns"], [map(str, row) for row in data["rows"]])
     yield from (f"- {note}" for note in data["notes"])
     yield ""
+
+
+def keep(  # noqa: PLR0913, PLR0917 - all that a table is
+    name: str, title: str, command: str, columns: list[str], rows: list[list[str]], notes: list[str]
+) -> None:
+    """Have `program` find the table of `python -m COMMAND` as NAME.json, and write the page."""
+    text = {
+        "title": title,
+        "command": f"python -m {command}",
+        "environment": {
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.release()}",
+            "python": platform.python_version(),
+            "load in the last minute": f"{os.getloadavg()[0]:.1f}",
+        },
+        "columns": columns,
+        "rows": rows,
+        "notes": notes,
+    }
+    (KEPT / f"{name}.json").write_text(json.dumps(text, indent=2) + "\n")
+    render()
 
 
 def page(kept: Path, charts: list[tuple[str, str]]) -> str:
