@@ -36,6 +36,8 @@ tasks."""
 class Teller:
     """What is told of a wait of the library: at once to `on_wait`, after a second and every 30 s to both.
 
+    While nobody listens it asks every 30 s whether somebody does: a pool on a server is looked at for that.
+
     Attributes:
         due: `time.monotonic()` at which `tell` is to be called.
     """
@@ -51,7 +53,7 @@ class Teller:
         """The wait begins: this object, to be told when to speak."""
         self._is_first = self._on_wait is not None or _listener() is not None
         self._began = time.monotonic()
-        self.due = self._began if self._is_first else self._began + FIRST_S
+        self.due = self._began if self._is_first else self._began + AGAIN_S
         if self._settings.gates is not None and "logging" in sys.modules:
             self._tell_of_never()
         return self
