@@ -23,7 +23,7 @@ TRIES = 3
 CONTEXT = 12
 """A call that comes after so many calls that are the same as before one in an earlier scenario, or earlier in
 the same one, is made at the same place of the code in the same situation, and is not tried again."""
-QUICK = 160
+QUICK = 120
 """So many faults are a quick sweep."""
 SIGNALLESS = frozenset(
     {"getpid", "gettid", "brk", "mmap", "munmap", "mprotect", "mremap", "exit_group", "futex"}
