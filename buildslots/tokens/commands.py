@@ -30,11 +30,11 @@ WRAPPERS_DEEP = 8
 VARIABLES = ("PATH", "MAKEFLAGS", "GNUMAKEFLAGS", "CARGO_MAKEFLAGS", "CMAKE_BUILD_PARALLEL_LEVEL")
 """`env` with one of these set or unset gives its command another environment than we know of."""
 CARGO_JOBS = {
-    *("build", "b", "check", "c", "test", "t", "bench", "doc", "d"),
+    *("build", "b", "check", "c", "test", "t", "bench", "doc", "d", "rustc", "rustdoc"),
     *("fix", "clippy", "install", "package", "publish"),
 }
 """Subcommands of cargo whose `-j` is the number of its jobs wherever it stands before a `--`. In `run` it may
-be an argument of the program, and in `nextest run` it is a number of tests."""
+be an argument of the program, and in `nextest run` it is a number of tests: see `Command.is_unclear`."""
 CARGO_VALUED = ("--color", "--config", "-C", "-Z")
 """Options of cargo itself, before the subcommand, whose value is the next word."""
 CMAKE_LEVEL = "CMAKE_BUILD_PARALLEL_LEVEL"
@@ -137,11 +137,13 @@ class Command:
         jobs: N of its `-jN`; UNBOUNDED for a bare `-j`; None if it says nothing.
         bare: The whole command without that.
         directory: What `cmake --build` builds, as it is written; None for anything else.
+        is_unclear: Whether it may say how many jobs it wants in a way that is not understood. cargo does not
+            listen to its `-j` below a jobserver, so it must have none then.
     """
 
-    __slots__ = ("at", "bare", "directory", "jobs", "tool")
+    __slots__ = ("at", "bare", "directory", "is_unclear", "jobs", "tool")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that there is to know
         self,
         tool: str,
         at: int,
@@ -149,7 +151,9 @@ class Command:
         *,
         jobs: int | None = None,
         directory: str | None = None,
+        is_unclear: bool = False,
     ) -> None:
+        self.is_unclear = is_unclear
         self.tool = tool
         self.at = at
         self.jobs = jobs
@@ -176,7 +180,8 @@ def read(argv: Sequence[str]) -> Command:
     else:
         said = None
     if said is None:
-        return Command(tool, at, argv)
+        is_unclear = tool == "cargo" and any(word[:2] == "-j" or word.startswith("--jobs") for word in words)
+        return Command(tool, at, argv, is_unclear=is_unclear)
     return Command(tool, at, [*argv[: at + 1], *said.bare], jobs=said.jobs)
 
 
@@ -278,11 +283,15 @@ def _behind_wrappers(argv: list[str]) -> int | None:
             return at
         if step is None or at + step >= len(argv):
             return None
-        words = argv[at + 1 : at + step]
-        if any(word in EMPTIES or word in VARIABLES or name_set(word) in VARIABLES for word in words):
+        if any(word in EMPTIES or _variable(word) in VARIABLES for word in argv[at + 1 : at + step]):
             return None
         at += step
     return None
+
+
+def _variable(word: str) -> str:
+    """The variable that a word of env(1) sets or unsets, as in `CC=clang`, `-u CC`, `-uCC`, `--unset=CC`."""
+    return name_set(word) or word.removeprefix("--unset=").removeprefix("-u")
 
 
 def _cmake_build(argv: list[str], at: int) -> Command:

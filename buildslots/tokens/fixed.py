@@ -58,7 +58,9 @@ def told(argv: Sequence[str], environ: Mapping[str, str], jobs: int) -> Told:
     changes: Changes = dict(shares(jobs, environ))
     if makeflags.has_jobserver(environ):
         changes.pop(CMAKE_LEVEL, None)
-        return Told(list(argv), changes)
+        # A make whose command line says a number leaves that jobserver, and so does ninja.
+        is_apart = command.tool in ("make", "ninja") and command.jobs is not None
+        return Told(_command(command, jobs, argv, in_words=True) if is_apart else list(argv), changes)
     if (own := OWN_VARIABLES.get(command.tool)) and _is_more(number(environ.get(own)), jobs):
         changes[own] = str(jobs)
     # NMAKE reads MAKEFLAGS, too, and ends with an error where it finds `-jN`.
@@ -68,10 +70,10 @@ def told(argv: Sequence[str], environ: Mapping[str, str], jobs: int) -> Told:
     return Told(_command(command, jobs, argv), changes)
 
 
-def _command(command: Command, jobs: int, argv: Sequence[str]) -> list[str]:
+def _command(command: Command, jobs: int, argv: Sequence[str], *, in_words: bool = False) -> list[str]:
     if not _is_more(command.jobs, jobs):
         return list(argv)
-    if command.tool != "ninja":
+    if command.tool != "ninja" and not in_words:
         return command.bare  # a variable says it
     at = command.at + 1
     return [*command.bare[:at], f"-j{jobs}", *command.bare[at:]]

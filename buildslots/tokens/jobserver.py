@@ -30,6 +30,8 @@ LEAST_BYTES = 65536
 F_GETPIPE_SZ, F_SETPIPE_SZ = 1032, 1031
 """From <linux/fcntl.h>: F_LINUX_SPECIFIC_BASE + 8 and + 7. Python has them, but not on every system."""
 TOKEN = b"+"
+UNFIT = frozenset(" \t\n\\$")
+"""What ends a word of MAKEFLAGS, or means something else in it."""
 MOST_SWEPT = 256
 """So many names of old jobservers are looked at."""
 OLD_S = 10.0
@@ -139,13 +141,17 @@ def private_dir(environ: Mapping[str, str]) -> str:
     """
     uid = os.geteuid()
     for above in (environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}"):
-        # Nobody but us can have made or renamed what is in it. make takes no path with a blank in MAKEFLAGS.
-        if os.path.isabs(above) and not set(above) & set(" \t\n\\$") and _is_private(above, uid):
+        # Nobody but us can have made or renamed what is in it.
+        if os.path.isabs(above) and not set(above) & UNFIT and _is_private(above, uid):
             try:
                 return _made(f"{above}/buildslots", uid)
             except OSError:
                 pass  # full, or a file is there: another place may do
     path = f"{kept_dir(environ)}/jobservers"
+    if set(path) & UNFIT:
+        raise OSError(
+            errno.EINVAL, "make takes no jobserver whose path has a blank, a backslash or a $", path
+        )
     make_parents(path)
     return _made(path, uid)
 

@@ -31,7 +31,8 @@ AUTH = "--jobserver-auth="
 OLD_AUTH = "--jobserver-fds="
 """What it was called before make 4.2."""
 DECOY = f"{AUTH}gcc"
-"""At the end of a word it is the jobserver that gcc finds, and cannot use."""
+"""At the end of a word it is the jobserver that gcc finds, and cannot use. That word begins with two dashes
+and has no `n`: Makefiles look for an `s` in words without dashes, and for an `n` in all."""
 BLANKS = " \t"
 
 
@@ -81,7 +82,7 @@ def without_jobs(flags: str, auth: str) -> str:
     """MAKEFLAGS with which makes run as many jobs as without us, and ninja uses the jobserver `auth`."""
     is_ended = "--" in flags.split()
     # On both sides, because make turns the order of its variables around.
-    return " ".join([flags, *(() if is_ended else ("--",)), f"no{DECOY}", AUTH + auth, f"not{DECOY}"])
+    return " ".join([flags, *(() if is_ended else ("--",)), f"--x{DECOY}", AUTH + auth, f"--xx{DECOY}"])
 
 
 def _is_bundle(word: str) -> bool:

@@ -11,7 +11,7 @@ import os
 
 from buildslots.tokens import makeflags
 from buildslots.tokens.clients import FIFO, STRANGE, generated, make_style, ninja_unserved, on_path
-from buildslots.tokens.commands import CARGO_LEVEL, CMAKE_LEVEL, OWN_VARIABLES, Told, number, read
+from buildslots.tokens.commands import CARGO_LEVEL, CMAKE_LEVEL, OWN_VARIABLES, UNBOUNDED, Told, number, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +25,13 @@ class Plan:
         jobs: How many it may run, by all that is said; None if nobody says so.
         unserved: Why the program that it runs takes no tokens, in words: "ninja 1.11.1". None if it does, or
             if it is no program that we know. Others that it runs may take tokens all the same.
+        is_left_alone: Whether the build must have no jobserver: see `Command.is_unclear`.
     """
 
-    __slots__ = ("_argv", "_command", "_environ", "_kind", "_option", "_said", "_style", "jobs", "unserved")
+    __slots__ = (
+        *("_argv", "_command", "_environ", "_kind", "_option", "_said", "_style"),
+        *("is_left_alone", "jobs", "unserved"),
+    )
 
     def __init__(
         self, argv: Sequence[str], environ: Mapping[str, str], option: int | None = None, cwd: str = ""
@@ -46,14 +50,17 @@ class Plan:
         self._command = command = read(argv)
         self._kind = command.tool
         if command.tool == "cmake":
-            generator, program = generated(os.path.join(cwd, command.directory or ""))
-            self._kind = "ninja" if generator.startswith("Ninja") else "make"
+            generator, program = "", ""
+            if command.directory is not None:
+                generator, program = generated(os.path.join(cwd, command.directory))
+            self._kind = "ninja" if generator.startswith("Ninja") else "make" if generator else "cmake"
         else:
             program = self._argv[command.at] if self._argv else ""
         program = os.path.join(cwd, program) if "/" in program else on_path(program, environ) or program
         self._style = make_style([program] if self._kind == "make" else [], environ)
         self._said = self._find_said()
         self.unserved = self._find_unserved(program)
+        self.is_left_alone = command.is_unclear
         self.jobs = min((n for n in (self._said, option) if n), default=None)
 
     def _find_said(self) -> int | None:
@@ -62,6 +69,8 @@ class Plan:
             return self._command.jobs
         own = OWN_VARIABLES.get(self._command.tool)
         said = None if own is None else number(self._environ.get(own))
+        if own == CMAKE_LEVEL and self._environ.get(own) == "":
+            said = UNBOUNDED  # a bare `-j`: DEFAULT_BUILD_PARALLEL_LEVEL in Source/cmake.cxx
         if said is None and self._kind in ("make", ""):
             said = makeflags.jobs_of(self._environ)
             if said == 1 and not self._kind:
@@ -69,6 +78,9 @@ class Plan:
         return said
 
     def _find_unserved(self, program: str) -> str | None:
+        if self._kind == "cmake":
+            self._said = None
+            return "there is no telling what cmake runs here"
         if self._kind not in ("make", "ninja"):
             return None
         if self._said == 1 or (self._kind == "make" and (self._said, self._option) == (None, None)):
@@ -120,6 +132,10 @@ class Plan:
 
         cargo tells those that it runs itself.
         """
-        if self.unserved is not None or self._style == STRANGE or self._kind == "cargo":
+        if self._style == STRANGE:
+            return False
+        if self._kind in ("cargo", "cmake", "ninja") and makeflags.jobs_of(self._environ) not in (None, 1):
+            return True  # the user says so of all makes
+        if self.unserved is not None or self._kind == "cargo":
             return False
         return self._kind == "ninja" or self._said is not None or self._option is not None

@@ -157,8 +157,8 @@ def _with_tokens(build: Build, tokens: int) -> Service | None:
 
     plan = Plan(build.command, build.environ, build.jobs, build.cwd)
     cap = tokens if plan.jobs is None else min(tokens, plan.jobs - 1)
-    if cap < 1:
-        return None  # its one job needs no token
+    if cap < 1 or plan.is_left_alone:
+        return None  # its one job needs no token; or it does not listen to its own -jN below a jobserver
     check_root(build.directory)
     make_parents(f"{build.directory}/{STOCK}")  # missing where all builds were of pools on servers so far
     about = {"nonce": build.nonce, "unserved": plan.unserved}

@@ -69,7 +69,7 @@ class ServedJobs:
         self._service: Service | None = None
         self._thread: threading.Thread | None = None
         self._is_ready = threading.Event()
-        self._is_over = self.has_failed = False
+        self._is_entered = self._is_over = self.has_failed = False
         self._pid = os.getpid()
         self._said: list[str] = []
         self.command = list(build.command)
@@ -79,19 +79,35 @@ class ServedJobs:
         self.tokens_max: int | None = None
 
     def __enter__(self) -> Self:
+        """Begin to serve. Raises RuntimeError the second time: what has ended is not served again."""
+        if self._is_entered:
+            raise RuntimeError("these jobs were served already: call jobserver() again for others")
+        self._is_entered = True
+        try:
+            self._begin()
+        except BaseException as error:  # Ctrl-C
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def _begin(self) -> None:
         if not self._build.tokens or not hasattr(signal, "sigtimedwait"):
             self._service = serve(self._build, self._say)
         elif not isinstance(start_new_thread, BuiltinFunctionType):
             self._without_tokens("gevent or eventlet has replaced the threads of this program")
         else:
             self._thread = threading.Thread(target=self._run, name="buildslots: jobs", daemon=True)
+            # The thread inherits the mask, and so there is no moment at which SIGIO would end the program.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
             try:
                 self._thread.start()
             except RuntimeError as error:  # this user has too many
                 self._thread = None
                 self._without_tokens(str(error))
-            else:
-                self._wait()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if self._thread is not None:
+                self._is_ready.wait()
         for sentence in self._said:
             self._say(sentence)
         if self._service is not None:
@@ -99,7 +115,6 @@ class ServedJobs:
             self.descriptors += self._service.descriptors
             self.changes = self._service.environ
             self._service.change(self.environ)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -110,19 +125,12 @@ class ServedJobs:
         self._is_over = True
         thread, self._thread = self._thread, None
         if thread is not None and thread.ident is not None and thread.is_alive():
-            signal.pthread_kill(thread.ident, signal.SIGIO)
+            if self._is_ready.is_set():  # else it has not slept yet, and sees that it is over before it does
+                signal.pthread_kill(thread.ident, signal.SIGIO)
             thread.join(CLOSE_S)
         if self._service is not None and self._service.tokens_max is not None:
             self.tokens_max = self._service.tokens_max
             self._told(self.tokens_max)
-
-    def _wait(self) -> None:
-        """Wait until the thread has made everything. A Ctrl-C meanwhile ends it."""
-        try:
-            self._is_ready.wait()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
 
     def _without_tokens(self, why: str) -> None:
         self._say(f"no CPU tokens: {why}")
@@ -139,8 +147,7 @@ class ServedJobs:
         )
 
     def _run(self) -> None:
-        """Serve them: the life of the thread."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+        """Serve them: the life of the thread, in which SIGIO is blocked from the beginning."""
         try:
             self._service = service = serve(self._build, self._said.append)
         finally:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from buildslots.tokens import fixed, makeflags
 from buildslots.tokens.commands import read
+from buildslots.tokens.plan import Plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # A command, the jobs that it says, and the same command without them.
 SAID: list[tuple[str, int | None, str]] = [
@@ -125,8 +131,8 @@ def test_a_jobserver_that_is_not_for_make_stands_where_make_takes_it_for_a_varia
         "k -j5 --jobserver-auth=3,4 -- CC=c --jobserver-auth=fifo:P"
     )
     flags = makeflags.without_jobs("k", "fifo:P")
-    assert flags == "k -- no--jobserver-auth=gcc --jobserver-auth=fifo:P not--jobserver-auth=gcc"
-    assert makeflags.without_jobs("k -- CC=c", "fifo:P").startswith("k -- CC=c no--jobserver-auth=gcc ")
+    assert flags == "k -- --x--jobserver-auth=gcc --jobserver-auth=fifo:P --xx--jobserver-auth=gcc"
+    assert makeflags.without_jobs("k -- CC=c", "fifo:P").startswith("k -- CC=c --x--jobserver-auth=gcc ")
 
 
 @pytest.mark.parametrize(
@@ -163,10 +169,77 @@ def test_a_share_is_what_each_program_may_run() -> None:
 
 
 def test_a_share_leaves_the_jobserver_above_us_alone() -> None:
-    """And the command: a make below a make is told its jobs by that."""
+    """A make below a make is told its jobs by that, unless it says a number itself: then it has its own."""
     above = {"MAKEFLAGS": " -j8 --jobserver-auth=3,4"}
-    told = fixed.told(["make", "-j8"], above, 3)
-    assert told.command == ["make", "-j8"]
+    assert fixed.told(["make", "all"], above, 3).command == ["make", "all"]
+    assert fixed.told(["make", "-j2"], above, 3).command == ["make", "-j2"]
+    told = fixed.told(["make", "-j8", "all"], above, 3)
+    assert told.command == ["make", "-j3", "all"]
     assert "MAKEFLAGS" not in told.environ
     assert "CMAKE_BUILD_PARALLEL_LEVEL" not in told.environ
     assert told.environ["GOMAXPROCS"] == "3"
+
+
+@pytest.mark.parametrize("word", ["-uMAKEFLAGS", "-u MAKEFLAGS", "--unset=MAKEFLAGS", "MAKEFLAGS=", "-i"])
+def test_a_make_that_does_not_get_our_variables_keeps_its_number(word: str) -> None:
+    """Else it would have neither."""
+    argv = ["env", *word.split(), "make", "-j8"]
+    assert read(argv).bare == argv
+
+
+@pytest.mark.parametrize(
+    ("line", "is_unclear"),
+    [
+        ("cargo run -j1", True),
+        ("cargo nextest run --jobs=2", True),
+        ("cargo run --release", False),
+        ("cargo build -j1", False),
+        ("cargo rustc -j1 -- -C debuginfo=2", False),
+    ],
+)
+def test_a_cargo_whose_number_is_not_understood_has_no_jobserver(line: str, is_unclear: bool) -> None:
+    """Below one it would not listen to its `-j`."""
+    assert read(line.split()).is_unclear == is_unclear
+    assert Plan(line.split(), {}).is_left_alone == is_unclear
+
+
+def test_an_empty_level_is_as_many_as_there_are(tmp_path: Path) -> None:
+    """That is how CMake takes it: for a bare `-j`, which beats a jobserver."""
+    (tmp_path / "CMakeCache.txt").write_text("\nCMAKE_GENERATOR:INTERNAL=Unix Makefiles\n")
+    plan = Plan(
+        ["cmake", "--build", str(tmp_path)], {"CMAKE_BUILD_PARALLEL_LEVEL": "", "PATH": os.environ["PATH"]}
+    )
+    told = plan.told(2, "fifo:P", "3,4")
+    assert told.environ["CMAKE_BUILD_PARALLEL_LEVEL"] is None
+    assert " -j3 " in f" {told.environ['MAKEFLAGS']}"
+
+
+@pytest.mark.parametrize("words", ["--preset dev -j2", "no-such-directory -j2"])
+def test_a_cmake_of_which_nobody_knows_what_it_runs_keeps_its_number(words: str) -> None:
+    """It may be a ninja that takes no tokens."""
+    argv = ["cmake", "--build", *words.split()]
+    plan = Plan(argv, {})
+    assert plan.unserved == "there is no telling what cmake runs here"
+    assert plan.told(2, "fifo:P", "3,4").command == argv
+
+
+@pytest.mark.parametrize("line", ["cargo build", "ninja"])
+def test_makes_below_what_takes_no_tokens_take_some_if_the_user_says_how_many(
+    line: str, tmp_path: Path
+) -> None:
+    """A `-j8` in MAKEFLAGS without a jobserver is eight jobs for each of them."""
+    ninja = tmp_path / "ninja"
+    ninja.write_bytes(b"\0001.11.1\0")
+    ninja.chmod(0o755)
+    environ = {"MAKEFLAGS": "-j8", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    flags = Plan(line.split(), environ).told(2, "fifo:P", "3,4").environ["MAKEFLAGS"]
+    assert flags is not None
+    assert "-j8" not in flags
+    assert "--jobserver-auth=" in flags.partition(" -- ")[0]
+
+
+def test_a_makefile_that_looks_for_letters_finds_none_of_ours() -> None:
+    """As by `$(findstring s,$(filter-out --%,$(MAKEFLAGS)))`, and `$(findstring n,$(MAKEFLAGS))`."""
+    words = makeflags.without_jobs("", "fifo:/P").split()
+    assert all(word.startswith("--") for word in words)
+    assert not any("n" in word for word in words)

@@ -104,6 +104,48 @@ def test_programs_keep_their_own_sigio(pool: Pool, client: Client) -> None:
         signal.signal(signal.SIGIO, before)
 
 
+INTERRUPTED = """
+import _thread, signal, threading, time
+from buildslots import SlotPool
+real = threading.Thread.run
+def late(self):
+    time.sleep(0.3)  # as if the machine were busy
+    real(self)
+threading.Thread.run = late
+def raises(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, raises)
+with SlotPool().acquire() as slot:
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with slot.jobserver(jobs=8, tokens=3):
+            print("served")
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join(30)
+    print("left", threading.active_count() - 1)
+"""
+
+
+def test_an_interrupt_while_it_begins_ends_the_block_and_nothing_else(pool: Pool) -> None:
+    """SIGIO, by which the thread is told to end, is blocked in it from its first moment on."""
+    result = pool.run(sys.executable, "-c", INTERRUPTED)
+    assert (result.returncode, result.stdout) == (0, "interrupted\nleft 0\n"), result.stderr
+    assert held(str(pool.dir), C) == 0
+
+
+def test_a_block_is_entered_once(pool: Pool) -> None:
+    """Its jobserver has gone with its end."""
+    with SlotPool().acquire() as slot:
+        jobs = slot.jobserver(jobs=8, tokens=C)
+        with jobs:
+            pass
+        with pytest.raises(RuntimeError, match="call jobserver"), jobs:
+            pass
+
+
 def test_a_forked_child_gives_nothing_back(pool: Pool, client: Client) -> None:
     """It leaves the block of its parent, and what its parent serves goes on."""
     with SlotPool().acquire() as slot, slot.jobserver(jobs=8, tokens=C) as served:

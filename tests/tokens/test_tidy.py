@@ -30,3 +30,13 @@ def test_jobservers_of_the_dead_are_removed(tmp_path: Path, monkeypatch: pytest.
     for each in (ours, another):
         each.close()
     assert {path.name for path in room.iterdir()} == {"file"}
+
+
+def test_a_home_that_make_cannot_write_into_makeflags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blank would end the word: the build has no tokens then, and a sentence says why."""
+    monkeypatch.setattr(jobserver, "_is_private", lambda path, _uid: not path.startswith("/run/user/"))
+    with pytest.raises(OSError, match="has a blank"):
+        jobserver.private_dir({"HOME": str(tmp_path / "my home")})
+    assert jobserver.private_dir({"HOME": str(tmp_path / "home")}).startswith(f"{tmp_path}/home/")
