@@ -115,7 +115,7 @@ class Model:
         self._purge()
         self._advance(who)
         if who in self.holds:
-            return self._end(who, "held")
+            return self._confirmed(who)
         if self.is_paused():
             return self._end(who, "waiting")
         if paced:
@@ -295,10 +295,7 @@ class Model:
             if self.used() + weight > cap:
                 break
             del self.line[head]
-            if head == alive:
-                self._give(head, self._lowest(0, weight), self.lease)
-                self.granted += 1
-            elif self._tell(head, "go"):
+            if head == alive or self._tell(head, "go"):
                 self._give(head, self._lowest(0, weight), self.confirm)
                 self.granted += 1
                 must_confirm = True

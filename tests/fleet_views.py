@@ -59,5 +59,7 @@ def about(host: str = "host", **fields: str) -> str:
 
 
 def joined(server: Server, build: str, info: str, name: str = "license") -> Answer:
-    """A build with that id takes slots in the pool, or joins its line."""
-    return run(server.script(name).join(build, info=info))
+    """A build with that id takes slots in the pool, which it confirms, or joins its line."""
+    script = server.script(name)
+    run(script.join(build, info=info))
+    return run(script.join(build, info=info))

@@ -45,8 +45,8 @@ class Shares:
                 what = f"{name} alone, jobs of {ALONE_MS} ms: jobs at once on average, of {CAP + 1}"
                 cargo = name == "cargo"  # its jobs are fewer, and it does more between them
                 figure = f"{used:.2f}; without tokens {free:.2f}"
-                bar = 0.95 * (CAP + 1)
-                yield Row(what, figure, "" if cargo else f"{bar:.2f}", cargo or used >= bar)
+                least = 0.95 * (CAP + 1)
+                yield Row(what, figure, "" if cargo else f"{least:.2f}", cargo or used >= least)
         for name, ms in (("make 4.3", FAST_MS), ("make 4.4", FAST_MS), ("ninja 1.13", FAST_MS)):
             if tool := self._tools.get(name):
                 apart = median(self._apart(tool, ms) for _ in range(self._rounds))

@@ -88,7 +88,7 @@ def _mark_of(address: Address, above: dict[int, int]) -> str | None:
     for holder in status.holders:
         try:
             about = json.loads(holder.info)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if not isinstance(about, dict) or "child" not in about or about.get("boot") != boot_id():
             continue

@@ -25,6 +25,7 @@ local MOST_CAP = 10000 -- of slots, and of a weight: a call counts them one by o
 local MOST_WAITERS = 20000
 local LARGEST = 2 ^ 53
 local LONGEST_LEASE, LONGEST_HEAD_START = 3600 * SECOND, 86400 * SECOND
+local LONGEST_PAUSE = 4 * 3600 * SECOND -- nobody may turn a pool off for good
 local LONGEST_INFO, LONGEST_NUMBERS, LONGEST_WORDS = 4096, 65536, 400 -- bytes
 local KEPT_CHANGES = 20
 local NEAR = 4 -- times the cap: so many of those that are not ready are asked to become so
@@ -48,6 +49,8 @@ local function load_pool()
   for index, name in ipairs(FIELDS) do
     cfg[name] = tonumber(values[index + 1] or 0)
   end
+  -- Whoever may write the pool's hash may have put anything there.
+  cfg.pause_until = math.min(cfg.pause_until, cfg.pause_since + LONGEST_PAUSE)
   return cfg.cap > 0
 end
 
@@ -317,10 +320,7 @@ local function advance(alive)
       break
     end
     leave_line(head)
-    if head == alive then
-      give(head, lowest_free(0, weight), now + cfg.lease)
-      count('granted')
-    elseif call('PUBLISH', POOL .. head, 'go') > 0 then
+    if head == alive or call('PUBLISH', POOL .. head, 'go') > 0 then
       give(head, lowest_free(0, weight), now + cfg.confirm)
       count('granted')
       is_one_to_confirm = true

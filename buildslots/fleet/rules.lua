@@ -1,6 +1,5 @@
 -- What people do: create, set, pause, resume. Behind pool.lua, below "#!lua flags=allow-oom".
 
-local LONGEST_PAUSE = 4 * 3600 * SECOND -- nobody may turn a pool off for good
 local who = ARGV[3]
 
 -- Each change has a younger version, the time: of a server's rules and a client's, the younger ones count.

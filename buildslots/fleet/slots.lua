@@ -125,7 +125,7 @@ end
 
 -- The operations.
 
--- Of one that holds already: that was given slots and confirms, or never got the answer.
+-- Of one that holds already: that was given slots and confirms.
 local function confirm()
   call('ZADD', HOLDS, now + cfg.lease, id)
   purge()
@@ -187,7 +187,7 @@ local function over()
   purge()
   advance(id)
   if call('ZSCORE', HOLDS, id) then
-    return answer('held')
+    return confirm()
   elseif is_paused() then
     return answer('waiting')
   end

@@ -267,6 +267,8 @@ def _resolved(host: str, port: int, until: float, new_poll: NewPoll | None) -> S
         return _socket.getaddrinfo(host, port, 0, kind, 0, _socket.AI_NUMERICHOST)
     except _socket.gaierror:
         pass
+    except UnicodeError as error:  # of the codec "idna"
+        raise OSError(errno.EINVAL, f"no name of a host: {error}", host) from error
     from _thread import start_new_thread  # noqa: PLC0415
 
     found: list[Any] = []

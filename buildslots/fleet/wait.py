@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 NEVER = float("inf")
 LEAST_S = 0.005
 """So long, at least, until it is looked again whether a slot has become free."""
+MOST_REFUSALS = 2
+"""So often a server may keep one whose timeout is over from running, though no pause is on."""
 LATE_S = 1.0
 """How long one whose timeout is over waits for what the server says to that."""
 STATUS_S, STATUS_AGAIN_S = 5.0, 1.0
@@ -118,6 +120,8 @@ class Wait:
     def attempt(self) -> Steps[Hold | Refusal]:
         """Take slots if they are free and nobody is in line. Raises PoolUnreachableError."""
         answer = yield from self._client.join("try")
+        if self._is_to_confirm(answer):
+            answer = yield from self._client.join("try")
         if answer.state == "held":
             if (yield from self._here.take(_others(answer))):
                 self._take(answer)
@@ -159,6 +163,8 @@ class Wait:
         while True:
             self._is_wanted = False
             answer = yield from client.join("wait" if self._is_ready else "unready")
+            if self._is_to_confirm(answer):
+                continue
             if answer.state != "held":
                 client.held_at = None
                 self._note(answer)
@@ -169,6 +175,16 @@ class Wait:
             # Not before it can start: nobody keeps a slot of twenty hosts from the others for nothing.
             self._is_ready = False
             yield from client.drop()
+
+    def _is_to_confirm(self, answer: Answer) -> bool:
+        """Whether it was given slots just now: it has them for a moment, and for a lease once it confirms.
+
+        A server that stood still reads what was said to it when nobody waits for the answer any more.
+        """
+        is_new = answer.state == "held" and self._client.held_at is None
+        if is_new:
+            self._client.held_at = time.monotonic()
+        return is_new
 
     def _note(self, answer: Answer) -> None:
         self._answered_at = time.monotonic()
@@ -332,10 +348,16 @@ class Wait:
 
     def exceed(self, refusal: Refusal) -> Steps[AnyHold]:
         """Take slots beyond the cap, or free ones; not in a pause. Raises PoolUnreachableError."""
+        refusals = 0
         while True:
             found = yield from self._beyond(refusal, (0.0, 0.0, 0.0))
             if isinstance(found, Hold):
                 return found
+            refusals += found.pause is None
+            if refusals > MOST_REFUSALS:  # one that a pause has caused may be told when that is over
+                raise PoolUnreachableError(
+                    self._client.connection.address, "it lets nobody run beyond the cap, and no pause is on"
+                )
             now = time.monotonic()
             got = yield from self.until(now, None, now)
             if not isinstance(got, Refusal):

@@ -26,7 +26,7 @@ SCHEMES = ("redis", "rediss", "unix")
 
 MOST_CHARACTERS = 1000
 """Of a URL."""
-_MOST_HOST = 253  # a name's, in the text form of DNS
+_MOST_HOST, _MOST_LABEL = 253, 63  # a name's, in the text form of DNS, and of what stands between its dots
 _MOST_PATH = 107  # bytes of a socket's path, without the NUL: unix(7), `sun_path`
 _MOST_DB = 6  # digits; a server has 16 unless its file says another number
 
@@ -220,6 +220,7 @@ def _host_and_port(where: str, text: str, source: str) -> tuple[str, int]:
         host, colon, port = where.partition(":")
         bare = host.replace(".", "").replace("-", "").replace("_", "")
         is_host = bare.isascii() and bare.isalnum() and len(host) <= _MOST_HOST
+        is_host = is_host and all(0 < len(label) <= _MOST_LABEL for label in host.split("."))
     if not is_host:
         raise SettingError(source, text, NOT_A_HOST)
     if not colon:
@@ -240,5 +241,5 @@ def _is_loopback(host: str) -> bool:
     (RFC 6761, 6.3). "127.example.org" is another's.
     """
     parts = host.split(".")
-    is_v4 = len(parts) == 4 and all(_is_number(part) and len(part) <= 3 for part in parts)
+    is_v4 = len(parts) == 4 and all(_is_number(part) and len(part) <= 3 and int(part) < 256 for part in parts)
     return host in {"localhost", "::1"} or (is_v4 and parts[0] == "127")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from buildslots.errors import SHOWN, SettingError
+from buildslots.errors import SHOWN, SettingError, without_password
 from buildslots.settings.address import parse_url
 from buildslots.settings.config import (
     KEYS,
@@ -322,5 +322,6 @@ def _toml_text(value: object) -> str:
 def _toml_key(key: str) -> str:
     """Show one part of a key as it is written: bare, or quoted if it has to be, and always in one line."""
     bare = key.replace("_", "0").replace("-", "0")
+    key = without_password(key)  # somebody may have taken a URL for the name of a pool
     shown = key if len(key) <= SHOWN else key[: SHOWN - 3] + "..."
     return shown if bare.isascii() and bare.isalnum() else repr(shown)

@@ -43,9 +43,9 @@ class Peer:
         return answer
 
     def wait(self) -> list[object]:
-        while (answer := self.join())[0] != "held":
+        while self.join()[0] != "held":
             self.ears.get_message(ignore_subscribe_messages=True, timeout=DEADLINE_S)
-        return answer
+        return self.join()  # to confirm, if there was no message
 
     def drop(self) -> None:
         self.script(keys=["bs:{p}:"], args=["drop", self.build])

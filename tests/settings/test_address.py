@@ -397,3 +397,17 @@ def test_tasks_of_a_batch_name_a_pool_by_its_url(tmp_path: Path) -> None:
     parser = build_parser()
     with pytest.raises(SettingError, match="would be spoken to in plain text"):
         run_batch(parse(parser, ["batch", "-p", "redis://ci.example/0/license", str(path)]))
+
+
+@pytest.mark.parametrize("host", ["ci..example", ".example", "example.", f"{'x' * 64}.example"])
+def test_a_name_that_no_host_can_have_is_refused(host: str) -> None:
+    """Whoever looks it up would fail in a way of its own (the codec "idna")."""
+    with pytest.raises(SettingError, match="names no host"):
+        parse_url(f"redis://{host}/0/license", "-p")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.256", "127.999.1.1"])
+def test_what_is_no_address_is_not_this_machine(host: str) -> None:
+    """It is a name, for which anybody may answer."""
+    assert not parse_url(f"redis://{host}/0/license", "-p").is_encrypted_or_near
+    assert parse_url("redis://127.0.0.255/0/license", "-p").is_encrypted_or_near

@@ -156,7 +156,7 @@ def _counters(statuses: list[PoolStatus], counts: dict[Key, Counts]) -> list[Met
         return Metric(name, "counter", text, samples)
 
     results = {f"ended {result}": {"result": result} for result in ("ok", "failed", "killed", "unknown")}
-    causes = {f"gave up {cause}": {"cause": cause} for cause in ("timeout", "interrupted")}
+    causes = {f"gave up {cause}": {"cause": cause} for cause in ("timeout", "interrupted", "unreachable")}
     waits = [sample for labels, its in rows for sample in _histogram(labels, its)]
     return [
         counter("builds_queued_total", "Builds that had to wait in line.", {"queued": {}}),

@@ -61,9 +61,9 @@ class Build:
         waited_s: How long it waited before it began or gave up, or None.
         ran_s: How long it ran, or None.
         status: Its exit status, minus the signal that killed it, or None.
-        outcome: "ended", "gave up" (its timeout), "interrupted" (while it waited), "degraded" (ran without
-            any slot), "running", "waiting", or "lost" (no end was written: killed together with its
-            slot-run, or the disk was full).
+        outcome: "ended", "gave up" (its timeout, or the server was away), "interrupted" (while it waited),
+            "degraded" (ran without any slot), "running", "waiting", or "lost" (no end was written: killed
+            together with its slot-run, or the disk was full).
         cause: Why it was degraded, or "".
         batch: ID of the batch that it is a task of, or "".
         priority: "high", "normal" or "low".
@@ -280,7 +280,7 @@ def _tell(builds: dict[str, Build], event: dict[str, Any]) -> None:
             build.overflow = event["event"] == "fell_through"
         case "gave_up":
             build.ended_at = at
-            build.outcome = "gave up" if event.get("cause") == "timeout" else "interrupted"
+            build.outcome = "interrupted" if event.get("cause") == "interrupted" else "gave up"
         case "ended":
             build.ended_at = at
             build.ran_s = number(event.get("ran_s"))

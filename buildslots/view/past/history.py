@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 
+from buildslots.look import of_this_machine
 from buildslots.settings import resolve
 from buildslots.view.past.advice import advice_now
 from buildslots.view.past.builds import asked_for
@@ -123,7 +124,10 @@ def _text(
             if is_afar
             else f"in {short_path(directory)}"
         )
-        caps = "" if is_afar else caps_in_words(builds, resolve(pool=pool, warn=lambda _: None).slots)
+        settings = resolve(pool=pool, warn=lambda _: None)
+        if "url" in settings.said:  # these were of this machine
+            settings = of_this_machine(settings)
+        caps = "" if is_afar else caps_in_words(builds, settings.slots)
         lines += [
             "",
             f"pool {pool} {where}",

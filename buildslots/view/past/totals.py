@@ -56,7 +56,7 @@ WAITS = tuple(f"wait {bound:g}" for bound in (*BUCKETS_S, float("inf")))
 SECONDS = ("waited_s", "ran_s")
 NAMES = (
     *("queued", "started", "overflow", "degraded"),
-    *("gave up timeout", "gave up interrupted"),
+    *("gave up timeout", "gave up interrupted", "gave up unreachable"),
     *("ended ok", "ended failed", "ended killed", "ended unknown"),
     *WAITS,
     *SECONDS,
@@ -181,7 +181,8 @@ def _names(event: dict[str, Any]) -> tuple[str, ...]:
         case "fell_through":
             return "started", "overflow"
         case "gave_up":
-            return ("gave up timeout" if event.get("cause") == "timeout" else "gave up interrupted",)
+            name = f"gave up {event.get('cause')}"
+            return (name if name in NAMES else "gave up interrupted",)
         case "ended":
             status = event.get("status")
             if not isinstance(status, int) or isinstance(status, bool):
