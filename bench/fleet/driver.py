@@ -132,7 +132,8 @@ class World:
                 return
             time.sleep(TURN_S)
         until = time.monotonic() + 2 * self.lease_s + 5
-        while (status := run(self._script.status())).holders or status.length:
+        # A lease that is over is taken away by the next who calls, and nobody does any more.
+        while (status := run(self._script.status())).length or any(h.left_s > 0 for h in status.holders):
             if time.monotonic() > until:
                 self.problems.append(f"left in the pool: {status.used} held, {status.length} in line")
                 return
