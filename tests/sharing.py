@@ -198,7 +198,7 @@ def where(steps: Any) -> Any:  # noqa: PLR0911 - one for each kind
         frame = steps.gi_frame
         if frame is None:
             return None
-        names = sorted(frame.f_locals.keys() - {"self", "__class__"})
+        names = sorted(set(frame.f_locals) - {"self", "__class__"})
         known = tuple((name, where(frame.f_locals[name])) for name in names)
         return frame.f_code.co_name, frame.f_lasti, known, where(steps.gi_yieldfrom)
     if isinstance(steps, Other):
