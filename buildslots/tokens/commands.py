@@ -180,7 +180,8 @@ def read(argv: Sequence[str]) -> Command:
     else:
         said = None
     if said is None:
-        is_unclear = tool == "cargo" and any(word[:2] == "-j" or word.startswith("--jobs") for word in words)
+        own = words[: words.index("--")] if "--" in words else words  # behind it are the program's
+        is_unclear = tool == "cargo" and any(word[:2] == "-j" or word.startswith("--jobs") for word in own)
         return Command(tool, at, argv, is_unclear=is_unclear)
     return Command(tool, at, [*argv[: at + 1], *said.bare], jobs=said.jobs)
 

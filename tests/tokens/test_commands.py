@@ -193,6 +193,7 @@ def test_a_make_that_does_not_get_our_variables_keeps_its_number(word: str) -> N
         ("cargo run -j1", True),
         ("cargo nextest run --jobs=2", True),
         ("cargo run --release", False),
+        ("cargo run -- -j8", False),
         ("cargo build -j1", False),
         ("cargo rustc -j1 -- -C debuginfo=2", False),
     ],
